@@ -1,0 +1,16 @@
+//! The words every other crate shares: ids, units, names, extents and limits.
+//!
+//! This crate knows nothing of the rest of Rootstock, does no I/O, reads no
+//! clock and draws no random numbers.
+
+pub mod digest;
+pub mod extent;
+pub mod name;
+pub mod units;
+
+pub use digest::{ChunkId, Digest, FrameId};
+pub use extent::{ByteRange, Extents};
+pub use name::{
+    ImageName, NameError, TagName, VersionNumber, VersionSelector, VersionSpec, VolumeName,
+};
+pub use units::{BLOCK_BYTES, CHUNK_BYTES, SECTOR_BYTES};

@@ -1,0 +1,9 @@
+//! What an image is: disk layout, chunk grid, manifest, frames and free space.
+//!
+//! Bytes come in through [`ReadAt`] and slices; nothing here opens a file, reads
+//! a clock or draws a random number.
+
+pub mod frame;
+pub mod read_at;
+
+pub use read_at::ReadAt;

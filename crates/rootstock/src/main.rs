@@ -1,0 +1,2 @@
+//! The administrator's binary.
+fn main() {}

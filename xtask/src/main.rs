@@ -1,0 +1,2 @@
+//! One command for everything in this repository.
+fn main() {}
