@@ -1,1 +1,21 @@
-//! End-to-end tests against the real binary and real peers.
+//! What the end-to-end tests and the demo share: real daemons, real guests, real disks.
+//!
+//! Everything here waits for something to happen within a named limit and says
+//! what it waited for when that limit passes. Every process, mount and directory
+//! is taken back when its guard is dropped, and by [`undo::run_all`] on a signal.
+
+pub mod console;
+pub mod daemon;
+pub mod disk;
+pub mod guest;
+pub mod http;
+pub mod initrd;
+pub mod kernel;
+pub mod process;
+pub mod tool;
+pub mod undo;
+pub mod wait;
+
+pub use daemon::{Daemon, DaemonOptions};
+pub use guest::{Guest, GuestOptions};
+pub use process::Process;

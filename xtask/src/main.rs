@@ -1,2 +1,71 @@
 //! One command for everything in this repository.
-fn main() {}
+
+mod command;
+mod demo;
+mod licences;
+mod package;
+mod setup;
+mod signals;
+mod stages;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::setup::Purpose;
+use crate::stages::Stage;
+
+/// Sets up the machine, tests, shows, measures and packs Rootstock.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what this machine lacks to build and test, and say why.
+    Setup {
+        /// Also what the demo needs.
+        #[arg(long)]
+        demo: bool,
+    },
+    /// Set up, then run every test in stages; ends with "N passed, N failed".
+    Test {
+        /// Only this stage; may be given more than once.
+        #[arg(long, value_enum)]
+        stage: Vec<Stage>,
+    },
+    /// Build a Debian package of the release binary in target/debian.
+    Package,
+    /// Take a real Debian through import, upgrade, clone, boot and commit.
+    Demo,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &Task) -> Result<ExitCode> {
+    signals::clean_up_on_signals()?;
+    match task {
+        Task::Setup { demo: false } => setup::run(&[Purpose::Test])?,
+        Task::Setup { demo: true } => setup::run(&[Purpose::Test, Purpose::Demo])?,
+        Task::Test { stage } => return stages::run(stage),
+        Task::Package => {
+            let path = package::run()?;
+            println!("{}", path.display());
+        }
+        Task::Demo => demo::run()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,1 +1,54 @@
-//! placeholder
+//! The HTTP API: its paths, its documents and its binary bodies, without logic.
+//!
+//! The server and the client share these types, so neither can drift. Times are
+//! RFC 3339 text in UTC, sizes are bytes and say so in their names, ids are hex.
+//! Readers ignore members they do not know, and every member added after the
+//! first release is optional: a neighbour one release older or newer works.
+
+pub mod admin;
+pub mod image;
+pub mod import;
+pub mod paths;
+pub mod problem;
+pub mod record;
+pub mod volume;
+
+pub use admin::{
+    Client, ClientList, CollectEvent, CollectReport, Damage, Export, ExportList, Health,
+    ScrubStatus, Site, StoreReport, Token, TokenCreate, TokenCreated, TokenList, TokenRole,
+    VerifyEvent, VerifyReport,
+};
+pub use image::{
+    DiffReport, FsFacts, HistoryEntry, HistoryEvent, HistoryList, ImageDetail, ImageFacts,
+    ImageList, ImageSummary, PartitionFacts, Tag, TagSet, TagTarget, VersionDetail, VersionSize,
+    VersionSummary,
+};
+pub use import::{
+    Import, ImportCommit, ImportCommitted, ImportCreate, ImportList, ImportReceipt, Outcome,
+};
+pub use problem::{Holder, HolderKind, Problem, ProblemCode};
+pub use record::{Bitmap, Record, RecordError, Records};
+pub use volume::{
+    Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize, VolumeSnapshot,
+};
+
+/// The media type of problem documents (RFC 9457, section 3).
+pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
+
+/// The media type of ids, records and manifests.
+pub const BINARY_MEDIA_TYPE: &str = "application/octet-stream";
+
+/// The media type of progress: one JSON document a line.
+pub const PROGRESS_MEDIA_TYPE: &str = "application/x-ndjson";
+
+/// The header in which a manifest's seal comes, in hex.
+pub const SEAL_HEADER: &str = "rootstock-seal";
+
+/// The header in which the number of a manifest's version comes.
+pub const VERSION_HEADER: &str = "rootstock-version";
+
+/// The largest JSON request, in bytes.
+pub const JSON_BYTES_MAX: usize = 1 << 20;
+
+/// The longest free text (a source, a message), in bytes.
+pub const TEXT_BYTES_MAX: usize = 1024;

@@ -3,7 +3,10 @@
 //! Bytes come in through [`ReadAt`] and slices; nothing here opens a file, reads
 //! a clock or draws a random number.
 
+mod fields;
 pub mod frame;
+pub mod grid;
+pub mod manifest;
 pub mod read_at;
 
 pub use read_at::ReadAt;

@@ -1,1 +1,8 @@
-//! placeholder
+//! Block devices made of chunks: versions, clones, overlays and the chunk cache.
+//!
+//! Nothing here knows who asks: the NBD server, the exporter and the inspector
+//! all read through [`BlockDevice`].
+
+pub mod device;
+
+pub use device::{BlockDevice, BlockError, Segment, Segments, StatusExtent, Zero};

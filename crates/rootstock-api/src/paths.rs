@@ -1,0 +1,224 @@
+//! The paths of the HTTP API: what the server routes and what the client asks for.
+//!
+//! Names have no character that a path would escape, so builders only join.
+
+use rootstock_core::{ImageName, NameError, TagName, VersionNumber, VersionSelector, VolumeName};
+
+/// Whether the daemon is up; needs no token.
+pub const HEALTHZ: &str = "/healthz";
+/// Prometheus metrics.
+pub const METRICS: &str = "/metrics";
+/// This API's OpenAPI 3.1 document; needs no token.
+pub const OPENAPI: &str = "/openapi.json";
+/// The site: release, public key, caller's role.
+pub const SITE: &str = "/v1/site";
+/// All images.
+pub const IMAGES: &str = "/v1/images";
+/// One image.
+pub const IMAGE: &str = "/v1/images/{image}";
+/// What happened to an image.
+pub const IMAGE_HISTORY: &str = "/v1/images/{image}/history";
+/// A tag of an image.
+pub const IMAGE_TAG: &str = "/v1/images/{image}/tags/{tag}";
+/// A version: its number, `latest` or `@tag`.
+pub const VERSION: &str = "/v1/images/{image}/versions/{version}";
+/// A version's root document, with its seal in a header.
+pub const MANIFEST: &str = "/v1/images/{image}/versions/{version}/manifest";
+/// Re-reads a version.
+pub const VERIFY: &str = "/v1/images/{image}/versions/{version}/verify";
+/// What a holder of one version must fetch for another: `?from=lab:1&to=lab:2`.
+pub const DIFF: &str = "/v1/diff";
+/// Open imports.
+pub const IMPORTS: &str = "/v1/imports";
+/// One open import.
+pub const IMPORT: &str = "/v1/imports/{import}";
+/// Which of these chunks the store lacks.
+pub const IMPORT_LACKING: &str = "/v1/imports/{import}/lacking";
+/// Chunks for the store.
+pub const IMPORT_CHUNKS: &str = "/v1/imports/{import}/chunks";
+/// Makes the import a version.
+pub const IMPORT_COMMIT: &str = "/v1/imports/{import}/commit";
+/// Fetches chunks by id.
+pub const CHUNKS_FETCH: &str = "/v1/chunks/fetch";
+/// All volumes.
+pub const VOLUMES: &str = "/v1/volumes";
+/// One volume.
+pub const VOLUME: &str = "/v1/volumes/{volume}";
+/// Makes a volume larger.
+pub const VOLUME_RESIZE: &str = "/v1/volumes/{volume}/resize";
+/// Drops what was written to a volume.
+pub const VOLUME_RESET: &str = "/v1/volumes/{volume}/reset";
+/// Copies a volume as it is now into a new one.
+pub const VOLUME_SNAPSHOT: &str = "/v1/volumes/{volume}/snapshot";
+/// Makes a volume's contents a new version.
+pub const VOLUME_COMMIT: &str = "/v1/volumes/{volume}/commit";
+/// What can be opened over NBD.
+pub const EXPORTS: &str = "/v1/exports";
+/// Who has what open.
+pub const CLIENTS: &str = "/v1/clients";
+/// What the store holds.
+pub const STORE: &str = "/v1/store";
+/// Frees what nothing needs.
+pub const GC: &str = "/v1/gc";
+/// How far the background scrub is, and what it found.
+pub const SCRUB: &str = "/v1/scrub";
+/// Tokens.
+pub const TOKENS: &str = "/v1/tokens";
+/// One token, by name.
+pub const TOKEN: &str = "/v1/tokens/{token}";
+
+/// A selector as it stands in a path.
+#[must_use]
+pub fn selector(selector: &VersionSelector) -> String {
+    match selector {
+        VersionSelector::Latest => "latest".to_owned(),
+        VersionSelector::Number(number) => number.to_string(),
+        VersionSelector::Tag(tag) => format!("@{tag}"),
+    }
+}
+
+/// Reads a selector from a path: a number, `latest` or `@tag`.
+///
+/// # Errors
+/// [`NameError`] for anything else.
+pub fn parse_selector(text: &str) -> Result<VersionSelector, NameError> {
+    if text == "latest" {
+        return Ok(VersionSelector::Latest);
+    }
+    if let Some(tag) = text.strip_prefix('@') {
+        return Ok(VersionSelector::Tag(tag.parse()?));
+    }
+    let number = text.parse().ok().filter(|number| *number > 0);
+    let number = number.ok_or_else(|| NameError::Version {
+        text: text.chars().take(64).collect(),
+    })?;
+    Ok(VersionSelector::Number(VersionNumber(number)))
+}
+
+/// [`IMAGE`] of this image.
+#[must_use]
+pub fn image(image: &ImageName) -> String {
+    format!("{IMAGES}/{image}")
+}
+
+/// [`IMAGE_HISTORY`] of this image.
+#[must_use]
+pub fn image_history(image: &ImageName) -> String {
+    format!("{IMAGES}/{image}/history")
+}
+
+/// [`IMAGE_TAG`] of this tag.
+#[must_use]
+pub fn image_tag(image: &ImageName, tag: &TagName) -> String {
+    format!("{IMAGES}/{image}/tags/{tag}")
+}
+
+/// [`VERSION`] of this version.
+#[must_use]
+pub fn version(image: &ImageName, version: &VersionSelector) -> String {
+    format!("{IMAGES}/{image}/versions/{}", selector(version))
+}
+
+/// [`MANIFEST`] of this version.
+#[must_use]
+pub fn manifest(image: &ImageName, selector: &VersionSelector) -> String {
+    format!("{}/manifest", version(image, selector))
+}
+
+/// [`VERIFY`] of this version.
+#[must_use]
+pub fn verify(image: &ImageName, selector: &VersionSelector) -> String {
+    format!("{}/verify", version(image, selector))
+}
+
+/// [`IMPORT`] of this import.
+#[must_use]
+pub fn import(id: &str) -> String {
+    format!("{IMPORTS}/{id}")
+}
+
+/// [`IMPORT_LACKING`] of this import.
+#[must_use]
+pub fn import_lacking(id: &str) -> String {
+    format!("{IMPORTS}/{id}/lacking")
+}
+
+/// [`IMPORT_CHUNKS`] of this import.
+#[must_use]
+pub fn import_chunks(id: &str) -> String {
+    format!("{IMPORTS}/{id}/chunks")
+}
+
+/// [`IMPORT_COMMIT`] of this import.
+#[must_use]
+pub fn import_commit(id: &str) -> String {
+    format!("{IMPORTS}/{id}/commit")
+}
+
+/// [`VOLUME`] of this volume.
+#[must_use]
+pub fn volume(volume: &VolumeName) -> String {
+    format!("{VOLUMES}/{volume}")
+}
+
+/// [`VOLUME_RESIZE`] of this volume.
+#[must_use]
+pub fn volume_resize(volume: &VolumeName) -> String {
+    format!("{VOLUMES}/{volume}/resize")
+}
+
+/// [`VOLUME_RESET`] of this volume.
+#[must_use]
+pub fn volume_reset(volume: &VolumeName) -> String {
+    format!("{VOLUMES}/{volume}/reset")
+}
+
+/// [`VOLUME_SNAPSHOT`] of this volume.
+#[must_use]
+pub fn volume_snapshot(volume: &VolumeName) -> String {
+    format!("{VOLUMES}/{volume}/snapshot")
+}
+
+/// [`VOLUME_COMMIT`] of this volume.
+#[must_use]
+pub fn volume_commit(volume: &VolumeName) -> String {
+    format!("{VOLUMES}/{volume}/commit")
+}
+
+/// [`TOKEN`] of this token.
+#[must_use]
+pub fn token(name: &str) -> String {
+    format!("{TOKENS}/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_go_and_come_back() {
+        for text in ["latest", "3", "@production"] {
+            assert_eq!(selector(&parse_selector(text).expect(text)), text);
+        }
+        for bad in ["", "0", "-1", "x", "@", "@a/b", "4294967296"] {
+            assert!(parse_selector(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn builders_fill_the_templates() {
+        let name: ImageName = "lab".parse().expect("a name");
+        let number = VersionSelector::Number(VersionNumber(3));
+        let filled = MANIFEST.replace("{image}", "lab").replace("{version}", "3");
+        assert_eq!(manifest(&name, &number), filled);
+        let volume: VolumeName = "seat".parse().expect("a name");
+        assert_eq!(
+            volume_commit(&volume),
+            VOLUME_COMMIT.replace("{volume}", "seat")
+        );
+        assert_eq!(
+            import_lacking("a1"),
+            IMPORT_LACKING.replace("{import}", "a1")
+        );
+    }
+}

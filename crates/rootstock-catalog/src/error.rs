@@ -1,0 +1,203 @@
+//! Why the catalog did not do what it was asked.
+
+use std::{fmt, path::PathBuf};
+
+use rootstock_core::{ImageName, TagName, VersionNumber, VolumeName};
+
+/// Why the catalog did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file cannot be opened as a database.
+    #[error("cannot open the catalog {}: is it a SQLite file, and may this user write it?", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the database said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A newer release wrote it.
+    #[error(
+        "the catalog {} has schema {found}, and this release knows up to {known}: start the newer release of Rootstock that wrote it",
+        path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The schema it has.
+        found: i64,
+        /// The newest schema known here.
+        known: i64,
+    },
+    /// A migration failed.
+    #[error("cannot bring the catalog {} to schema {known}", path.display())]
+    Migrate {
+        /// The file.
+        path: PathBuf,
+        /// The newest schema known here.
+        known: i64,
+        /// What the database said.
+        #[source]
+        source: sqlx::migrate::MigrateError,
+    },
+}
+
+/// Why an operation did not happen. Nothing of it did.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// No such image.
+    #[error("there is no image '{image}'")]
+    ImageNotFound {
+        /// The image.
+        image: ImageName,
+    },
+    /// The image has no version.
+    #[error("image '{image}' has no version yet")]
+    NoVersions {
+        /// The image.
+        image: ImageName,
+    },
+    /// The image has no such version.
+    #[error("image '{image}' has no version {version}")]
+    VersionNotFound {
+        /// The image.
+        image: ImageName,
+        /// The version.
+        version: VersionNumber,
+    },
+    /// The image has no such tag.
+    #[error("image '{image}' has no tag '{tag}'")]
+    TagNotFound {
+        /// The image.
+        image: ImageName,
+        /// The tag.
+        tag: TagName,
+    },
+    /// No such volume.
+    #[error("there is no volume '{volume}'")]
+    VolumeNotFound {
+        /// The volume.
+        volume: VolumeName,
+    },
+    /// No such import.
+    #[error("there is no open import '{import}': it was committed, aborted, or it expired")]
+    ImportNotFound {
+        /// The import.
+        import: String,
+    },
+    /// No such token.
+    #[error("there is no token '{token}'")]
+    TokenNotFound {
+        /// The token.
+        token: String,
+    },
+    /// The name is taken.
+    #[error("there is already a {what} '{name}'")]
+    Exists {
+        /// What sort of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A table is full.
+    #[error("there are already {max} {what}, which is the limit")]
+    Full {
+        /// What there is too much of.
+        what: &'static str,
+        /// The limit.
+        max: u32,
+    },
+    /// Something needs the version.
+    #[error("version {image}:{version} is in use by {}", list(holders))]
+    InUse {
+        /// The image.
+        image: ImageName,
+        /// The version.
+        version: VersionNumber,
+        /// What needs it.
+        holders: Vec<Holder>,
+    },
+    /// A row holds what this release cannot read.
+    #[error("the catalog's {column} '{value}' cannot be read")]
+    Corrupt {
+        /// Which column.
+        column: &'static str,
+        /// What it holds.
+        value: String,
+    },
+    /// The database failed.
+    #[error("the catalog failed to {doing}")]
+    Database {
+        /// What was being done.
+        doing: &'static str,
+        /// What the database said.
+        #[source]
+        source: sqlx::Error,
+    },
+}
+
+/// What needs a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// A tag points at it.
+    Tag(TagName),
+    /// A volume was made from it.
+    Volume(VolumeName),
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tag(tag) => write!(f, "tag {tag}"),
+            Self::Volume(volume) => write!(f, "volume {volume}"),
+        }
+    }
+}
+
+/// How many holders a message names.
+const HOLDERS_NAMED_MAX: usize = 5;
+
+fn list(holders: &[Holder]) -> String {
+    let mut names: Vec<_> = holders.iter().map(ToString::to_string).collect();
+    if names.len() > HOLDERS_NAMED_MAX {
+        let more = names.len() - HOLDERS_NAMED_MAX;
+        names.truncate(HOLDERS_NAMED_MAX);
+        names.push(format!("{more} more"));
+    }
+    names.join(", ")
+}
+
+/// Names what failed, for `map_err`.
+pub(crate) fn failed(doing: &'static str) -> impl FnOnce(sqlx::Error) -> CatalogError {
+    move |source| CatalogError::Database { doing, source }
+}
+
+/// Reads a column that is text in the database and a type here.
+pub(crate) fn parse<T: std::str::FromStr>(
+    column: &'static str,
+    value: &str,
+) -> Result<T, CatalogError> {
+    value.parse().map_err(|_| CatalogError::Corrupt {
+        column,
+        value: value.chars().take(80).collect(),
+    })
+}
+
+/// Reads a column that is a signed number in the database and unsigned here.
+pub(crate) fn unsigned<T: TryFrom<i64>>(
+    column: &'static str,
+    value: i64,
+) -> Result<T, CatalogError> {
+    T::try_from(value).map_err(|_| CatalogError::Corrupt {
+        column,
+        value: value.to_string(),
+    })
+}
+
+/// Reads a time.
+pub(crate) fn time(column: &'static str, value_ms: i64) -> Result<jiff::Timestamp, CatalogError> {
+    jiff::Timestamp::from_millisecond(value_ms).map_err(|_| CatalogError::Corrupt {
+        column,
+        value: value_ms.to_string(),
+    })
+}

@@ -1,0 +1,135 @@
+//! The database itself: how it is opened, and how an older one is brought up.
+
+use std::{path::Path, time::Duration};
+
+use sqlx::{
+    SqlSafeStr,
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
+    sqlite::{
+        SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    },
+};
+
+use crate::error::{CatalogError, OpenError, failed};
+
+/// The newest schema that this release knows.
+pub const SCHEMA_VERSION: i64 = 1;
+
+/// How long a statement waits for another's transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Connections to the database: SQLite has one writer and many readers.
+const CONNECTIONS_MAX: u32 = 8;
+
+/// The database behind the catalog; PostgreSQL is to be another one of these.
+pub(crate) type Db = sqlx::Sqlite;
+
+/// A transaction that writes.
+pub(crate) type Tx = sqlx::Transaction<'static, Db>;
+
+/// The catalog. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    pub(crate) pool: SqlitePool,
+}
+
+impl Catalog {
+    /// Opens the catalog in this file, makes it when there is none, and brings an
+    /// older one to [`SCHEMA_VERSION`].
+    ///
+    /// # Errors
+    /// [`OpenError`]; a newer catalog is left as it is.
+    pub async fn open(path: &Path) -> Result<Self, OpenError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // A commit must survive a power cut: WAL with NORMAL may lose the last ones.
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT);
+        let pool = SqlitePoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .connect_with(options)
+            .await
+            .map_err(|source| OpenError::Open {
+                path: path.to_owned(),
+                source,
+            })?;
+        if let Err(source) = migrator().run(&pool).await {
+            pool.close().await;
+            return Err(match source {
+                MigrateError::VersionMissing(found) => OpenError::Newer {
+                    path: path.to_owned(),
+                    found,
+                    known: SCHEMA_VERSION,
+                },
+                source => OpenError::Migrate {
+                    path: path.to_owned(),
+                    known: SCHEMA_VERSION,
+                    source,
+                },
+            });
+        }
+        Ok(Self { pool })
+    }
+
+    /// Waits for what is under way, and closes the database. The write-ahead log
+    /// is folded into the file.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// Begins a transaction that will write. It takes the writer's lock at once:
+    /// a transaction that first reads and then writes could otherwise fail midway.
+    pub(crate) async fn begin(&self, doing: &'static str) -> Result<Tx, CatalogError> {
+        self.pool
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(failed(doing))
+    }
+}
+
+fn migrator() -> Migrator {
+    Migrator::with_migrations(vec![Migration::new(
+        1,
+        "first".into(),
+        MigrationType::Simple,
+        include_str!("../migrations/sqlite/0001_first.sql").into_sql_str(),
+        false,
+    )])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_newer_catalog_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("catalog.sqlite");
+        let catalog = Catalog::open(&path).await.expect("opens");
+        sqlx::query(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (7, 'later', 1, x'00', 0)",
+        )
+        .execute(&catalog.pool)
+        .await
+        .expect("pretends");
+        catalog.close().await;
+        let error = Catalog::open(&path).await.expect_err("is newer");
+        let OpenError::Newer { found, known, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!((*found, *known), (7, SCHEMA_VERSION));
+        assert!(error.to_string().contains("start the newer release"));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_database_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("catalog.sqlite");
+        std::fs::write(&path, vec![b'x'; 8192]).expect("writes");
+        let error = Catalog::open(&path).await.expect_err("is no database");
+        assert!(error.to_string().contains("is it a SQLite file"), "{error}");
+    }
+}

@@ -1,0 +1,246 @@
+//! The API's calls, one method each.
+
+use reqwest::Method;
+use rootstock_api::{
+    Bitmap, ClientList, CollectEvent, CollectReport, DiffReport, ExportList, HistoryList,
+    ImageDetail, ImageList, Import, ImportCommit, ImportCommitted, ImportCreate, ImportList,
+    ImportReceipt, SEAL_HEADER, ScrubStatus, Site, StoreReport, TagSet, TagTarget,
+    TokenCreate, TokenCreated, TokenList, VERSION_HEADER, VerifyEvent, VerifyReport,
+    VersionDetail, Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize,
+    VolumeSnapshot, paths, record,
+};
+use rootstock_core::{ChunkId, ImageName, TagName, VersionSelector, VersionSpec, VolumeName};
+
+use crate::{Client, ClientError};
+
+type Answer<T> = Result<T, ClientError>;
+
+/// A version's root document as it came, nothing of it checked.
+#[derive(Debug, Clone)]
+pub(crate) struct ManifestAnswer {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) seal: String,
+    pub(crate) version: String,
+}
+
+#[expect(
+    clippy::missing_errors_doc,
+    reason = "every call fails alike, as ClientError says"
+)]
+impl Client {
+    /// The site: release, public key, the caller's role.
+    pub fn site(&self) -> Answer<Site> {
+        self.get(paths::SITE)
+    }
+
+    /// All images.
+    pub fn images(&self) -> Answer<ImageList> {
+        self.get(paths::IMAGES)
+    }
+
+    /// One image with its versions.
+    pub fn image(&self, image: &ImageName) -> Answer<ImageDetail> {
+        self.get(&paths::image(image))
+    }
+
+    /// One version.
+    pub fn version(&self, version: &VersionSpec) -> Answer<VersionDetail> {
+        self.get(&paths::version(&version.image, &version.selector))
+    }
+
+    /// Deletes a version.
+    pub fn delete_version(&self, version: &VersionSpec) -> Answer<()> {
+        let path = paths::version(&version.image, &version.selector);
+        self.order(Method::DELETE, &path)
+    }
+
+    /// Deletes an image with all its versions.
+    pub fn delete_image(&self, image: &ImageName) -> Answer<()> {
+        self.order(Method::DELETE, &paths::image(image))
+    }
+
+    /// What happened to an image.
+    pub fn history(&self, image: &ImageName) -> Answer<HistoryList> {
+        self.get(&paths::image_history(image))
+    }
+
+    /// Points a tag at a version.
+    pub fn tag(&self, image: &ImageName, tag: &TagName, at: &VersionSelector) -> Answer<TagSet> {
+        let target = TagTarget {
+            version: paths::selector(at),
+        };
+        self.send(Method::PUT, &paths::image_tag(image, tag), &target)
+    }
+
+    /// Takes a tag away.
+    pub fn untag(&self, image: &ImageName, tag: &TagName) -> Answer<()> {
+        self.order(Method::DELETE, &paths::image_tag(image, tag))
+    }
+
+    /// What a holder of `from` must fetch for `to`.
+    pub fn diff(&self, from: &VersionSpec, to: &VersionSpec) -> Answer<DiffReport> {
+        self.get_with(paths::DIFF, &format!("from={from}&to={to}"))
+    }
+
+    /// Reads a version anew and reports what cannot be read.
+    pub fn verify(
+        &self,
+        version: &VersionSpec,
+        mut event: impl FnMut(&VerifyEvent),
+    ) -> Answer<VerifyReport> {
+        let mut last = None;
+        let path = paths::verify(&version.image, &version.selector);
+        self.lines(&path, |line: VerifyEvent| {
+            event(&line);
+            last = Some(line);
+        })?;
+        match last {
+            Some(VerifyEvent::Done(report)) => Ok(report),
+            Some(VerifyEvent::Failed(problem)) => Err(ClientError::Problem(Box::new(problem))),
+            _ => Err(self.not_the_api("its progress ended before its work".to_owned())),
+        }
+    }
+
+    /// Frees what nothing needs.
+    pub fn collect(&self, mut event: impl FnMut(&CollectEvent)) -> Answer<CollectReport> {
+        let mut last = None;
+        self.lines(paths::GC, |line: CollectEvent| {
+            event(&line);
+            last = Some(line);
+        })?;
+        match last {
+            Some(CollectEvent::Done(report)) => Ok(report),
+            Some(CollectEvent::Failed(problem)) => Err(ClientError::Problem(Box::new(problem))),
+            _ => Err(self.not_the_api("its progress ended before its work".to_owned())),
+        }
+    }
+
+    /// How far the background scrub is.
+    pub fn scrub(&self) -> Answer<ScrubStatus> {
+        self.get(paths::SCRUB)
+    }
+
+    /// What the store holds.
+    pub fn store(&self) -> Answer<StoreReport> {
+        self.get(paths::STORE)
+    }
+
+    /// What can be opened over NBD.
+    pub fn exports(&self) -> Answer<ExportList> {
+        self.get(paths::EXPORTS)
+    }
+
+    /// Who has what open over NBD.
+    pub fn clients(&self) -> Answer<ClientList> {
+        self.get(paths::CLIENTS)
+    }
+
+    /// Open imports.
+    pub fn imports(&self) -> Answer<ImportList> {
+        self.get(paths::IMPORTS)
+    }
+
+    /// Opens an import.
+    pub fn import_create(&self, import: &ImportCreate) -> Answer<Import> {
+        self.send(Method::POST, paths::IMPORTS, import)
+    }
+
+    /// Gives up an import.
+    pub fn import_abort(&self, id: &str) -> Answer<()> {
+        self.order(Method::DELETE, &paths::import(id))
+    }
+
+    /// Which of these chunks the store lacks; at most [`record::IDS_MAX`].
+    pub fn import_lacking(&self, id: &str, chunks: &[ChunkId]) -> Answer<Bitmap> {
+        let path = paths::import_lacking(id);
+        let answer = self.exchange(&path, record::encode_ids(chunks))?;
+        Bitmap::from_bytes(answer, chunks.len())
+            .ok_or_else(|| self.not_the_api("its list of lacking chunks is cut".to_owned()))
+    }
+
+    /// Sends chunk records; at most [`record::RECORDS_BYTES_MAX`].
+    pub fn import_chunks(&self, id: &str, records: Vec<u8>) -> Answer<ImportReceipt> {
+        self.send_bytes(&paths::import_chunks(id), records)
+    }
+
+    /// Makes an import a version.
+    pub fn import_commit(&self, id: &str, commit: &ImportCommit) -> Answer<ImportCommitted> {
+        self.send(Method::POST, &paths::import_commit(id), commit)
+    }
+
+    /// Records of these chunks; at most [`record::FETCH_MAX`]. Nothing is checked.
+    pub fn fetch(&self, chunks: &[ChunkId]) -> Answer<Vec<u8>> {
+        self.exchange(paths::CHUNKS_FETCH, record::encode_ids(chunks))
+    }
+
+    pub(crate) fn manifest(&self, version: &VersionSpec) -> Answer<ManifestAnswer> {
+        let path = paths::manifest(&version.image, &version.selector);
+        let (bytes, [seal, version]) = self.get_bytes(&path, [SEAL_HEADER, VERSION_HEADER])?;
+        Ok(ManifestAnswer {
+            bytes,
+            seal,
+            version,
+        })
+    }
+
+    /// All volumes.
+    pub fn volumes(&self) -> Answer<VolumeList> {
+        self.get(paths::VOLUMES)
+    }
+
+    /// One volume.
+    pub fn volume(&self, volume: &VolumeName) -> Answer<Volume> {
+        self.get(&paths::volume(volume))
+    }
+
+    /// Makes a volume.
+    pub fn volume_create(&self, create: &VolumeCreate) -> Answer<Volume> {
+        self.send(Method::POST, paths::VOLUMES, create)
+    }
+
+    /// Deletes a volume.
+    pub fn volume_delete(&self, volume: &VolumeName) -> Answer<()> {
+        self.order(Method::DELETE, &paths::volume(volume))
+    }
+
+    /// Makes a volume larger.
+    pub fn volume_resize(&self, volume: &VolumeName, size_bytes: u64) -> Answer<Volume> {
+        let resize = VolumeResize { size_bytes };
+        self.send(Method::POST, &paths::volume_resize(volume), &resize)
+    }
+
+    /// Drops what was written to a volume.
+    pub fn volume_reset(&self, volume: &VolumeName) -> Answer<()> {
+        self.order(Method::POST, &paths::volume_reset(volume))
+    }
+
+    /// Copies a volume as it is now into a new one.
+    pub fn volume_snapshot(&self, volume: &VolumeName, name: &VolumeName) -> Answer<Volume> {
+        let snapshot = VolumeSnapshot { name: name.clone() };
+        self.send(Method::POST, &paths::volume_snapshot(volume), &snapshot)
+    }
+
+    /// Makes a volume's contents a new version.
+    pub fn volume_commit(
+        &self,
+        volume: &VolumeName,
+        commit: &VolumeCommit,
+    ) -> Answer<VolumeCommitted> {
+        self.send(Method::POST, &paths::volume_commit(volume), commit)
+    }
+
+    /// Tokens.
+    pub fn tokens(&self) -> Answer<TokenList> {
+        self.get(paths::TOKENS)
+    }
+
+    /// Makes a token.
+    pub fn token_create(&self, create: &TokenCreate) -> Answer<TokenCreated> {
+        self.send(Method::POST, paths::TOKENS, create)
+    }
+
+    /// Revokes a token.
+    pub fn token_revoke(&self, name: &str) -> Answer<()> {
+        self.order(Method::DELETE, &paths::token(name))
+    }
+}

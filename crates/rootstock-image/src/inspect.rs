@@ -1,0 +1,299 @@
+//! What is on a disk: its partitions, file systems, free space and kernels.
+//!
+//! Nothing that a disk says is trusted. A table or a file system that is damaged,
+//! in use or unknown is kept whole and the report says why; only an error of the
+//! source itself is an error here. What is reported as free was found free by the
+//! file system's own checked bitmaps.
+
+use std::io;
+
+use rootstock_core::{ByteRange, Extents};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    grid::{Grid, Region, RegionKind},
+    read_at::{ReadAt, Window},
+};
+
+mod checksum;
+mod ext;
+mod facts;
+mod fat;
+mod free;
+mod gpt;
+mod mbr;
+mod signature;
+mod swap;
+mod table;
+
+pub use facts::KERNELS_MAX;
+
+/// What is to become of space that a file system does not use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FreeSpace {
+    /// It reads as zeros.
+    Drop,
+    /// It is kept as it is.
+    Keep,
+}
+
+/// The kind of a disk's partition table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TableKind {
+    /// None, or none that can be trusted.
+    None,
+    /// A master boot record, with or without logical partitions.
+    Mbr,
+    /// A GUID partition table.
+    Gpt,
+}
+
+/// What was found out about a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskReport {
+    /// How it is cut into chunks.
+    pub grid: Grid,
+    /// Its partition table.
+    pub table: TableKind,
+    /// Its partitions in the order of the disk; a disk without a table has one,
+    /// of number 0, when a file system was found on it.
+    pub partitions: Vec<PartitionReport>,
+    /// What reads as zero in the version, in bytes of the disk.
+    pub free: Extents,
+    /// The versions of the Linux kernels in its file systems.
+    pub kernels: Vec<String>,
+    /// The name that its operating system gives itself.
+    pub os: Option<String>,
+    /// What was odd and how it was taken, for people.
+    pub notes: Vec<String>,
+}
+
+/// A partition, or a disk without any.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionReport {
+    /// Its number, as Linux counts: logical partitions begin at 5; 0 is the disk.
+    pub number: u32,
+    /// Where it starts on the disk.
+    pub start_bytes: u64,
+    /// Its length.
+    pub len_bytes: u64,
+    /// What its table says it is for.
+    pub type_name: String,
+    /// Its name in a GPT.
+    pub name: Option<String>,
+    /// The file system found in it.
+    pub fs: Option<FsReport>,
+}
+
+/// A file system, or what stands in the place of one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FsReport {
+    /// `ext2`, `ext3`, `ext4`, `fat12`, `fat16`, `fat32`, `swap`, `xfs`, …
+    pub kind: String,
+    /// Its label.
+    pub label: Option<String>,
+    /// Its UUID or serial number, as `blkid` prints it.
+    pub uuid: Option<String>,
+    /// What it uses, where that is known.
+    pub used_bytes: Option<u64>,
+    /// What it has free, where that is known.
+    pub free_bytes: Option<u64>,
+    /// Why its free space was not looked for, or not believed.
+    pub kept_whole_because: Option<String>,
+}
+
+/// Finds out what is on a disk.
+///
+/// Memory is bounded whatever the disk's size: bitmaps are read group by group,
+/// and free extents are limited in number (the shortest are kept as data then).
+///
+/// # Errors
+/// The source's own errors, and `InvalidInput` for a disk of no bytes or more
+/// than the limit.
+pub fn inspect(disk: &dyn ReadAt, keep: FreeSpace) -> io::Result<DiskReport> {
+    let disk_bytes = disk.len_bytes();
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+    let whole = Grid::whole(disk_bytes).map_err(invalid)?;
+    let found = table::read(disk)?;
+    let mut report = DiskReport {
+        grid: whole,
+        table: found.kind,
+        partitions: Vec::new(),
+        free: Extents::new(),
+        kernels: Vec::new(),
+        os: None,
+        notes: found.notes,
+    };
+    for entry in &found.entries {
+        report.partitions.push(PartitionReport {
+            number: entry.number,
+            start_bytes: entry.range.start,
+            len_bytes: entry.range.len,
+            type_name: entry.type_name.clone(),
+            name: entry.name.clone(),
+            fs: None,
+        });
+    }
+    if found.kind == TableKind::None {
+        report.partitions.push(PartitionReport {
+            number: 0,
+            start_bytes: 0,
+            len_bytes: disk_bytes,
+            type_name: "whole disk".into(),
+            name: None,
+            fs: None,
+        });
+    } else if found.usable {
+        let regions = regions(disk_bytes, &found);
+        match Grid::new(disk_bytes, regions) {
+            Ok(grid) => report.grid = grid,
+            Err(error) => {
+                report.notes.push(format!("the disk is kept whole: {error}"));
+                return Ok(report);
+            }
+        }
+    } else {
+        return Ok(report);
+    }
+    let mut free = free::FreeSet::new();
+    let mut facts = facts::Facts::default();
+    for partition in &mut report.partitions {
+        let window = Window::new(disk, partition.start_bytes, partition.len_bytes);
+        let Some(found) = file_system(&window)? else {
+            continue;
+        };
+        partition.fs = Some(found.report);
+        if found.readable_ext {
+            facts.gather(&window)?;
+        }
+        if keep == FreeSpace::Drop {
+            for range in found.free.iter() {
+                let start = partition.start_bytes + range.start;
+                free.insert(ByteRange::new(start, range.len));
+            }
+        }
+    }
+    if report.table == TableKind::None {
+        report.partitions.retain(|disk| disk.fs.is_some());
+    }
+    if let Some(note) = free.note() {
+        report.notes.push(note);
+    }
+    report.free = free.into_extents();
+    (report.kernels, report.os) = facts.finish();
+    Ok(report)
+}
+
+/// What was found in a partition.
+struct Found {
+    report: FsReport,
+    /// In bytes of the partition.
+    free: Extents,
+    /// Whether its geometry was found sound enough to look for files.
+    readable_ext: bool,
+}
+
+/// Why a file system is kept whole.
+enum Refusal {
+    /// For what it is.
+    Kept(String),
+    /// The source failed.
+    Io(io::Error),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return Self::Kept("it does not end where its partition ends, but later".into());
+        }
+        Self::Io(error)
+    }
+}
+
+/// A reason to keep a file system whole.
+fn kept<T>(why: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::Kept(why.into()))
+}
+
+fn file_system(window: &Window<'_>) -> io::Result<Option<Found>> {
+    let signatures = signature::find(window)?;
+    let Some((first, others)) = signatures.split_first() else {
+        return Ok(None);
+    };
+    let mut found = Found {
+        report: FsReport {
+            kind: first.name().into(),
+            ..FsReport::default()
+        },
+        free: Extents::new(),
+        readable_ext: false,
+    };
+    let outcome = if others.is_empty() {
+        match first {
+            signature::Signature::Ext => ext::read(window, &mut found),
+            signature::Signature::Fat => fat::read(window, &mut found),
+            signature::Signature::Swap => swap::read(window, &mut found),
+            signature::Signature::Other(_) => kept(format!(
+                "the free space of {} is not looked for",
+                first.name()
+            )),
+        }
+    } else {
+        let names: Vec<_> = signatures.iter().map(|one| one.name()).collect();
+        kept(format!(
+            "it has the signatures of {}: which one is in use is not certain",
+            names.join(" and ")
+        ))
+    };
+    match outcome {
+        Ok(()) => {}
+        Err(Refusal::Io(error)) => return Err(error),
+        Err(Refusal::Kept(why)) => {
+            found.free = Extents::new();
+            found.report.kept_whole_because = Some(why);
+        }
+    }
+    Ok(Some(found))
+}
+
+/// The regions of a disk whose partitions are in order and do not overlap.
+fn regions(disk_bytes: u64, table: &table::Table) -> Vec<Region> {
+    let mut marked: Vec<(ByteRange, RegionKind)> = table
+        .entries
+        .iter()
+        .map(|entry| (entry.range, RegionKind::Partition))
+        .collect();
+    let partitions_end = marked.last().map_or(0, |(range, _)| range.end());
+    if let Some(backup) = table.backup
+        && backup.start >= partitions_end
+        && backup.end() <= disk_bytes
+    {
+        marked.push((backup, RegionKind::PartitionTable));
+    }
+    let mut regions = Vec::new();
+    let mut end_bytes = 0;
+    let mut push = |range: ByteRange, kind| {
+        if range.len > 0 {
+            regions.push(Region {
+                start_bytes: range.start,
+                len_bytes: range.len,
+                kind,
+            });
+        }
+    };
+    for (range, kind) in marked {
+        let before = if end_bytes == 0 {
+            RegionKind::PartitionTable
+        } else {
+            RegionKind::Gap
+        };
+        push(ByteRange::new(end_bytes, range.start - end_bytes), before);
+        push(range, kind);
+        end_bytes = range.end();
+    }
+    let rest = ByteRange::new(end_bytes, disk_bytes - end_bytes);
+    push(rest, RegionKind::Gap);
+    regions
+}

@@ -1,0 +1,91 @@
+//! Tells file systems and their like by their signatures.
+
+use std::io;
+
+use crate::read_at::{ReadAt, Window};
+
+/// What a signature stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signature {
+    /// ext2, ext3 or ext4.
+    Ext,
+    /// FAT of any width.
+    Fat,
+    /// Linux swap space.
+    Swap,
+    /// Something whose free space is not looked for.
+    Other(&'static str),
+}
+
+impl Signature {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ext => "ext",
+            Self::Fat => "fat",
+            Self::Swap => "swap",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+/// How much of the beginning of a partition holds signatures, in bytes: Btrfs
+/// has its first superblock at 64 KiB.
+const HEAD_BYTES: usize = 0x11000;
+
+/// Signatures at fixed places: place in bytes, bytes, meaning.
+const MAGICS: [(usize, &[u8], Signature); 25] = [
+    (1024 + 56, &[0x53, 0xef], Signature::Ext),
+    (4086, b"SWAPSPACE2", Signature::Swap),
+    (4086, b"SWAP-SPACE", Signature::Swap),
+    (4086, b"S1SUSPEND\0", Signature::Swap),
+    (4086, b"S2SUSPEND\0", Signature::Swap),
+    (4086, b"ULSUSPEND\0", Signature::Swap),
+    (4086, b"LINHIB0001", Signature::Swap),
+    (8182, b"SWAPSPACE2", Signature::Other("swap of 8 KiB pages")),
+    (16374, b"SWAPSPACE2", Signature::Other("swap of 16 KiB pages")),
+    (65526, b"SWAPSPACE2", Signature::Other("swap of 64 KiB pages")),
+    (0, b"XFSB", Signature::Other("xfs")),
+    (3, b"NTFS    ", Signature::Other("ntfs")),
+    (3, b"EXFAT   ", Signature::Other("exfat")),
+    (3, b"-FVE-FS-", Signature::Other("bitlocker")),
+    (3, b"ReFS\0", Signature::Other("refs")),
+    (0x10040, b"_BHRfS_M", Signature::Other("btrfs")),
+    (0, b"LUKS\xba\xbe", Signature::Other("luks")),
+    (1024, &[0x10, 0x20, 0xf5, 0xf2], Signature::Other("f2fs")),
+    (0, &[0xfc, 0x4e, 0x2b, 0xa9], Signature::Other("md raid")),
+    (4096, &[0xfc, 0x4e, 0x2b, 0xa9], Signature::Other("md raid")),
+    (0, b"hsqs", Signature::Other("squashfs")),
+    (0x8001, b"CD001", Signature::Other("iso9660")),
+    (0x10034, b"ReIsEr", Signature::Other("reiserfs")),
+    (1024, b"H+\0\x04", Signature::Other("hfs+")),
+    (1024, &[0xe2, 0xe1, 0xf5, 0xe0], Signature::Other("erofs")),
+];
+
+/// All that the beginning of a partition says it is.
+pub(super) fn find(window: &Window<'_>) -> io::Result<Vec<Signature>> {
+    let len = window.len_bytes().min(HEAD_BYTES as u64) as usize;
+    let mut head = vec![0; len];
+    window.read_exact_at(0, &mut head)?;
+    let mut found: Vec<Signature> = Vec::new();
+    let mut add = |signature| {
+        if !found.contains(&signature) {
+            found.push(signature);
+        }
+    };
+    for (place, magic, signature) in MAGICS {
+        if head.get(place..).is_some_and(|at| at.starts_with(magic)) {
+            add(signature);
+        }
+    }
+    // LVM looks for its label in the first four sectors.
+    if (0..4).any(|sector| {
+        head.get(sector * 512..)
+            .is_some_and(|at| at.starts_with(b"LABELONE") && at.get(24..32) == Some(b"LVM2 001"))
+    }) {
+        add(Signature::Other("lvm2 physical volume"));
+    }
+    if super::fat::is_boot_sector(&head) {
+        add(Signature::Fat);
+    }
+    Ok(found)
+}

@@ -1,0 +1,1 @@
+//! The chunk store: frames by the id of their chunk, in packs.

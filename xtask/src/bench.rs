@@ -1,0 +1,118 @@
+//! `cargo xtask bench`: Rootstock against its rivals, in one run, as ratios.
+//!
+//! Rounds are interleaved, so that a slow minute of the machine hits every
+//! candidate alike, and medians are compared. Nothing is compared with a figure
+//! from another run.
+
+mod cold;
+mod daemon;
+mod import;
+mod memory;
+mod nbd;
+mod process;
+mod report;
+mod source;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use report::Report;
+
+/// What `cargo xtask bench` can be told.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which part to run; all of them when left out.
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// Interleaved rounds per candidate; the median counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=25))]
+    rounds: u32,
+    /// Bytes of real files in the image that is imported, in MiB.
+    #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u64).range(64..=16384))]
+    used_mib: u64,
+    /// Seconds of each fio run.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=60))]
+    seconds: u32,
+    /// Where images and stores are put (needs about five times the used bytes).
+    #[arg(long)]
+    scratch: Option<PathBuf>,
+    /// Where the figures go as JSON.
+    #[arg(long, default_value = "target/bench.json")]
+    output: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Import against qemu-img, casync and borg.
+    Import,
+    /// Warm NBD reads and writes against qemu-nbd and nbdkit.
+    Nbd,
+    /// Cold NBD reads from zstd frames against qemu-nbd on a zstd qcow2.
+    Cold,
+    /// Peak memory of imports and of many connections.
+    Memory,
+}
+
+/// What every part needs.
+struct Bench {
+    args: Args,
+    scratch: PathBuf,
+    rootstock: PathBuf,
+    report: Report,
+}
+
+impl Bench {
+    fn scratch(&self, name: &str) -> PathBuf {
+        self.scratch.join(name)
+    }
+}
+
+/// Runs the parts asked for, prints a table and writes the JSON file.
+///
+/// # Errors
+/// When a rival is not installed, a process fails, or a figure is missing.
+pub fn run(args: Args) -> Result<()> {
+    for (tool, package) in [
+        ("qemu-img", "qemu-utils"),
+        ("qemu-nbd", "qemu-utils"),
+        ("casync", "casync"),
+        ("borg", "borgbackup"),
+        ("nbdkit", "nbdkit"),
+        ("nbdcopy", "libnbd-bin"),
+        ("fio", "fio"),
+        ("mke2fs", "e2fsprogs"),
+        ("sfdisk", "fdisk"),
+    ] {
+        if process::find(tool).is_none() {
+            bail!("{tool} is missing (package {package}): run `cargo xtask setup` first");
+        }
+    }
+    process::run(process::cargo().args(["build", "--release", "--package", "rootstock"]))
+        .context("building the release binary")?;
+    let rootstock = std::env::current_dir()?.join("target/release/rootstock");
+    let holder = match &args.scratch {
+        Some(dir) => tempfile::Builder::new().prefix("rootstock-bench-").tempdir_in(dir)?,
+        None => tempfile::Builder::new().prefix("rootstock-bench-").tempdir()?,
+    };
+    let scratch = holder.path().to_owned();
+    let output = args.output.clone();
+    let parts = if args.parts.is_empty() {
+        vec![Part::Import, Part::Nbd, Part::Cold, Part::Memory]
+    } else {
+        args.parts.clone()
+    };
+    let mut bench = Bench { args, scratch, rootstock, report: Report::new()? };
+    for part in parts {
+        match part {
+            Part::Import => import::run(&mut bench)?,
+            Part::Nbd => nbd::run(&mut bench)?,
+            Part::Cold => cold::run(&mut bench)?,
+            Part::Memory => memory::run(&mut bench)?,
+        }
+    }
+    bench.report.print();
+    bench.report.write(&output)?;
+    println!("figures: {}", output.display());
+    Ok(())
+}

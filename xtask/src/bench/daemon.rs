@@ -1,0 +1,66 @@
+//! The daemon under measurement, on a data directory of its own.
+
+use std::{
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+
+use super::{
+    Bench,
+    process::{self, Server},
+};
+
+/// A running daemon and how to reach it.
+pub struct Daemon {
+    pub server: Server,
+    pub nbd_port: u16,
+    binary: PathBuf,
+    socket: PathBuf,
+}
+
+impl Daemon {
+    /// Starts a daemon on `data`, which may hold an earlier one's state.
+    pub fn start(bench: &Bench, data: &Path, cache_mib: u64) -> Result<Self> {
+        std::fs::create_dir_all(data)?;
+        let socket = data.with_extension("sock");
+        let nbd_port = process::free_port()?;
+        let config = data.with_extension("toml");
+        std::fs::write(&config, format!("cache_mib = {cache_mib}\n"))?;
+        let mut command = Command::new(&bench.rootstock);
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(&config)
+            .arg("--data")
+            .arg(data)
+            .arg("--api")
+            .arg(format!("unix:{}", socket.display()))
+            .arg("--nbd")
+            .arg(format!("127.0.0.1:{nbd_port}"));
+        let server = Server::start(&mut command, || {
+            UnixStream::connect(&socket).is_ok() && process::listens(nbd_port)
+        })?;
+        Ok(Self { server, nbd_port, binary: bench.rootstock.clone(), socket })
+    }
+
+    /// The administrator's command, pointed at this daemon.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.env("ROOTSTOCK_API", format!("unix:{}", self.socket.display()));
+        command
+    }
+
+    /// Imports an image and returns the seconds it took.
+    pub fn import(&self, name: &str, source: &Path) -> Result<f64> {
+        process::run(self.command().args(["image", "import", name]).arg(source).arg("--json"))
+            .context("importing")
+    }
+
+    /// The NBD URI of an export.
+    pub fn uri(&self, export: &str) -> String {
+        format!("nbd://127.0.0.1:{}/{export}", self.nbd_port)
+    }
+}

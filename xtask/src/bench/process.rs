@@ -1,0 +1,146 @@
+//! Processes whose time, processor seconds and memory are measured.
+
+use std::{
+    io::Write,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// How long a server may take until it answers.
+const READY_SECONDS_MAX: u64 = 30;
+
+/// Finds a tool on the path.
+pub fn find(tool: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    // Administrators' tools are not on every user's path.
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|dir| dir.join(tool))
+        .find(|file| file.is_file())
+}
+
+/// The cargo that runs this xtask.
+pub fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Runs a command to its end and returns its wall-clock seconds.
+pub fn run(command: &mut Command) -> Result<f64> {
+    let start = Instant::now();
+    output(command)?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// Runs a command to its end and returns what it printed.
+pub fn output(command: &mut Command) -> Result<String> {
+    let shown = format!("{command:?}");
+    let output = command.stdin(Stdio::null()).output().with_context(|| shown.clone())?;
+    if !output.status.success() {
+        std::io::stderr().write_all(&output.stderr)?;
+        bail!("{shown}: {}", output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A server that is ended, by its own process id, when dropped.
+pub struct Server {
+    child: Child,
+}
+
+impl Server {
+    /// Starts a server and waits until `ready` says that it answers.
+    pub fn start(command: &mut Command, ready: impl Fn() -> bool) -> Result<Self> {
+        let shown = format!("{command:?}");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .with_context(|| shown.clone())?;
+        let mut server = Self { child };
+        let start = Instant::now();
+        while !ready() {
+            if let Some(status) = server.child.try_wait()? {
+                bail!("{shown} ended early: {status}");
+            }
+            ensure!(start.elapsed().as_secs() < READY_SECONDS_MAX, "{shown} does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(server)
+    }
+
+    /// Processor seconds used so far, user and system, of all its threads.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // Fields are counted after the command's name, which may hold spaces.
+        let fields: Vec<&str> = stat
+            .rsplit_once(')')
+            .context("/proc/PID/stat has no name")?
+            .1
+            .split_whitespace()
+            .collect();
+        let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+        Ok(ticks / 100.0)
+    }
+
+    /// The largest resident set so far, in bytes.
+    pub fn peak_bytes(&self) -> Result<u64> {
+        peak_bytes_of(self.child.id())
+    }
+
+    /// The server's process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn stop(mut self) -> Result<()> {
+        run(Command::new("kill").arg(self.child.id().to_string()))?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `VmHWM` of a process, in bytes.
+pub fn peak_bytes_of(id: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+    let kib: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .context("no VmHWM")?
+        .parse()?;
+    Ok(kib * 1024)
+}
+
+/// A port that is free now.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Whether something listens on a local port.
+pub fn listens(port: u16) -> bool {
+    std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+/// Bytes that the files under `path` take on the disk.
+pub fn disk_bytes(path: &Path) -> Result<u64> {
+    let printed = output(Command::new("du").args(["-s", "--block-size=1"]).arg(path))?;
+    Ok(printed.split_whitespace().next().context("du prints a number")?.parse()?)
+}
+
+/// Drops the page cache, so that the next reads come from the disk.
+pub fn drop_page_cache() -> Result<()> {
+    output(&mut Command::new("sync"))?;
+    std::fs::write("/proc/sys/vm/drop_caches", "1").context("dropping the page cache needs root")
+}

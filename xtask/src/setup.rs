@@ -1,0 +1,294 @@
+//! What a machine needs beyond the Rust toolchain, and installing what it lacks.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use rootstock_tests::tool;
+
+use crate::command::{self, find_program};
+
+/// What the machine is set up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Building and `cargo xtask test`.
+    Test,
+    /// `cargo xtask demo`.
+    Demo,
+}
+
+/// How to tell that a package is there.
+#[derive(Clone, Copy, Debug)]
+enum Probe {
+    /// A program that it brings.
+    Program(&'static str),
+    /// A file that it brings.
+    File(&'static str),
+}
+
+/// One package and its reason.
+#[derive(Clone, Copy, Debug)]
+struct Need {
+    purpose: Purpose,
+    probe: Probe,
+    debian: &'static str,
+    /// Its name on RPM systems, where it has one.
+    rpm: Option<&'static str>,
+    reason: &'static str,
+}
+
+/// In the order of installing. QEMU's packages are installed one after the
+/// other: a machine may hold one of them from another source, which conflicts
+/// with the rest, and apt resolves that only when it is asked in this order.
+const STEPS: [&[Need]; 3] = [
+    &[need("qemu-system-x86_64", "qemu-system-x86", "qemu-kvm", "guests that boot and use clones")],
+    &[need("qemu-img", "qemu-utils", "qemu-img", "foreign disk formats, and a peer for NBD")],
+    &[
+        need("nbdinfo", "libnbd-bin", "libnbd", "a peer: the reference NBD client"),
+        Need {
+            purpose: Purpose::Test,
+            probe: Probe::File("/usr/lib/python3/dist-packages/nbd.py"),
+            debian: "python3-libnbd",
+            rpm: Some("python3-libnbd"),
+            reason: "a peer: NBD requests made by hand",
+        },
+        need("nbdkit", "nbdkit", "nbdkit", "a peer: an NBD server to compare with"),
+        need("nbd-client", "nbd-client", "nbd", "a peer: the kernel's NBD client, in a guest"),
+        need("fio", "fio", "fio", "a peer: load with checked content"),
+        need("mke2fs", "e2fsprogs", "e2fsprogs", "making and checking ext4 in disk images"),
+        need("mkfs.fat", "dosfstools", "dosfstools", "making and checking FAT in disk images"),
+        need("mcopy", "mtools", "mtools", "files in FAT without mounting it"),
+        need("sfdisk", "fdisk", "util-linux", "partition tables of disk images"),
+        need("sgdisk", "gdisk", "gdisk", "GPT with all its fields"),
+        need("mkfs.xfs", "xfsprogs", "xfsprogs", "a file system that is kept whole"),
+        need("xz", "xz-utils", "xz", "compressed disk images"),
+        need("zstd", "zstd", "zstd", "compressed disk images"),
+        Need {
+            purpose: Purpose::Test,
+            probe: Probe::File("/usr/share/doc/busybox-static"),
+            debian: "busybox-static",
+            rpm: None,
+            reason: "the user space of small guests",
+        },
+        need("modinfo", "kmod", "kmod", "which kernel modules a small guest needs"),
+        need("systemd-analyze", "systemd", "systemd", "checking the service's unit"),
+        Need {
+            purpose: Purpose::Demo,
+            ..need("mmdebstrap", "mmdebstrap", "", "making a Debian disk image from packages")
+        },
+    ],
+];
+
+/// The parts of the toolchain that the tests run.
+const COMPONENTS: [(&str, &str); 2] = [("fmt", "rustfmt"), ("clippy", "clippy")];
+
+const fn need(
+    program: &'static str,
+    debian: &'static str,
+    rpm: &'static str,
+    reason: &'static str,
+) -> Need {
+    Need {
+        purpose: Purpose::Test,
+        probe: Probe::Program(program),
+        debian,
+        rpm: if rpm.is_empty() { None } else { Some(rpm) },
+        reason,
+    }
+}
+
+/// Installs what lacks for `purposes`, and says so when nothing does.
+///
+/// # Errors
+/// When something cannot be installed; without root, with the command to run.
+pub fn run(purposes: &[Purpose]) -> Result<()> {
+    components()?;
+    let lacking = all_lacking(purposes);
+    if lacking.is_empty() {
+        println!("set-up: nothing lacks");
+        return Ok(());
+    }
+    let manager = Manager::find()?;
+    print_table(&lacking, manager);
+    if !manager.can_install()? {
+        bail!(
+            "installing needs root: run\n    {}\nand then this again",
+            manager.by_hand(&lacking)
+        );
+    }
+    manager.refresh()?;
+    for step in STEPS {
+        // Asked again at each step: installing one may have removed another.
+        let lacking = lacking_of(step, purposes);
+        let names = manager.names(&lacking)?;
+        if !names.is_empty() {
+            command::show(&mut manager.install(&names))?;
+        }
+    }
+    let still = all_lacking(purposes);
+    if let Some(need) = still.first() {
+        bail!(
+            "{} was installed, but {:?} is still not there: look at what the package manager said above",
+            need.debian,
+            need.probe
+        );
+    }
+    Ok(())
+}
+
+fn all_lacking(purposes: &[Purpose]) -> Vec<Need> {
+    let steps = STEPS.iter();
+    steps.flat_map(|step| lacking_of(step, purposes)).collect()
+}
+
+fn lacking_of(step: &[Need], purposes: &[Purpose]) -> Vec<Need> {
+    let needs = step.iter().copied();
+    needs
+        .filter(|need| purposes.contains(&need.purpose) && !need.is_there())
+        .collect()
+}
+
+impl Need {
+    fn is_there(&self) -> bool {
+        match self.probe {
+            Probe::Program(name) => find_program(name).is_some(),
+            Probe::File(path) => Path::new(path).exists(),
+        }
+    }
+}
+
+/// The system's package manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manager {
+    Apt,
+    Dnf,
+}
+
+impl Manager {
+    fn find() -> Result<Self> {
+        if find_program("apt-get").is_some() {
+            Ok(Self::Apt)
+        } else if find_program("dnf").is_some() {
+            Ok(Self::Dnf)
+        } else {
+            bail!(
+                "this machine has neither apt-get nor dnf: install the programs of the table in xtask/src/setup.rs by hand"
+            )
+        }
+    }
+
+    fn names(self, needs: &[Need]) -> Result<Vec<&'static str>> {
+        let mut names = Vec::new();
+        for need in needs {
+            names.push(match self {
+                Self::Apt => need.debian,
+                Self::Dnf => need.rpm.with_context(|| {
+                    format!("{} has no RPM package: run this on Debian or Ubuntu", need.debian)
+                })?,
+            });
+        }
+        Ok(names)
+    }
+
+    fn can_install(self) -> Result<bool> {
+        Ok(tool::run("id", ["-u"])?.trim() == "0")
+    }
+
+    fn refresh(self) -> Result<()> {
+        match self {
+            Self::Apt => command::show(Command::new("apt-get").args(["update", "--quiet=2"])),
+            Self::Dnf => Ok(()),
+        }
+    }
+
+    fn install(self, names: &[&str]) -> Command {
+        let mut command = match self {
+            Self::Apt => {
+                let mut command = Command::new("apt-get");
+                command
+                    .args(["install", "--yes", "--quiet=2", "--no-install-recommends"])
+                    .env("DEBIAN_FRONTEND", "noninteractive");
+                command
+            }
+            Self::Dnf => {
+                let mut command = Command::new("dnf");
+                command.args(["install", "--assumeyes", "--quiet", "--setopt=install_weak_deps=False"]);
+                command
+            }
+        };
+        command.args(names).stdin(Stdio::null());
+        command
+    }
+
+    /// The commands that someone with root runs; one for each step.
+    fn by_hand(self, lacking: &[Need]) -> String {
+        let mut lines = Vec::new();
+        if self == Self::Apt {
+            lines.push("sudo apt-get update".to_owned());
+        }
+        for step in STEPS {
+            let wanted: Vec<Need> = lacking
+                .iter()
+                .copied()
+                .filter(|need| step.iter().any(|other| other.debian == need.debian))
+                .collect();
+            if let Ok(names) = self.names(&wanted)
+                && !names.is_empty()
+            {
+                lines.push(format!("sudo {}", tool::shown(&self.install(&names))));
+            }
+        }
+        lines.join("\n    ")
+    }
+}
+
+fn print_table(lacking: &[Need], manager: Manager) {
+    println!("set-up: this machine lacks");
+    for need in lacking {
+        let name = match manager {
+            Manager::Apt => need.debian,
+            Manager::Dnf => need.rpm.unwrap_or(need.debian),
+        };
+        println!("  {name:<18} {}", need.reason);
+    }
+}
+
+/// Rust's formatter and linter come with the pinned toolchain where rustup is used.
+fn components() -> Result<()> {
+    for (subcommand, component) in COMPONENTS {
+        let mut probe = command::cargo();
+        let there = tool::output(probe.args([subcommand, "--version"]))?;
+        if !there.status.success() {
+            println!("set-up: adding {component} to the Rust toolchain");
+            command::show(Command::new("rustup").args(["component", "add", component]))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_for_people_without_root_keeps_the_steps_apart() {
+        let lacking = [STEPS[0][0], STEPS[1][0], STEPS[2][4]];
+        assert_eq!(
+            Manager::Apt.by_hand(&lacking),
+            "sudo apt-get update
+    sudo apt-get install --yes --quiet=2 --no-install-recommends qemu-system-x86
+    sudo apt-get install --yes --quiet=2 --no-install-recommends qemu-utils
+    sudo apt-get install --yes --quiet=2 --no-install-recommends fio"
+        );
+    }
+
+    #[test]
+    fn every_need_has_a_reason_and_one_row() {
+        let mut names: Vec<_> = STEPS.iter().flat_map(|step| step.iter()).collect();
+        assert!(names.iter().all(|need| !need.reason.is_empty()));
+        let count = names.len();
+        names.sort_by_key(|need| need.debian);
+        names.dedup_by_key(|need| need.debian);
+        assert_eq!(names.len(), count);
+    }
+}
