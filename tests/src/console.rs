@@ -146,7 +146,9 @@ impl Heard {
             }
             let _ = copy.write_all(&buffer[..count]);
             // A console that sends half a character is shown with a mark in its place.
-            state.text.push_str(&String::from_utf8_lossy(&buffer[..count]));
+            state
+                .text
+                .push_str(&String::from_utf8_lossy(&buffer[..count]));
             self.changed.notify_all();
         }
     }

@@ -136,7 +136,10 @@ impl Daemon {
         self.process.ask_to_end()?;
         let status = self.process.wait(STOP_LIMIT)?;
         if !status.success() {
-            bail!("the daemon ended with {status}:\n{}", self.process.log_end());
+            bail!(
+                "the daemon ended with {status}:\n{}",
+                self.process.log_end()
+            );
         }
         Ok(())
     }
@@ -223,7 +226,11 @@ impl Daemon {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         match output.status.code() {
             Some(1 | 2) => Ok(said),
-            _ => bail!("{} ended with {}:\n{said}", tool::shown(&command), output.status),
+            _ => bail!(
+                "{} ended with {}:\n{said}",
+                tool::shown(&command),
+                output.status
+            ),
         }
     }
 
@@ -237,7 +244,9 @@ impl Daemon {
         });
         match healthy {
             Ok(_) => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("the daemon said:\n{}", self.process.log_end())),
+            Err(error) => {
+                Err(error).with_context(|| format!("the daemon said:\n{}", self.process.log_end()))
+            }
         }
     }
 }
@@ -258,7 +267,11 @@ fn spawn(options: &DaemonOptions, nbd_port: u16) -> Result<Process> {
         .arg("--nbd")
         .arg(format!("{NBD_HOST}:{nbd_port}"))
         .env("RUST_BACKTRACE", "1");
-    Process::start("the daemon", &mut command, &options.directory.join("daemon.log"))
+    Process::start(
+        "the daemon",
+        &mut command,
+        &options.directory.join("daemon.log"),
+    )
 }
 
 fn socket(options: &DaemonOptions) -> PathBuf {

@@ -15,7 +15,7 @@ pub const FIRST_PARTITION_BYTES: u64 = 1024 * 1024;
 const SECTOR_BYTES: u64 = 512;
 
 /// Writes a disk of `disk_bytes` with an MBR and one bootable ext4 partition
-/// that holds the files below `tree`.
+/// labelled `root` that holds the files below `tree`.
 ///
 /// # Errors
 /// When a tool fails or the files do not fit.
@@ -32,8 +32,11 @@ pub fn ext4_on_mbr(path: &Path, disk_bytes: u64, tree: &Path) -> Result<()> {
     tool::run_with_input(sfdisk.arg("--quiet").arg(path), table.as_bytes())?;
     let mut mke2fs = Command::new("mke2fs");
     mke2fs
-        .args(["-q", "-F", "-t", "ext4", "-m", "1"])
-        .args(["-E", &format!("offset={FIRST_PARTITION_BYTES},lazy_itable_init=0")])
+        .args(["-q", "-F", "-t", "ext4", "-m", "1", "-L", "root"])
+        .args([
+            "-E",
+            &format!("offset={FIRST_PARTITION_BYTES},lazy_itable_init=0"),
+        ])
         .arg("-d")
         .arg(tree)
         .arg(path)
@@ -66,7 +69,10 @@ pub fn noise(path: &Path, len_bytes: u64, seed: u64) -> Result<()> {
 /// When it cannot be read.
 pub fn sha256(path: &Path) -> Result<String> {
     let line = tool::run("sha256sum", [path])?;
-    let sum = line.split_whitespace().next().context("sha256sum said nothing")?;
+    let sum = line
+        .split_whitespace()
+        .next()
+        .context("sha256sum said nothing")?;
     Ok(sum.to_owned())
 }
 

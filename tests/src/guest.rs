@@ -134,8 +134,20 @@ impl Guest {
 
 fn arguments(options: &GuestOptions) -> Vec<String> {
     let mut words: Vec<String> = [
-        "-nodefaults", "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
-        "-accel", "tcg", "-cpu", "max", "-smp", "1",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+        "-serial",
+        "stdio",
+        "-no-reboot",
+        "-accel",
+        "tcg",
+        "-cpu",
+        "max",
+        "-smp",
+        "1",
     ]
     .map(String::from)
     .to_vec();
@@ -160,8 +172,13 @@ fn arguments(options: &GuestOptions) -> Vec<String> {
     }
     if options.network == Network::User {
         words.extend(
-            ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile="]
-                .map(String::from),
+            [
+                "-netdev",
+                "user,id=net0",
+                "-device",
+                "virtio-net-pci,netdev=net0,romfile=",
+            ]
+            .map(String::from),
         );
     }
     words.extend(["-device", "virtio-rng-pci"].map(String::from));

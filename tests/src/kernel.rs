@@ -40,7 +40,7 @@ impl SmallGuest<'_> {
         let release = release(&tree)?;
         let modules = tree.join("lib/modules").join(&release);
         let mut initrd = Initrd::new();
-        initrd.copy("bin/busybox", 0o755, Path::new("/bin/busybox"))?;
+        add_program(&mut initrd, Path::new("/bin/busybox"))?;
         for path in ["proc", "sys", "dev", "mnt", "tmp"] {
             initrd.directory(path);
         }
@@ -84,7 +84,12 @@ fn fetched_kernel(directory: &Path) -> Result<PathBuf> {
         .current_dir(&tree);
     tool::run_command(&mut download)?;
     let file = find(&tree, |name| name.ends_with(".deb"))?;
-    tool::run_command(Command::new("dpkg-deb").arg("--extract").arg(&file).arg(&tree))?;
+    tool::run_command(
+        Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(&file)
+            .arg(&tree),
+    )?;
     Ok(tree)
 }
 
@@ -118,12 +123,7 @@ fn with_dependencies(modules: &Path, names: &[&str]) -> Result<Vec<String>> {
     Ok(order)
 }
 
-fn add_module(
-    modules: &Path,
-    known: &[String],
-    name: &str,
-    order: &mut Vec<String>,
-) -> Result<()> {
+fn add_module(modules: &Path, known: &[String], name: &str, order: &mut Vec<String>) -> Result<()> {
     let wanted = module_name(name);
     let Some(path) = known.iter().find(|path| module_name(path) == wanted) else {
         bail!("the kernel has no module {name}");
@@ -132,7 +132,9 @@ fn add_module(
         return Ok(());
     }
     let needs = tool::run_command(
-        Command::new("modinfo").args(["-F", "depends"]).arg(modules.join(path)),
+        Command::new("modinfo")
+            .args(["-F", "depends"])
+            .arg(modules.join(path)),
     )?;
     for need in needs.trim().split(',').filter(|need| !need.is_empty()) {
         add_module(modules, known, need, order)?;
@@ -164,7 +166,9 @@ fn module_name(path: &str) -> String {
 /// Adds a program and the libraries that the loader would find for it.
 fn add_program(initrd: &mut Initrd, program: &Path) -> Result<()> {
     initrd.copy(&relative(program), 0o755, program)?;
-    for line in tool::run("ldd", [program])?.lines() {
+    // It fails for a static program, which needs nothing.
+    let libraries = tool::output(Command::new("ldd").arg(program))?.stdout;
+    for line in String::from_utf8_lossy(&libraries).lines() {
         let path = line.split_whitespace().find(|word| word.starts_with('/'));
         if let Some(path) = path {
             initrd.copy(&relative(Path::new(path)), 0o755, Path::new(path))?;

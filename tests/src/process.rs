@@ -104,8 +104,7 @@ impl Process {
     pub fn ask_to_end(&self) -> Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.context("the process id is out of range")?;
-        kill_process(pid, Signal::TERM)
-            .with_context(|| format!("send SIGTERM to {}", self.name))
+        kill_process(pid, Signal::TERM).with_context(|| format!("send SIGTERM to {}", self.name))
     }
 
     /// Ends it without warning (SIGKILL) and waits until it is gone.

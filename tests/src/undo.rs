@@ -7,13 +7,15 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// How one thing is taken back.
 #[derive(Clone, Debug)]
 pub enum Action {
     /// End a process that we started and have not yet reaped.
     Kill(u32),
+    /// End all processes of a group that we started.
+    KillGroup(u32),
     /// Unmount a file system that we mounted.
     Unmount(PathBuf),
     /// Remove a directory that we made, with all in it.
@@ -93,7 +95,8 @@ fn take(key: u64) -> Option<Action> {
 impl Action {
     fn run(&self) -> io::Result<()> {
         match self {
-            Self::Kill(pid) => kill(*pid),
+            Self::Kill(pid) => kill(*pid, kill_process),
+            Self::KillGroup(pid) => kill(*pid, kill_process_group),
             Self::Unmount(path) => unmount(path),
             Self::RemoveTree(path) => match fs::remove_dir_all(path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -103,9 +106,9 @@ impl Action {
     }
 }
 
-fn kill(pid: u32) -> io::Result<()> {
+fn kill(pid: u32, send: impl Fn(Pid, Signal) -> rustix::io::Result<()>) -> io::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    match pid.map(|pid| kill_process(pid, Signal::KILL)) {
+    match pid.map(|pid| send(pid, Signal::KILL)) {
         Some(Err(rustix::io::Errno::SRCH)) | None => Ok(()),
         Some(result) => Ok(result?),
     }

@@ -21,7 +21,7 @@ use report::Report;
 
 /// What `cargo xtask bench` can be told.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Which part to run; all of them when left out.
     #[arg(value_enum)]
     parts: Vec<Part>,
@@ -72,7 +72,7 @@ impl Bench {
 ///
 /// # Errors
 /// When a rival is not installed, a process fails, or a figure is missing.
-pub fn run(args: Args) -> Result<()> {
+pub(crate) fn run(args: Args) -> Result<()> {
     for (tool, package) in [
         ("qemu-img", "qemu-utils"),
         ("qemu-nbd", "qemu-utils"),

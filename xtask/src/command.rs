@@ -13,20 +13,20 @@ const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 /// The workspace's root.
 #[must_use]
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own).to_owned()
 }
 
 /// Where cargo builds.
 #[must_use]
-pub fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// Cargo, in the workspace.
 #[must_use]
-pub fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.current_dir(root());
@@ -37,7 +37,7 @@ pub fn cargo() -> Command {
 ///
 /// # Errors
 /// When it cannot be started or fails.
-pub fn show(command: &mut Command) -> Result<()> {
+pub(crate) fn show(command: &mut Command) -> Result<()> {
     let status = command
         .stdin(Stdio::null())
         .status()
@@ -52,10 +52,16 @@ pub fn show(command: &mut Command) -> Result<()> {
 ///
 /// # Errors
 /// When cargo fails.
-pub fn metadata() -> Result<Value> {
+pub(crate) fn metadata() -> Result<Value> {
     let host = host()?;
     let mut command = cargo();
-    command.args(["metadata", "--format-version=1", "--locked", "--filter-platform", &host]);
+    command.args([
+        "metadata",
+        "--format-version=1",
+        "--locked",
+        "--filter-platform",
+        &host,
+    ]);
     let text = tool::run_command(&mut command)?;
     serde_json::from_str(&text).context("read what cargo metadata says")
 }
@@ -69,7 +75,7 @@ fn host() -> Result<String> {
 
 /// Where the program `name` is, also in the directories of the system's own programs.
 #[must_use]
-pub fn find_program(name: &str) -> Option<PathBuf> {
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(SYSTEM_DIRECTORIES.iter().map(PathBuf::from))
@@ -79,9 +85,8 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 
 /// Makes the system's own programs findable for what xtask starts.
 #[must_use]
-pub fn search_path() -> std::ffi::OsString {
+pub(crate) fn search_path() -> std::ffi::OsString {
     let path = env::var_os("PATH").unwrap_or_default();
-    let directories =
-        env::split_paths(&path).chain(SYSTEM_DIRECTORIES.iter().map(PathBuf::from));
+    let directories = env::split_paths(&path).chain(SYSTEM_DIRECTORIES.iter().map(PathBuf::from));
     env::join_paths(directories).unwrap_or(path)
 }

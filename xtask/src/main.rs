@@ -9,6 +9,7 @@ mod signals;
 mod stages;
 mod tidy;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -39,10 +40,19 @@ enum Task {
         #[arg(long, value_enum)]
         stage: Vec<Stage>,
     },
-    /// Build a Debian package of the release binary in target/debian.
-    Package,
+    /// Make a Debian package of the release build in target/debian.
+    Package {
+        /// Pack this program instead.
+        #[arg(long)]
+        binary: Option<PathBuf>,
+        /// Write the package into this directory.
+        #[arg(long)]
+        output: Option<PathBuf>,
+    },
     /// Take a real Debian through import, upgrade, clone, boot and commit.
     Demo,
+    /// Make the demo's Debian disk image, or take the cached one, and print its path.
+    Image,
 }
 
 fn main() -> ExitCode {
@@ -61,11 +71,12 @@ fn run(task: &Task) -> Result<ExitCode> {
         Task::Setup { demo: false } => setup::run(&[Purpose::Test])?,
         Task::Setup { demo: true } => setup::run(&[Purpose::Test, Purpose::Demo])?,
         Task::Test { stage } => return stages::run(stage),
-        Task::Package => {
-            let path = package::run()?;
+        Task::Package { binary, output } => {
+            let path = package::run(binary.as_deref(), output.as_deref())?;
             println!("{}", path.display());
         }
         Task::Demo => demo::run()?,
+        Task::Image => println!("{}", demo::golden_image()?.display()),
     }
     Ok(ExitCode::SUCCESS)
 }

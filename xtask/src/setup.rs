@@ -1,6 +1,5 @@
 //! What a machine needs beyond the Rust toolchain, and installing what it lacks.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -10,27 +9,19 @@ use crate::command::{self, find_program};
 
 /// What the machine is set up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// Building and `cargo xtask test`.
     Test,
     /// `cargo xtask demo`.
     Demo,
 }
 
-/// How to tell that a package is there.
-#[derive(Clone, Copy, Debug)]
-enum Probe {
-    /// A program that it brings.
-    Program(&'static str),
-    /// A file that it brings.
-    File(&'static str),
-}
-
 /// One package and its reason.
 #[derive(Clone, Copy, Debug)]
 struct Need {
     purpose: Purpose,
-    probe: Probe,
+    /// A program, or the path of a file, that it brings, by which one can tell that it is there.
+    program: &'static str,
     debian: &'static str,
     /// Its name on RPM systems, where it has one.
     rpm: Option<&'static str>,
@@ -41,40 +32,103 @@ struct Need {
 /// other: a machine may hold one of them from another source, which conflicts
 /// with the rest, and apt resolves that only when it is asked in this order.
 const STEPS: [&[Need]; 3] = [
-    &[need("qemu-system-x86_64", "qemu-system-x86", "qemu-kvm", "guests that boot and use clones")],
-    &[need("qemu-img", "qemu-utils", "qemu-img", "foreign disk formats, and a peer for NBD")],
+    &[need(
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        "qemu-kvm",
+        "guests that boot and use clones",
+    )],
+    &[need(
+        "qemu-img",
+        "qemu-utils",
+        "qemu-img",
+        "foreign disk formats, and a peer for NBD",
+    )],
     &[
-        need("nbdinfo", "libnbd-bin", "libnbd", "a peer: the reference NBD client"),
-        Need {
-            purpose: Purpose::Test,
-            probe: Probe::File("/usr/lib/python3/dist-packages/nbd.py"),
-            debian: "python3-libnbd",
-            rpm: Some("python3-libnbd"),
-            reason: "a peer: NBD requests made by hand",
-        },
-        need("nbdkit", "nbdkit", "nbdkit", "a peer: an NBD server to compare with"),
-        need("nbd-client", "nbd-client", "nbd", "a peer: the kernel's NBD client, in a guest"),
+        need(
+            "nbdinfo",
+            "libnbd-bin",
+            "libnbd",
+            "a peer: the reference NBD client",
+        ),
+        need(
+            "nbdsh",
+            "python3-libnbd",
+            "python3-libnbd",
+            "a peer: NBD requests made by hand",
+        ),
+        need(
+            "nbdkit",
+            "nbdkit",
+            "nbdkit",
+            "a peer: an NBD server to compare with",
+        ),
+        need(
+            "nbd-client",
+            "nbd-client",
+            "nbd",
+            "a peer: the kernel's NBD client, in a guest",
+        ),
         need("fio", "fio", "fio", "a peer: load with checked content"),
-        need("mke2fs", "e2fsprogs", "e2fsprogs", "making and checking ext4 in disk images"),
-        need("mkfs.fat", "dosfstools", "dosfstools", "making and checking FAT in disk images"),
-        need("mcopy", "mtools", "mtools", "files in FAT without mounting it"),
-        need("sfdisk", "fdisk", "util-linux", "partition tables of disk images"),
+        need(
+            "mke2fs",
+            "e2fsprogs",
+            "e2fsprogs",
+            "making and checking ext4 in disk images",
+        ),
+        need(
+            "mkfs.fat",
+            "dosfstools",
+            "dosfstools",
+            "making and checking FAT in disk images",
+        ),
+        need(
+            "mcopy",
+            "mtools",
+            "mtools",
+            "files in FAT without mounting it",
+        ),
+        need(
+            "sfdisk",
+            "fdisk",
+            "util-linux",
+            "partition tables of disk images",
+        ),
         need("sgdisk", "gdisk", "gdisk", "GPT with all its fields"),
-        need("mkfs.xfs", "xfsprogs", "xfsprogs", "a file system that is kept whole"),
+        need(
+            "mkfs.xfs",
+            "xfsprogs",
+            "xfsprogs",
+            "a file system that is kept whole",
+        ),
         need("xz", "xz-utils", "xz", "compressed disk images"),
         need("zstd", "zstd", "zstd", "compressed disk images"),
-        Need {
-            purpose: Purpose::Test,
-            probe: Probe::File("/usr/share/doc/busybox-static"),
-            debian: "busybox-static",
-            rpm: None,
-            reason: "the user space of small guests",
-        },
-        need("modinfo", "kmod", "kmod", "which kernel modules a small guest needs"),
-        need("systemd-analyze", "systemd", "systemd", "checking the service's unit"),
+        need(
+            "busybox",
+            "busybox-static",
+            "busybox",
+            "the user space of small guests",
+        ),
+        need(
+            "modinfo",
+            "kmod",
+            "kmod",
+            "which kernel modules a small guest needs",
+        ),
+        need(
+            "systemd-analyze",
+            "systemd",
+            "systemd",
+            "checking the service's unit",
+        ),
         Need {
             purpose: Purpose::Demo,
-            ..need("mmdebstrap", "mmdebstrap", "", "making a Debian disk image from packages")
+            ..need(
+                "mmdebstrap",
+                "mmdebstrap",
+                "",
+                "making a Debian disk image from packages",
+            )
         },
     ],
 ];
@@ -90,7 +144,7 @@ const fn need(
 ) -> Need {
     Need {
         purpose: Purpose::Test,
-        probe: Probe::Program(program),
+        program,
         debian,
         rpm: if rpm.is_empty() { None } else { Some(rpm) },
         reason,
@@ -101,7 +155,7 @@ const fn need(
 ///
 /// # Errors
 /// When something cannot be installed; without root, with the command to run.
-pub fn run(purposes: &[Purpose]) -> Result<()> {
+pub(crate) fn run(purposes: &[Purpose]) -> Result<()> {
     components()?;
     let lacking = all_lacking(purposes);
     if lacking.is_empty() {
@@ -122,15 +176,16 @@ pub fn run(purposes: &[Purpose]) -> Result<()> {
         let lacking = lacking_of(step, purposes);
         let names = manager.names(&lacking)?;
         if !names.is_empty() {
-            command::show(&mut manager.install(&names))?;
+            println!("set-up: installing {}", names.join(", "));
+            tool::run_command(&mut manager.install(&names))?;
         }
     }
     let still = all_lacking(purposes);
     if let Some(need) = still.first() {
         bail!(
-            "{} was installed, but {:?} is still not there: look at what the package manager said above",
+            "{} was installed, but {} is still not there: look at what the package manager said above",
             need.debian,
-            need.probe
+            need.program
         );
     }
     Ok(())
@@ -150,10 +205,8 @@ fn lacking_of(step: &[Need], purposes: &[Purpose]) -> Vec<Need> {
 
 impl Need {
     fn is_there(&self) -> bool {
-        match self.probe {
-            Probe::Program(name) => find_program(name).is_some(),
-            Probe::File(path) => Path::new(path).exists(),
-        }
+        // A path is left as it is when it is joined to the search path's directories.
+        find_program(self.program).is_some()
     }
 }
 
@@ -183,7 +236,10 @@ impl Manager {
             names.push(match self {
                 Self::Apt => need.debian,
                 Self::Dnf => need.rpm.with_context(|| {
-                    format!("{} has no RPM package: run this on Debian or Ubuntu", need.debian)
+                    format!(
+                        "{} has no RPM package: run this on Debian or Ubuntu",
+                        need.debian
+                    )
                 })?,
             });
         }
@@ -212,7 +268,12 @@ impl Manager {
             }
             Self::Dnf => {
                 let mut command = Command::new("dnf");
-                command.args(["install", "--assumeyes", "--quiet", "--setopt=install_weak_deps=False"]);
+                command.args([
+                    "install",
+                    "--assumeyes",
+                    "--quiet",
+                    "--setopt=install_weak_deps=False",
+                ]);
                 command
             }
         };

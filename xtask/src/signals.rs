@@ -15,7 +15,7 @@ const EXIT_BY_SIGNAL: i32 = 128;
 ///
 /// # Errors
 /// When the system refuses the handler.
-pub fn clean_up_on_signals() -> Result<()> {
+pub(crate) fn clean_up_on_signals() -> Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     thread::Builder::new()
         .name("signals".to_owned())

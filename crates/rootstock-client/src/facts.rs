@@ -1,12 +1,12 @@
 //! What an inspection found, as the API says it.
 
 use rootstock_api::{FsFacts, ImageFacts, PartitionFacts};
-use rootstock_image::inspect::DiskReport;
+use rootstock_image::inspect::{DiskReport, PartitionReport, TableKind};
 
 /// The facts of a disk that was inspected.
 #[must_use]
 pub fn facts(report: &DiskReport) -> ImageFacts {
-    let partition = |partition: &rootstock_image::inspect::PartitionReport| PartitionFacts {
+    let partition = |partition: &PartitionReport| PartitionFacts {
         number: partition.number,
         start_bytes: partition.start_bytes,
         len_bytes: partition.len_bytes,
@@ -22,7 +22,12 @@ pub fn facts(report: &DiskReport) -> ImageFacts {
         }),
     };
     ImageFacts {
-        table: report.table.to_string(),
+        table: match report.table {
+            TableKind::None => "none",
+            TableKind::Mbr => "mbr",
+            TableKind::Gpt => "gpt",
+        }
+        .to_owned(),
         partitions: report.partitions.iter().map(partition).collect(),
         kernels: report.kernels.clone(),
         os: report.os.clone(),

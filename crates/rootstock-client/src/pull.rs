@@ -18,6 +18,7 @@ use std::{
     thread,
 };
 
+use ed25519_dalek::VerifyingKey;
 use rootstock_api::{
     Records,
     record::{FETCH_MAX, RecordError},
@@ -28,7 +29,7 @@ use rootstock_core::{
 use rootstock_image::{
     frame::{Codec, Decoder, FrameError},
     manifest::{Descend, LookupError, Manifest, ManifestError, PageSource, Visit},
-    seal::{Seal, VerifyingKey},
+    seal::Seal,
 };
 
 use crate::{Client, ClientError};
@@ -259,12 +260,20 @@ fn check_seal(
     version: VersionNumber,
     manifest: &Manifest,
 ) -> Result<(), String> {
-    let key: VerifyingKey = key.parse().map_err(|_| "its key cannot be read".to_owned())?;
-    let seal: Seal = seal
-        .parse()
-        .map_err(|_| "its signature cannot be read".to_owned())?;
-    seal.verify(&key, image, version, manifest.id())
+    let key = from_hex(key)
+        .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
+        .and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok())
+        .ok_or("the site's key cannot be read")?;
+    let seal = from_hex(seal).ok_or("its seal is not hexadecimal")?;
+    Seal::decode(&seal)
+        .and_then(|seal| seal.verify_for(&key, image, version, manifest.id()))
         .map_err(|error| error.to_string())
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let pair = |pair: &[u8]| Some((digit(pair[0])? << 4 | digit(*pair.get(1)?)?) as u8);
+    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 /// Manifest pages from the daemon.
@@ -366,6 +375,15 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hex_is_read() {
+        assert_eq!(from_hex("00fF"), Some(vec![0, 255]));
+        assert_eq!(from_hex(""), Some(Vec::new()));
+        for bad in ["0", "0g", "é0"] {
+            assert_eq!(from_hex(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn zeros_are_not_written() {

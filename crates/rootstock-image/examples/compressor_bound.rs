@@ -15,7 +15,9 @@ use rootstock_core::{
 use rootstock_image::frame::Encoder;
 
 fn main() -> io::Result<()> {
-    let path = std::env::args_os().nth(1).ok_or(io::ErrorKind::InvalidInput)?;
+    let path = std::env::args_os()
+        .nth(1)
+        .ok_or(io::ErrorKind::InvalidInput)?;
     let disk = std::fs::File::open(path)?;
     let mut chunks = Vec::new();
     let mut chunk = vec![0; CHUNK_BYTES as usize];

@@ -25,8 +25,12 @@ mod mbr;
 mod signature;
 mod swap;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use facts::KERNELS_MAX;
+
+use free::FreeSet;
 
 /// What is to become of space that a file system does not use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,48 +120,31 @@ pub fn inspect(disk: &dyn ReadAt, keep: FreeSpace) -> io::Result<DiskReport> {
     let disk_bytes = disk.len_bytes();
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
     let whole = Grid::whole(disk_bytes).map_err(invalid)?;
-    let found = table::read(disk)?;
+    let mut table = table::read(disk)?;
     let mut report = DiskReport {
         grid: whole,
-        table: found.kind,
-        partitions: Vec::new(),
+        table: table.kind,
+        partitions: table.entries.iter().map(PartitionReport::new).collect(),
         free: Extents::new(),
         kernels: Vec::new(),
         os: None,
-        notes: found.notes,
+        notes: std::mem::take(&mut table.notes),
     };
-    for entry in &found.entries {
-        report.partitions.push(PartitionReport {
-            number: entry.number,
-            start_bytes: entry.range.start,
-            len_bytes: entry.range.len,
-            type_name: entry.type_name.clone(),
-            name: entry.name.clone(),
-            fs: None,
-        });
-    }
-    if found.kind == TableKind::None {
-        report.partitions.push(PartitionReport {
-            number: 0,
-            start_bytes: 0,
-            len_bytes: disk_bytes,
-            type_name: "whole disk".into(),
-            name: None,
-            fs: None,
-        });
-    } else if found.usable {
-        let regions = regions(disk_bytes, &found);
-        match Grid::new(disk_bytes, regions) {
+    if table.kind == TableKind::None {
+        report.partitions = vec![PartitionReport::whole_disk(disk_bytes)];
+    } else if table.usable {
+        match Grid::new(disk_bytes, regions(disk_bytes, &table)) {
             Ok(grid) => report.grid = grid,
             Err(error) => {
-                report.notes.push(format!("the disk is kept whole: {error}"));
+                let note = format!("the disk is kept whole: {error}");
+                report.notes.push(note);
                 return Ok(report);
             }
         }
     } else {
         return Ok(report);
     }
-    let mut free = free::FreeSet::new();
+    let mut free = FreeSet::new();
     let mut facts = facts::Facts::default();
     for partition in &mut report.partitions {
         let window = Window::new(disk, partition.start_bytes, partition.len_bytes);
@@ -169,28 +156,47 @@ pub fn inspect(disk: &dyn ReadAt, keep: FreeSpace) -> io::Result<DiskReport> {
             facts.gather(&window)?;
         }
         if keep == FreeSpace::Drop {
-            for range in found.free.iter() {
-                let start = partition.start_bytes + range.start;
-                free.insert(ByteRange::new(start, range.len));
-            }
+            free.absorb(&found.free, partition.start_bytes);
         }
     }
     if report.table == TableKind::None {
         report.partitions.retain(|disk| disk.fs.is_some());
     }
-    if let Some(note) = free.note() {
-        report.notes.push(note);
-    }
+    report.notes.extend(free.note());
     report.free = free.into_extents();
     (report.kernels, report.os) = facts.finish();
     Ok(report)
+}
+
+impl PartitionReport {
+    fn new(entry: &table::Entry) -> Self {
+        Self {
+            number: entry.number,
+            start_bytes: entry.range.start,
+            len_bytes: entry.range.len,
+            type_name: entry.type_name.clone(),
+            name: entry.name.clone(),
+            fs: None,
+        }
+    }
+
+    fn whole_disk(disk_bytes: u64) -> Self {
+        Self {
+            number: 0,
+            start_bytes: 0,
+            len_bytes: disk_bytes,
+            type_name: "whole disk".into(),
+            name: None,
+            fs: None,
+        }
+    }
 }
 
 /// What was found in a partition.
 struct Found {
     report: FsReport,
     /// In bytes of the partition.
-    free: Extents,
+    free: FreeSet,
     /// Whether its geometry was found sound enough to look for files.
     readable_ext: bool,
 }
@@ -227,7 +233,7 @@ fn file_system(window: &Window<'_>) -> io::Result<Option<Found>> {
             kind: first.name().into(),
             ..FsReport::default()
         },
-        free: Extents::new(),
+        free: FreeSet::new(),
         readable_ext: false,
     };
     let outcome = if others.is_empty() {
@@ -251,7 +257,7 @@ fn file_system(window: &Window<'_>) -> io::Result<Option<Found>> {
         Ok(()) => {}
         Err(Refusal::Io(error)) => return Err(error),
         Err(Refusal::Kept(why)) => {
-            found.free = Extents::new();
+            found.free = FreeSet::new();
             found.report.kept_whole_because = Some(why);
         }
     }
@@ -296,4 +302,31 @@ fn regions(disk_bytes: u64, table: &table::Table) -> Vec<Region> {
     let rest = ByteRange::new(end_bytes, disk_bytes - end_bytes);
     push(rest, RegionKind::Gap);
     regions
+}
+
+/// A UUID as text, if it is not all zero.
+fn uuid_text(uuid: &[u8; 16]) -> Option<String> {
+    if *uuid == [0; 16] {
+        return None;
+    }
+    let mut text = String::with_capacity(36);
+    for (at, byte) in uuid.iter().enumerate() {
+        if matches!(at, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    Some(text)
+}
+
+/// A label of a fixed field as text: up to the first NUL, without control
+/// characters and without the blanks it is filled with.
+fn label_text(field: &[u8]) -> Option<String> {
+    let end = field.iter().position(|byte| *byte == 0);
+    let text: String = String::from_utf8_lossy(&field[..end.unwrap_or(field.len())])
+        .chars()
+        .filter(|c| !c.is_control())
+        .collect();
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
 }

@@ -6,7 +6,9 @@
 mod fields;
 pub mod frame;
 pub mod grid;
+pub mod inspect;
 pub mod manifest;
 pub mod read_at;
+pub mod seal;
 
 pub use read_at::ReadAt;

@@ -14,6 +14,8 @@ mod build;
 mod diff;
 mod document;
 mod page;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 pub use build::{BuildError, ManifestBuilder, NoPages, NoSuchPage};

@@ -176,7 +176,7 @@ impl<S: Read + Write> Client<S> {
         loop {
             let chunk = self.chunk(request.cookie)?;
             match chunk.kind {
-                chunk::NONE => {}
+                chunk::NONE => failure = chunk.failure().or(failure),
                 chunk::BLOCK_STATUS => {
                     let payload = self.payload(chunk.len, 4 + 8 * EXTENTS_MAX)?;
                     extents = codec::block_status(payload, len_bytes)
@@ -329,7 +329,7 @@ impl<S: Read + Write> Client<S> {
         for _ in 0..CHUNKS_MAX {
             let chunk = self.chunk(request.cookie)?;
             match chunk.kind {
-                chunk::NONE => {}
+                chunk::NONE => failure = chunk.failure().or(failure),
                 chunk::OFFSET_DATA | chunk::OFFSET_HOLE => {
                     self.content(&chunk, offset, buffer, &mut filled)?;
                 }
@@ -374,8 +374,10 @@ impl<S: Read + Write> Client<S> {
         } else {
             12
         };
-        if (chunk.len as usize) < head_len {
-            return Err(ClientError::protocol("a content chunk cut short"));
+        if (chunk.len as usize) < head_len
+            || (chunk.kind == chunk::OFFSET_HOLE && chunk.len as usize != head_len)
+        {
+            return Err(ClientError::protocol("a content chunk of a wrong length"));
         }
         self.stream
             .read_exact(&mut head[..head_len])
@@ -386,7 +388,10 @@ impl<S: Read + Write> Client<S> {
         };
         let place = be64(&head)
             .checked_sub(start)
-            .filter(|at| at.checked_add(len).is_some_and(|end| end <= buffer.len() as u64))
+            .filter(|at| {
+                at.checked_add(len)
+                    .is_some_and(|end| end <= buffer.len() as u64)
+            })
             .filter(|at| filled.within(ByteRange::new(*at, len)).next().is_none())
             .ok_or_else(|| ClientError::protocol("bytes outside what was asked"))?;
         filled.insert(ByteRange::new(place, len));

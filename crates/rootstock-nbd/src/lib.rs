@@ -17,6 +17,9 @@ pub mod proto;
 pub mod reply;
 pub mod request;
 
+#[cfg(test)]
+mod loopback;
+
 pub use buffer::InputBuffer;
 pub use negotiation::{
     Agreement, ExportInfo, ExportRefusal, Negotiation, NegotiationError, Progress, Purpose,

@@ -242,9 +242,7 @@ mod tests {
             ),
             (
                 hex(|out| data(out, Extended, TAG, Last::Done, 0x1200, 512)),
-                format!(
-                    "6e8a278c00010001{cookie}000000000000100000000000000002080000000000001200"
-                ),
+                format!("6e8a278c00010001{cookie}000000000000100000000000000002080000000000001200"),
             ),
         ];
         for (got, expected) in cases {

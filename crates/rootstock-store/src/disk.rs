@@ -134,6 +134,9 @@ pub fn is_full(error: &io::Error) -> bool {
     )
 }
 
+/// Parts that one system call takes (Linux `UIO_MAXIOV`).
+const PARTS_MAX: usize = 1024;
+
 /// Mode of new files: images hold secrets, only the daemon reads them.
 const FILE_MODE: u32 = 0o600;
 
@@ -257,7 +260,8 @@ impl DiskFile for RealFile {
         let mut parts = &mut owned[..];
         IoSlice::advance_slices(&mut parts, 0);
         while !parts.is_empty() {
-            match rustix::io::pwritev(&self.0, parts, offset_bytes) {
+            let some = &parts[..parts.len().min(PARTS_MAX)];
+            match rustix::io::pwritev(&self.0, some, offset_bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     offset_bytes += written as u64;

@@ -14,7 +14,7 @@ use crate::disk::sim::flatten;
 mod directory;
 mod faulty;
 
-pub use directory::DirectoryObjects;
+pub use directory::{DirectoryObjects, FILES_OPEN_MAX};
 pub use faulty::FaultyObjects;
 
 /// An object's key and length.
@@ -55,7 +55,8 @@ pub trait Objects: Send + Sync {
     /// The back end's error.
     fn list(&self, prefix: &str) -> io::Result<Vec<ObjectInfo>>;
 
-    /// Takes an object away; that there is none is no error.
+    /// Takes an object away; that there is none is no error. After a crash it
+    /// may be back, whole.
     ///
     /// # Errors
     /// The back end's error.

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 
 use bytes::Bytes;
-use rootstock_core::{BLOCK_BYTES, ByteRange};
+use rootstock_core::ByteRange;
 
 /// Length in bytes of the page of zeros that zero runs are sent from.
 pub const ZEROES_BYTES: usize = 64 * 1024;
@@ -393,12 +393,6 @@ impl StatusList {
     pub(crate) fn finish(self) -> Vec<StatusExtent> {
         self.extents
     }
-}
-
-/// The whole blocks inside a range, as block numbers.
-pub(crate) fn whole_blocks(range: ByteRange) -> std::ops::Range<u64> {
-    let first = range.start.div_ceil(BLOCK_BYTES);
-    first..(range.end() / BLOCK_BYTES).max(first)
 }
 
 #[cfg(test)]

@@ -4,5 +4,11 @@
 //! all read through [`BlockDevice`].
 
 pub mod device;
+mod overlay;
+mod view;
+mod volume;
 
 pub use device::{BlockDevice, BlockError, Segment, Segments, StatusExtent, Zero};
+pub use overlay::{OpenError, OverlayOptions};
+pub use view::SnapshotView;
+pub use volume::{Base, ResizeError, Volume, VolumeStats};

@@ -1,2 +1,15 @@
-//! The administrator's binary.
-fn main() {}
+//! The administrator's binary: `rootstock <noun> <verb>`, and the daemon.
+
+mod cli;
+mod command;
+mod error;
+mod output;
+mod progress;
+mod session;
+mod source;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

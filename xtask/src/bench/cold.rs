@@ -17,7 +17,7 @@ const RIVAL: &str = "qemu-nbd, zstd qcow2";
 /// The chunk cache in the cold rows: small, so that nothing stays.
 const CACHE_MIB: u64 = 64;
 
-pub fn run(bench: &mut Bench) -> Result<()> {
+pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let source = source::gigabyte(bench)?;
     let data = bench.scratch("cold-data");
     let daemon = Daemon::start(bench, &data, CACHE_MIB)?;

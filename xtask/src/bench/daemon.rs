@@ -14,16 +14,16 @@ use super::{
 };
 
 /// A running daemon and how to reach it.
-pub struct Daemon {
-    pub server: Server,
-    pub nbd_port: u16,
+pub(crate) struct Daemon {
+    pub(crate) server: Server,
+    pub(crate) nbd_port: u16,
     binary: PathBuf,
     socket: PathBuf,
 }
 
 impl Daemon {
     /// Starts a daemon on `data`, which may hold an earlier one's state.
-    pub fn start(bench: &Bench, data: &Path, cache_mib: u64) -> Result<Self> {
+    pub(crate) fn start(bench: &Bench, data: &Path, cache_mib: u64) -> Result<Self> {
         std::fs::create_dir_all(data)?;
         let socket = data.with_extension("sock");
         let nbd_port = process::free_port()?;
@@ -47,20 +47,20 @@ impl Daemon {
     }
 
     /// The administrator's command, pointed at this daemon.
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
         command.env("ROOTSTOCK_API", format!("unix:{}", self.socket.display()));
         command
     }
 
     /// Imports an image and returns the seconds it took.
-    pub fn import(&self, name: &str, source: &Path) -> Result<f64> {
+    pub(crate) fn import(&self, name: &str, source: &Path) -> Result<f64> {
         process::run(self.command().args(["image", "import", name]).arg(source).arg("--json"))
             .context("importing")
     }
 
     /// The NBD URI of an export.
-    pub fn uri(&self, export: &str) -> String {
+    pub(crate) fn uri(&self, export: &str) -> String {
         format!("nbd://127.0.0.1:{}/{export}", self.nbd_port)
     }
 }

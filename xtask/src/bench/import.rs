@@ -12,7 +12,7 @@ use super::{
     source,
 };
 
-pub fn run(bench: &mut Bench) -> Result<()> {
+pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let disk = source::filled_disk(bench)?;
     let mut seconds: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let mut stored: BTreeMap<String, Vec<f64>> = BTreeMap::new();

@@ -23,7 +23,7 @@ const CONNECTIONS: u32 = 200;
 /// The chunk cache while memory is measured, in MiB: it comes on top of the bound.
 const CACHE_MIB: u64 = 64;
 
-pub fn run(bench: &mut Bench) -> Result<()> {
+pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     sparse_import(bench)?;
     connections(bench)
 }

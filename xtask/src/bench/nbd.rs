@@ -58,7 +58,7 @@ struct Candidate {
     write_uri: String,
 }
 
-pub fn run(bench: &mut Bench) -> Result<()> {
+pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let source = source::gigabyte(bench)?;
     let data = bench.scratch("nbd-data");
     // The cache holds the whole gigabyte: these rows are about warm reads.

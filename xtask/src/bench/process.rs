@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 const READY_SECONDS_MAX: u64 = 30;
 
 /// Finds a tool on the path.
-pub fn find(tool: &str) -> Option<PathBuf> {
+pub(crate) fn find(tool: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     // Administrators' tools are not on every user's path.
     std::env::split_paths(&path)
@@ -24,19 +24,19 @@ pub fn find(tool: &str) -> Option<PathBuf> {
 }
 
 /// The cargo that runs this xtask.
-pub fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
 /// Runs a command to its end and returns its wall-clock seconds.
-pub fn run(command: &mut Command) -> Result<f64> {
+pub(crate) fn run(command: &mut Command) -> Result<f64> {
     let start = Instant::now();
     output(command)?;
     Ok(start.elapsed().as_secs_f64())
 }
 
 /// Runs a command to its end and returns what it printed.
-pub fn output(command: &mut Command) -> Result<String> {
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let shown = format!("{command:?}");
     let output = command.stdin(Stdio::null()).output().with_context(|| shown.clone())?;
     if !output.status.success() {
@@ -47,13 +47,13 @@ pub fn output(command: &mut Command) -> Result<String> {
 }
 
 /// A server that is ended, by its own process id, when dropped.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
 }
 
 impl Server {
     /// Starts a server and waits until `ready` says that it answers.
-    pub fn start(command: &mut Command, ready: impl Fn() -> bool) -> Result<Self> {
+    pub(crate) fn start(command: &mut Command, ready: impl Fn() -> bool) -> Result<Self> {
         let shown = format!("{command:?}");
         let child = command
             .stdin(Stdio::null())
@@ -73,7 +73,7 @@ impl Server {
     }
 
     /// Processor seconds used so far, user and system, of all its threads.
-    pub fn cpu_seconds(&self) -> Result<f64> {
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         // Fields are counted after the command's name, which may hold spaces.
         let fields: Vec<&str> = stat
@@ -87,17 +87,17 @@ impl Server {
     }
 
     /// The largest resident set so far, in bytes.
-    pub fn peak_bytes(&self) -> Result<u64> {
+    pub(crate) fn peak_bytes(&self) -> Result<u64> {
         peak_bytes_of(self.child.id())
     }
 
     /// The server's process id.
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Asks it to end, and waits until it has.
-    pub fn stop(mut self) -> Result<()> {
+    pub(crate) fn stop(mut self) -> Result<()> {
         run(Command::new("kill").arg(self.child.id().to_string()))?;
         self.child.wait()?;
         Ok(())
@@ -112,7 +112,7 @@ impl Drop for Server {
 }
 
 /// `VmHWM` of a process, in bytes.
-pub fn peak_bytes_of(id: u32) -> Result<u64> {
+pub(crate) fn peak_bytes_of(id: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
     let kib: u64 = status
         .lines()
@@ -124,23 +124,23 @@ pub fn peak_bytes_of(id: u32) -> Result<u64> {
 }
 
 /// A port that is free now.
-pub fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// Whether something listens on a local port.
-pub fn listens(port: u16) -> bool {
+pub(crate) fn listens(port: u16) -> bool {
     std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
 }
 
 /// Bytes that the files under `path` take on the disk.
-pub fn disk_bytes(path: &Path) -> Result<u64> {
+pub(crate) fn disk_bytes(path: &Path) -> Result<u64> {
     let printed = output(Command::new("du").args(["-s", "--block-size=1"]).arg(path))?;
     Ok(printed.split_whitespace().next().context("du prints a number")?.parse()?)
 }
 
 /// Drops the page cache, so that the next reads come from the disk.
-pub fn drop_page_cache() -> Result<()> {
+pub(crate) fn drop_page_cache() -> Result<()> {
     output(&mut Command::new("sync"))?;
     std::fs::write("/proc/sys/vm/drop_caches", "1").context("dropping the page cache needs root")
 }

@@ -20,14 +20,14 @@ struct Figure {
 
 /// Whether a larger or a smaller figure is the better one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Better {
+pub(crate) enum Better {
     More,
     Less,
 }
 
 /// All figures of a run.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     machine: Machine,
     figures: Vec<Figure>,
     notes: Vec<String>,
@@ -41,10 +41,10 @@ struct Machine {
 }
 
 /// The name under which Rootstock's own figures are added.
-pub const ROOTSTOCK: &str = "rootstock";
+pub(crate) const ROOTSTOCK: &str = "rootstock";
 
 impl Report {
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo")?;
         let cpu = cpuinfo
             .lines()
@@ -56,7 +56,7 @@ impl Report {
     }
 
     /// Adds a row: each candidate's figures over the rounds.
-    pub fn add(
+    pub(crate) fn add(
         &mut self,
         row: &str,
         unit: &'static str,
@@ -78,13 +78,13 @@ impl Report {
     }
 
     /// Adds a sentence that the figures need.
-    pub fn note(&mut self, text: String) {
+    pub(crate) fn note(&mut self, text: String) {
         println!("  {text}");
         self.notes.push(text);
     }
 
     /// Prints the table.
-    pub fn print(&self) {
+    pub(crate) fn print(&self) {
         let Machine { cpu, cores, kernel } = &self.machine;
         println!("\n{cpu}, {cores} cores, Linux {kernel}");
         let mut last = "";
@@ -103,7 +103,7 @@ impl Report {
     }
 
     /// Writes everything, the single rounds too.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir)?;
         }
@@ -117,7 +117,7 @@ fn number(value: f64) -> String {
 }
 
 /// The middle one of the figures, or the mean of the middle two.
-pub fn median(figures: &[f64]) -> f64 {
+pub(crate) fn median(figures: &[f64]) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;

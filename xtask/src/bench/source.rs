@@ -14,7 +14,7 @@ use super::{Bench, process};
 const TREES: [&str; 4] = ["/usr/lib", "/usr/share", "/usr/bin", "/usr/local"];
 
 /// A disk with a GPT and one ext4 partition, filled with real files.
-pub fn filled_disk(bench: &Bench) -> Result<PathBuf> {
+pub(crate) fn filled_disk(bench: &Bench) -> Result<PathBuf> {
     let disk = bench.scratch("disk.raw");
     if disk.exists() {
         return Ok(disk);
@@ -77,7 +77,7 @@ fn copy_tree(from: &Path, to: &Path, wanted: u64, copied: &mut u64) -> Result<()
 }
 
 /// 1 GiB of real data without holes, for the NBD servers.
-pub fn gigabyte(bench: &Bench) -> Result<PathBuf> {
+pub(crate) fn gigabyte(bench: &Bench) -> Result<PathBuf> {
     let file = bench.scratch("gigabyte.raw");
     if !file.exists() {
         let mut out = fs::File::create(&file)?;

@@ -2,7 +2,7 @@
 //!
 //! Sections are those of Microsoft's "FAT32 File System Specification" 1.03.
 
-use rootstock_core::{ByteRange, Extents};
+use rootstock_core::ByteRange;
 
 use super::{Found, Refusal, free::FreeSet, kept};
 use crate::{
@@ -132,7 +132,11 @@ impl Width {
         match self {
             Self::Fat12 => {
                 let pair = u16_at(index * 3 / 2);
-                if index % 2 == 0 { pair & 0xfff } else { pair >> 4 }
+                if index.is_multiple_of(2) {
+                    pair & 0xfff
+                } else {
+                    pair >> 4
+                }
             }
             Self::Fat16 => u16_at(index * 2),
             // The upper four bits are not part of the entry.
@@ -189,7 +193,7 @@ fn check(window: &Window<'_>, volume: &Volume, width: Width) -> Result<(), Refus
 
 /// Free clusters: where, and how many.
 struct Free {
-    set: Extents,
+    set: FreeSet,
     count: u64,
 }
 
@@ -236,10 +240,7 @@ fn free_clusters(window: &Window<'_>, volume: &Volume, width: Width) -> Result<F
         }
         first = last;
     }
-    Ok(Free {
-        set: set.into_extents(),
-        count,
-    })
+    Ok(Free { set, count })
 }
 
 /// Where the clusters `start..end` are; the first one has number 2.

@@ -33,6 +33,14 @@ impl FreeSet {
         }
     }
 
+    /// Adds another set, moved by so many bytes.
+    pub(super) fn absorb(&mut self, other: &Self, offset_bytes: u64) {
+        self.kept_bytes += other.kept_bytes;
+        for range in other.set.iter() {
+            self.insert(ByteRange::new(offset_bytes + range.start, range.len));
+        }
+    }
+
     pub(super) fn into_extents(self) -> Extents {
         self.set
     }

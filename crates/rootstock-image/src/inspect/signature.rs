@@ -42,8 +42,16 @@ const MAGICS: [(usize, &[u8], Signature); 25] = [
     (4086, b"ULSUSPEND\0", Signature::Swap),
     (4086, b"LINHIB0001", Signature::Swap),
     (8182, b"SWAPSPACE2", Signature::Other("swap of 8 KiB pages")),
-    (16374, b"SWAPSPACE2", Signature::Other("swap of 16 KiB pages")),
-    (65526, b"SWAPSPACE2", Signature::Other("swap of 64 KiB pages")),
+    (
+        16374,
+        b"SWAPSPACE2",
+        Signature::Other("swap of 16 KiB pages"),
+    ),
+    (
+        65526,
+        b"SWAPSPACE2",
+        Signature::Other("swap of 64 KiB pages"),
+    ),
     (0, b"XFSB", Signature::Other("xfs")),
     (3, b"NTFS    ", Signature::Other("ntfs")),
     (3, b"EXFAT   ", Signature::Other("exfat")),
@@ -64,6 +72,10 @@ const MAGICS: [(usize, &[u8], Signature); 25] = [
 /// All that the beginning of a partition says it is.
 pub(super) fn find(window: &Window<'_>) -> io::Result<Vec<Signature>> {
     let len = window.len_bytes().min(HEAD_BYTES as u64) as usize;
+    if len == 0 {
+        // A partition that begins past the disk's end has no place to read at.
+        return Ok(Vec::new());
+    }
     let mut head = vec![0; len];
     window.read_exact_at(0, &mut head)?;
     let mut found: Vec<Signature> = Vec::new();

@@ -1,10 +1,6 @@
 //! Makes manifests: from nothing, or from a parent and what changed.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    ops::{Bound, RangeBounds},
-};
+use std::{collections::BTreeMap, convert::Infallible};
 
 use rootstock_core::ChunkId;
 
@@ -108,9 +104,6 @@ impl<P: PageSource> ManifestBuilder<P> {
     /// When the disk has no such chunk.
     pub fn set(&mut self, index: u64, id: ChunkId) {
         let region = self.base.grid.region_of_chunk(index);
-        if id.is_zero() && self.base.roots[region].is_zero() && self.leaves.is_empty() {
-            return;
-        }
         let local = index - self.base.grid.region_first_chunk(region);
         let slot = (local % PAGE_ENTRIES) as u16;
         let key = (region, local / PAGE_ENTRIES);
@@ -220,11 +213,7 @@ impl<P: PageSource, S, F: FnMut(ChunkId, &[u8]) -> Result<(), S>> Tree<'_, P, F>
     /// set.
     fn touched(&self, level: u8, first: u64) -> Vec<u64> {
         let leaf = |chunk: u64| (self.region, chunk / PAGE_ENTRIES);
-        let range = (
-            Bound::Included(leaf(first)),
-            Bound::Excluded(leaf(first + chunks_under(level))),
-        );
-        debug_assert!(range.contains(&leaf(first)));
+        let range = leaf(first)..leaf(first + chunks_under(level));
         let slot = |leaf: u64| (leaf * PAGE_ENTRIES - first) / chunks_under(level - 1);
         let mut slots: Vec<u64> = self
             .leaves

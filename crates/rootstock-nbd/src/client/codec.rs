@@ -54,6 +54,13 @@ pub struct Chunk {
     pub simple_error: Option<ErrorCode>,
 }
 
+impl Chunk {
+    /// The error of a simple reply, with the text it cannot have.
+    pub(super) fn failure(&self) -> Option<(ErrorCode, String)> {
+        self.simple_error.map(|code| (code, String::new()))
+    }
+}
+
 /// A reply's header and its cookie: 16 bytes of a simple reply, 20 of a
 /// structured one. `None` when it is neither.
 #[must_use]

@@ -263,16 +263,15 @@ impl DiskFile for SimFile {
         let mut state = self.disk.lock();
         let end = offset_bytes + data.len() as u64;
         let growth = end.saturating_sub(state.inode(self.id).content.len() as u64);
-        let full = state
-            .capacity_bytes
-            .is_some_and(|capacity| state.used_bytes() + growth > capacity);
+        let free = state.capacity_bytes.map_or(u64::MAX, |capacity| {
+            capacity.saturating_sub(state.used_bytes())
+        });
         let change = |data: &[u8]| Change::Write(offset_bytes, data.to_vec());
         match state.begin() {
-            Ok(_) if full => {
-                let part = &data[..data.len() / 2 / 512 * 512];
-                if growth == 0 {
-                    state.inode(self.id).apply(change(part));
-                }
+            Ok(_) if growth > free => {
+                let lacking = (growth - free).min(data.len() as u64) as usize;
+                let part = &data[..data.len() - lacking];
+                state.inode(self.id).apply(change(part));
                 Err(no_space())
             }
             Ok(cut) => {
@@ -557,22 +556,31 @@ impl Inode {
             1 => return self.content.clone(),
             _ => {}
         }
-        let mut stages = vec![self.durable.clone()];
-        for change in &self.pending {
-            let mut next = stages[stages.len() - 1].clone();
-            change.apply_to(&mut next);
-            stages.push(next);
-        }
-        let pick = |rng: &mut Rng| rng.below(stages.len() as u64) as usize;
-        let mut result = vec![0; stages[pick(rng)].len()];
-        for (index, sector) in result.chunks_mut(SECTOR_BYTES as usize).enumerate() {
-            let start = index * SECTOR_BYTES as usize;
-            let source = &stages[pick(rng)];
-            let len = source.len().saturating_sub(start).min(sector.len());
-            if len > 0 {
-                sector[..len].copy_from_slice(&source[start..start + len]);
+        // A sector has all changes up to one of its own: what the page cache
+        // held when the sector was last written back.
+        let sector_bytes = SECTOR_BYTES as usize;
+        let stages = self.pending.len() as u64 + 1;
+        let len_stage = rng.below(stages);
+        let mut len = self.durable.len();
+        let mut len_max = len;
+        let mut now = len;
+        for (stage, change) in (1..).zip(&self.pending) {
+            now = change.len_after(now);
+            len_max = len_max.max(now);
+            if stage == len_stage {
+                len = now;
             }
         }
+        let mut result = self.durable.clone();
+        result.resize(len_max, 0);
+        let stops: Vec<u64> = (0..len_max.div_ceil(sector_bytes))
+            .map(|_| rng.below(stages))
+            .collect();
+        for (stage, change) in (1..).zip(&self.pending) {
+            let reached = |at: usize| stops[at / sector_bytes] >= stage;
+            change.apply_where(&mut result, reached);
+        }
+        result.truncate(len);
         result
     }
 }
@@ -584,6 +592,39 @@ enum Change {
 }
 
 impl Change {
+    fn len_after(&self, len: usize) -> usize {
+        match self {
+            Self::Write(offset, data) => len.max(*offset as usize + data.len()),
+            Self::SetLen(len) => *len as usize,
+            Self::Punch(_) => len,
+        }
+    }
+
+    /// Applies the change to the sectors whose bytes `reached` names; the
+    /// length of `content` is fixed and enough.
+    fn apply_where(&self, content: &mut [u8], reached: impl Fn(usize) -> bool) {
+        let (start, end) = match self {
+            Self::Write(offset, data) => (*offset as usize, *offset as usize + data.len()),
+            Self::SetLen(len) => (*len as usize, content.len()),
+            Self::Punch(range) => (range.start as usize, range.end() as usize),
+        };
+        let mut at = start;
+        let end = end.min(content.len());
+        while at < end {
+            let sector_end = (at / SECTOR_BYTES as usize + 1) * SECTOR_BYTES as usize;
+            let until = sector_end.min(end);
+            if reached(at) {
+                match self {
+                    Self::Write(_, data) => {
+                        content[at..until].copy_from_slice(&data[at - start..until - start]);
+                    }
+                    Self::SetLen(_) | Self::Punch(_) => content[at..until].fill(0),
+                }
+            }
+            at = until;
+        }
+    }
+
     fn apply_to(&self, content: &mut Vec<u8>) {
         match self {
             Self::Write(offset, data) => {

@@ -35,6 +35,8 @@ pub struct DirectoryObjects {
     /// Directories known to be there, and durable.
     known_dirs: Mutex<HashSet<String>>,
     open_files: Cache<String, Arc<dyn DiskFile>>,
+    /// Held while a name and its open file must agree.
+    naming: Mutex<()>,
 }
 
 impl DirectoryObjects {
@@ -50,6 +52,7 @@ impl DirectoryObjects {
             next_incoming: AtomicU64::new(0),
             known_dirs: Mutex::default(),
             open_files: Cache::new(FILES_OPEN_MAX),
+            naming: Mutex::default(),
         };
         if !dir.is_empty() {
             objects.make_dir(dir)?;
@@ -96,11 +99,23 @@ impl DirectoryObjects {
         file.sync_data()
     }
 
+    fn name(&self, key: &str, incoming: &str, path: &str) -> io::Result<()> {
+        let _naming = self.naming();
+        self.disk.rename(incoming, path)?;
+        self.open_files.remove(key);
+        Ok(())
+    }
+
+    fn naming(&self) -> MutexGuard<'_, ()> {
+        self.naming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn file(&self, key: &str) -> io::Result<Arc<dyn DiskFile>> {
         if let Some(file) = self.open_files.get(key) {
             return Ok(file);
         }
         check_key(key)?;
+        let _naming = self.naming();
         let file: Arc<dyn DiskFile> = self.disk.open(&self.path(key))?.into();
         self.open_files.insert(key.to_owned(), Arc::clone(&file));
         Ok(file)
@@ -136,13 +151,12 @@ impl Objects for DirectoryObjects {
         let path = self.path(key);
         let written = self
             .write_incoming(&incoming, parts)
-            .and_then(|()| self.disk.rename(&incoming, &path));
+            .and_then(|()| self.name(key, &incoming, &path));
         if let Err(error) = written {
             // Its space is wanted back now; the next start tries again.
             let _ = self.disk.remove(&incoming);
             return Err(error);
         }
-        self.open_files.remove(key);
         self.disk.sync_dir(parent(&path))
     }
 
@@ -165,6 +179,7 @@ impl Objects for DirectoryObjects {
 
     fn delete(&self, key: &str) -> io::Result<()> {
         check_key(key)?;
+        let _naming = self.naming();
         self.open_files.remove(key);
         match self.disk.remove(&self.path(key)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -68,9 +68,7 @@ pub enum ReadError {
         chunk: ChunkId,
     },
     /// What is stored is not what was put.
-    #[error(
-        "{0}: import the same image again, or restore the pack from a backup, to mend it"
-    )]
+    #[error("{0}: import the same image again, or restore the pack from a backup, to mend it")]
     Damaged(Damage),
     /// The disk did not give it.
     #[error("cannot read chunk {chunk} from pack {pack} at byte {offset_bytes}: check the disk")]
@@ -102,7 +100,7 @@ pub struct Damage {
 }
 
 /// What is wrong with a stored chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum DamageKind {
     /// The record's header is not the chunk's.
     #[error("its record's header changed")]
@@ -161,9 +159,6 @@ pub enum CollectError {
     /// Only one collection runs at a time.
     #[error("a collection is running already: wait for its end")]
     Busy,
-    /// The caller's progress function said so.
-    #[error("the collection was cancelled")]
-    Cancelled,
     /// A pack made of what is still needed could not be stored.
     #[error("cannot store what the collection wanted to keep")]
     Put(#[from] PutError),

@@ -185,8 +185,7 @@ impl<S: FnMut(&[u8]) -> std::io::Result<()>> Encoder<S> {
         if full {
             flags |= FLAG_FULL;
         }
-        let mut bytes =
-            Vec::with_capacity(PART_HEAD_BYTES + self.body.len() + PART_TAIL_BYTES);
+        let mut bytes = Vec::with_capacity(PART_HEAD_BYTES + self.body.len() + PART_TAIL_BYTES);
         bytes.extend_from_slice(PART_MAGIC);
         bytes.extend_from_slice(&flags.to_le_bytes());
         bytes.extend_from_slice(&sequence.to_le_bytes());
@@ -337,14 +336,18 @@ mod tests {
         }
     }
 
-    fn parts(fill: impl FnOnce(&mut Encoder<&mut dyn FnMut(&[u8]) -> std::io::Result<()>>)) -> Vec<Vec<u8>> {
+    fn parts(
+        fill: impl FnOnce(&mut Encoder<&mut dyn FnMut(&[u8]) -> std::io::Result<()>>),
+    ) -> Vec<Vec<u8>> {
         let mut parts = Vec::new();
         let mut sink = |part: &[u8]| {
             parts.push(part.to_vec());
             Ok(())
         };
-        let mut encoder =
-            Encoder::new(transaction(), &mut sink as &mut dyn FnMut(&[u8]) -> std::io::Result<()>);
+        let mut encoder = Encoder::new(
+            transaction(),
+            &mut sink as &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+        );
         fill(&mut encoder);
         encoder.finish().expect("a vector takes all");
         parts
@@ -389,7 +392,11 @@ mod tests {
             each_run(body, 1 << 40, |run| {
                 match run {
                     LoggedRun::Zero { blocks, .. } => zeros += blocks,
-                    LoggedRun::Data { first_block, first_slot, crcs } => {
+                    LoggedRun::Data {
+                        first_block,
+                        first_slot,
+                        crcs,
+                    } => {
                         assert_eq!(first_slot as usize, 5 + back.len());
                         assert_eq!(first_block as usize, (1 << 20) + back.len());
                         back.extend(crcs.chunks(4).map(|crc| u32_at(crc, 0)));

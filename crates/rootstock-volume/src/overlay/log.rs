@@ -214,6 +214,11 @@ impl Recorded {
     }
 }
 
+/// Whether a name in a volume's directory is that of a finished log file.
+pub(crate) fn is_log_name(name: &str) -> bool {
+    name.starts_with(NAME_PREFIX) && !name.ends_with(UNFINISHED_SUFFIX)
+}
+
 fn name_of(sequence: u64) -> String {
     format!("{NAME_PREFIX}{sequence:016x}")
 }
@@ -489,8 +494,8 @@ impl<'a> Reader<'a> {
         if offset + len as u64 > self.file_bytes {
             return Ok(None);
         }
-        let inside = offset >= self.start
-            && offset + len as u64 <= self.start + self.buffer.len() as u64;
+        let inside =
+            offset >= self.start && offset + len as u64 <= self.start + self.buffer.len() as u64;
         if !inside {
             let want = (self.file_bytes - offset).min(WINDOW_BYTES as u64);
             self.buffer.resize(want as usize, 0);

@@ -47,6 +47,11 @@ impl Slots {
         self.total - self.free
     }
 
+    /// One past the highest slot that the file has room for.
+    pub(super) fn total(&self) -> u32 {
+        self.total
+    }
+
     /// Takes 1 to `want` slots that follow each other: fewer than `want` only when
     /// free space is broken up, `None` when a data file cannot be longer.
     pub(super) fn take(&mut self, want: u32) -> Option<Range<u32>> {
@@ -142,7 +147,10 @@ impl Slots {
                 return Some(run);
             }
             from = run.end;
-            if longest.as_ref().is_none_or(|best| len > best.end - best.start) {
+            if longest
+                .as_ref()
+                .is_none_or(|best| len > best.end - best.start)
+            {
                 longest = Some(run);
             }
         }

@@ -1,0 +1,303 @@
+//! Sockets and connections: Unix and TLS, bounded, and closed gracefully.
+
+use std::{
+    fs, io,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream as StdUnixStream},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+};
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt as _;
+
+use super::auth::Peer;
+use crate::config::ApiAddress;
+
+/// Connections at once, to all of the API's addresses.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// How long a client may take for its TLS handshake, and for a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most headers of a request.
+const HEADERS_MAX: usize = 64;
+
+/// How long accepting rests after the system refused a connection, as when
+/// descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the API cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Another daemon answers on the socket.
+    #[error("another daemon is listening on {}: stop it, or choose another --api", path.display())]
+    Taken {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// There is something else at the socket's path.
+    #[error("{} is there and is no socket: remove it, or choose another --api", path.display())]
+    NoSocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot listen on {address}")]
+    Io {
+        /// Where.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A bound socket.
+enum Bound {
+    Unix(UnixListener, PathBuf),
+    Https(TcpListener, TlsAcceptor),
+}
+
+/// The API's sockets, bound and not yet served.
+pub(crate) struct ApiServer {
+    bound: Vec<Bound>,
+    /// `HOST:PORT` of the HTTPS listeners, with the port that the system chose.
+    pub(crate) https: Vec<std::net::SocketAddr>,
+}
+
+impl ApiServer {
+    /// Binds all addresses, or none.
+    pub(crate) async fn bind(
+        addresses: &[ApiAddress],
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Result<Self, ListenError> {
+        let mut server = Self {
+            bound: Vec::new(),
+            https: Vec::new(),
+        };
+        for address in addresses {
+            let failed = |source| ListenError::Io {
+                address: address.to_string(),
+                source,
+            };
+            match (address, &tls) {
+                (ApiAddress::Unix(path), _) => {
+                    let listener = bind_unix(path)?;
+                    listener.set_nonblocking(true).map_err(failed)?;
+                    let listener = UnixListener::from_std(listener).map_err(failed)?;
+                    server.bound.push(Bound::Unix(listener, path.clone()));
+                }
+                (ApiAddress::Https(host), Some(tls)) => {
+                    let listener = TcpListener::bind(host).await.map_err(failed)?;
+                    server.https.push(listener.local_addr().map_err(failed)?);
+                    let acceptor = TlsAcceptor::from(Arc::clone(tls));
+                    server.bound.push(Bound::Https(listener, acceptor));
+                }
+                (ApiAddress::Https(_), None) => {
+                    return Err(failed(io::Error::other("there is no TLS certificate")));
+                }
+            }
+        }
+        Ok(server)
+    }
+
+    /// Serves until `stop` is true, then finishes what is under way, for at most
+    /// `patience`. The sockets' files are removed.
+    pub(crate) async fn serve(
+        self,
+        router: Router,
+        mut stop: watch::Receiver<bool>,
+        patience: Duration,
+    ) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut listeners = JoinSet::new();
+        let mut sockets = Vec::new();
+        for bound in self.bound {
+            let serving = Serving {
+                router: router.clone(),
+                places: Arc::clone(&places),
+                stop: stop.clone(),
+                patience,
+            };
+            match bound {
+                Bound::Unix(listener, path) => {
+                    sockets.push(path);
+                    listeners.spawn(serving.unix(listener));
+                }
+                Bound::Https(listener, acceptor) => {
+                    listeners.spawn(serving.https(listener, acceptor));
+                }
+            }
+        }
+        // An error means that the sender is gone, which is a stop too.
+        let _ = stop.wait_for(|stop| *stop).await;
+        for path in sockets {
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "socket not removed");
+            }
+        }
+        while let Some(done) = listeners.join_next().await {
+            if let Err(error) = done {
+                tracing::error!(%error, "listener panicked");
+            }
+        }
+    }
+}
+
+/// Binds a Unix socket. A socket's file that nobody answers on is what a daemon
+/// left that was killed; it is replaced.
+pub(crate) fn bind_unix(
+    path: &Path,
+) -> Result<std::os::unix::net::UnixListener, ListenError> {
+    let failed = |source| ListenError::Io {
+        address: format!("unix:{}", path.display()),
+        source,
+    };
+    if let Ok(metadata) = fs::symlink_metadata(path) {
+        use std::os::unix::fs::FileTypeExt as _;
+        if !metadata.file_type().is_socket() {
+            return Err(ListenError::NoSocket {
+                path: path.to_owned(),
+            });
+        }
+        match StdUnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                fs::remove_file(path).map_err(failed)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            _ => {
+                return Err(ListenError::Taken {
+                    path: path.to_owned(),
+                });
+            }
+        }
+    }
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(failed)?;
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// What a listener needs to serve.
+#[derive(Clone)]
+struct Serving {
+    router: Router,
+    places: Arc<Semaphore>,
+    stop: watch::Receiver<bool>,
+    patience: Duration,
+}
+
+impl Serving {
+    async fn unix(self, listener: UnixListener) {
+        let mut connections = JoinSet::new();
+        let mut stop = self.stop.clone();
+        while let Some(place) = self.place(&mut stop).await {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        connections.spawn(self.clone().connection(stream, Peer::Local, place));
+                    }
+                    Err(error) => pause(&error).await,
+                },
+            }
+            while connections.try_join_next().is_some() {}
+        }
+        drop(listener);
+        self.finish(connections).await;
+    }
+
+    async fn https(self, listener: TcpListener, acceptor: TlsAcceptor) {
+        let mut connections = JoinSet::new();
+        let mut stop = self.stop.clone();
+        while let Some(place) = self.place(&mut stop).await {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let (serving, acceptor) = (self.clone(), acceptor.clone());
+                        connections.spawn(async move {
+                            // Latency matters more than the packets saved.
+                            let _ = stream.set_nodelay(true);
+                            let handshake = acceptor.accept(stream);
+                            match tokio::time::timeout(HEAD_TIMEOUT, handshake).await {
+                                Ok(Ok(stream)) => {
+                                    serving.connection(stream, Peer::Remote, place).await;
+                                }
+                                Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+                                Err(_) => tracing::debug!("TLS handshake timed out"),
+                            }
+                        });
+                    }
+                    Err(error) => pause(&error).await,
+                },
+            }
+            while connections.try_join_next().is_some() {}
+        }
+        drop(listener);
+        self.finish(connections).await;
+    }
+
+    /// A place for one more connection, unless the daemon stops first.
+    async fn place(&self, stop: &mut watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
+        let places = Arc::clone(&self.places);
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => None,
+            place = places.acquire_owned() => place.ok(),
+        }
+    }
+
+    async fn connection<S>(self, stream: S, peer: Peer, _place: OwnedSemaphorePermit)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let router = self.router;
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            router.clone().oneshot(request.map(Body::new))
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_headers(HEADERS_MAX)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let mut stop = self.stop;
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            _ = stop.wait_for(|stop| *stop) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "connection ended early");
+        }
+    }
+
+    /// Waits for the connections, and ends those that take too long.
+    async fn finish(self, mut connections: JoinSet<()>) {
+        let all = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.patience, all).await.is_err() {
+            tracing::warn!(left = connections.len(), "connections cut off at shutdown");
+            connections.shutdown().await;
+        }
+    }
+}
+
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "connection not accepted");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}

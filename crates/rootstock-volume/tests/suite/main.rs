@@ -1,0 +1,7 @@
+//! Volumes against a plain `Vec<u8>`, with power cuts, full disks and many threads.
+
+mod bench_disk;
+mod concurrent;
+mod crash;
+mod faults;
+mod model;

@@ -1,0 +1,58 @@
+//! `rootstock image`: images and their versions.
+
+mod delete;
+mod diff;
+mod export;
+mod history;
+mod import;
+mod list;
+mod show;
+mod tag;
+mod verify;
+
+use clap::Subcommand;
+
+use crate::session::Session;
+
+/// What can be done with images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Make a version of a disk image, a block device or standard input
+    Import(import::ImportArgs),
+    /// Write a version to a file: raw, qcow2, vmdk, vdi or vhdx
+    Export(export::ExportArgs),
+    /// List the images
+    #[command(visible_alias = "ls")]
+    List(list::ListArgs),
+    /// Show an image, or one of its versions in full
+    Show(show::ShowArgs),
+    /// Say what a machine that has one version must fetch for another
+    Diff(diff::DiffArgs),
+    /// Point a tag, such as production, at a version
+    Tag(tag::TagArgs),
+    /// Take a tag away
+    Untag(tag::UntagArgs),
+    /// Show what happened to an image
+    History(history::HistoryArgs),
+    /// Read a version anew and name what is damaged
+    Verify(verify::VerifyArgs),
+    /// Delete a version, or an image with all of them
+    #[command(visible_alias = "rm")]
+    Delete(delete::DeleteArgs),
+}
+
+/// Does what the command says.
+pub fn run(command: &ImageCommand, session: &Session) -> anyhow::Result<()> {
+    match command {
+        ImageCommand::Import(args) => import::run(args, session),
+        ImageCommand::Export(args) => export::run(args, session),
+        ImageCommand::List(args) => list::run(args, session),
+        ImageCommand::Show(args) => show::run(args, session),
+        ImageCommand::Diff(args) => diff::run(args, session),
+        ImageCommand::Tag(args) => tag::run(args, session),
+        ImageCommand::Untag(args) => tag::run_untag(args, session),
+        ImageCommand::History(args) => history::run(args, session),
+        ImageCommand::Verify(args) => verify::run(args, session),
+        ImageCommand::Delete(args) => delete::run(args, session),
+    }
+}

@@ -1,0 +1,90 @@
+//! `rootstock image diff`.
+
+use clap::Args;
+use rootstock_api::DiffReport;
+use rootstock_core::VersionSpec;
+
+use crate::{output, session::Session};
+
+/// What to compare.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  rootstock image diff lab@production lab@test")]
+pub struct DiffArgs {
+    /// The version that a machine has
+    from: VersionSpec,
+    /// The version that it is to get
+    to: VersionSpec,
+}
+
+/// Says what a holder of one version must fetch for another.
+pub fn run(args: &DiffArgs, session: &Session) -> anyhow::Result<()> {
+    let report = session.client()?.diff(&args.from, &args.to)?;
+    if session.json() {
+        return output::json(&report);
+    }
+    output::line(&text(&report))
+}
+
+fn text(report: &DiffReport) -> String {
+    let mut fields = vec![
+        (
+            "to fetch",
+            format!(
+                "{} in {} ({} unpacked), and {} of manifest pages",
+                output::bytes(report.fetch_bytes),
+                output::count(report.fetch_chunk_count, "chunk"),
+                output::bytes(report.fetch_raw_bytes),
+                output::bytes(report.fetch_page_bytes)
+            ),
+        ),
+        (
+            "changed",
+            format!(
+                "{} of the disk, at {}",
+                output::bytes(report.changed_bytes),
+                output::count(report.changed_chunk_count, "place")
+            ),
+        ),
+    ];
+    if report.from_disk_bytes != report.to_disk_bytes {
+        fields.push((
+            "disk",
+            format!(
+                "{} becomes {}",
+                output::bytes(report.from_disk_bytes),
+                output::bytes(report.to_disk_bytes)
+            ),
+        ));
+    }
+    format!(
+        "from {} to {}\n{}",
+        report.from,
+        report.to,
+        output::fields(&fields)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use insta::assert_snapshot;
+
+    #[test]
+    fn a_difference() {
+        let report = DiffReport {
+            from: "lab:1".parse().expect("a version"),
+            to: "lab:2".parse().expect("a version"),
+            changed_chunk_count: 1900,
+            changed_bytes: 498_000_000,
+            fetch_chunk_count: 1,
+            fetch_raw_bytes: 470_000_000,
+            fetch_bytes: 331_000_000,
+            fetch_page_bytes: 131_104,
+            from_disk_bytes: 8 << 30,
+            to_disk_bytes: 9 << 30,
+        };
+        assert_snapshot!(text(&report), @"");
+    }
+}

@@ -1,0 +1,204 @@
+//! `rootstock image show`.
+
+use clap::Args;
+use rootstock_api::{ImageDetail, PartitionFacts, VersionDetail, VersionSummary};
+use rootstock_core::{VersionSelector, VersionSpec};
+
+use crate::{
+    output::{self, Column},
+    session::Session,
+};
+
+/// What to show.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rootstock image show lab             all its versions
+  rootstock image show lab:3           one version: partitions, kernels, what it needs
+  rootstock image show lab@production")]
+pub struct ShowArgs {
+    /// The image, or a version of it: NAME, NAME:3 or NAME@tag
+    version: VersionSpec,
+}
+
+/// Shows an image or a version.
+pub fn run(args: &ShowArgs, session: &Session) -> anyhow::Result<()> {
+    let client = session.client()?;
+    if args.version.selector == VersionSelector::Latest {
+        let image = client.image(&args.version.image)?;
+        if session.json() {
+            return output::json(&image);
+        }
+        return output::line(&image_text(&image));
+    }
+    let version = client.version(&args.version)?;
+    if session.json() {
+        return output::json(&version);
+    }
+    output::line(&version_text(&version))
+}
+
+fn image_text(image: &ImageDetail) -> String {
+    let columns = [
+        Column::Text("VERSION"),
+        Column::Text("MADE"),
+        Column::Number("DISK"),
+        Column::Number("USED"),
+        Column::Number("ADDED"),
+        Column::Text("TAGS"),
+        Column::Text("MESSAGE"),
+    ];
+    let row = |version: &VersionSummary| {
+        vec![
+            format!("{}:{}", image.name, version.version),
+            output::time(&version.created),
+            output::bytes(version.disk_bytes),
+            output::bytes(version.used_bytes),
+            output::bytes(version.added_bytes),
+            tags(version),
+            output::or_dash(version.message.as_deref().map(first_line)),
+        ]
+    };
+    output::table(&columns, image.versions.iter().map(row).collect())
+}
+
+fn version_text(version: &VersionDetail) -> String {
+    let (summary, size, facts) = (&version.summary, &version.size, &version.facts);
+    let mut fields = vec![
+        ("version", format!("{}:{}", version.image, summary.version)),
+        ("tags", tags(summary)),
+        ("made", output::time(&summary.created)),
+        ("from", version.source.clone()),
+        ("parent", output::or_dash(version.parent.as_ref())),
+        ("disk", output::bytes(summary.disk_bytes)),
+        ("used", output::bytes(summary.used_bytes)),
+        (
+            "unique",
+            format!(
+                "{} ({} stored, freed if it is deleted)",
+                output::bytes(size.unique_bytes),
+                output::bytes(size.stored_unique_bytes)
+            ),
+        ),
+        (
+            "shared",
+            format!(
+                "{} with other versions",
+                output::bytes(size.shared_bytes)
+            ),
+        ),
+        (
+            "stored",
+            format!(
+                "{} in {}",
+                output::bytes(size.stored_bytes),
+                output::count(size.chunk_count, "chunk")
+            ),
+        ),
+        (
+            "left out",
+            format!("{} of free space", output::bytes(facts.dropped_free_bytes)),
+        ),
+        ("system", output::or_dash(facts.os.as_deref())),
+        (
+            "kernels",
+            output::or_dash((!facts.kernels.is_empty()).then(|| facts.kernels.join(", "))),
+        ),
+        ("manifest", version.manifest.to_string()),
+    ];
+    if !version.volumes.is_empty() {
+        fields.push(("volumes", version.volumes.join(", ")));
+    }
+    if let Some(message) = &summary.message {
+        fields.push(("message", message.clone()));
+    }
+    let mut text = output::fields(&fields);
+    if !facts.partitions.is_empty() {
+        text.push_str("\n\n");
+        text.push_str(&partitions(&facts.table, &facts.partitions));
+    }
+    text
+}
+
+fn partitions(table: &str, partitions: &[PartitionFacts]) -> String {
+    let columns = [
+        Column::Text("PARTITION"),
+        Column::Number("START"),
+        Column::Number("SIZE"),
+        Column::Text("TYPE"),
+        Column::Text("FILE SYSTEM"),
+        Column::Text("LABEL"),
+        Column::Number("USED"),
+        Column::Text("REMARK"),
+    ];
+    let row = |partition: &PartitionFacts| {
+        let fs = partition.fs.as_ref();
+        let number = match partition.number {
+            0 => "whole disk".to_owned(),
+            number => format!("{table} {number}"),
+        };
+        let remark = fs.and_then(|fs| fs.kept_whole_because.as_deref());
+        vec![
+            number,
+            output::bytes(partition.start_bytes),
+            output::bytes(partition.len_bytes),
+            partition.type_name.clone(),
+            output::or_dash(fs.map(|fs| fs.kind.as_str())),
+            output::or_dash(fs.and_then(|fs| fs.label.as_deref())),
+            output::or_dash(fs.and_then(|fs| fs.used_bytes).map(output::bytes)),
+            remark.map_or_else(String::new, |why| format!("kept whole: {why}")),
+        ]
+    };
+    output::table(&columns, partitions.iter().map(row).collect())
+}
+
+fn tags(version: &VersionSummary) -> String {
+    let tags: Vec<&str> = version.tags.iter().map(|tag| tag.as_str()).collect();
+    output::or_dash((!tags.is_empty()).then(|| tags.join(" ")))
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use insta::assert_snapshot;
+    use serde_json::json;
+
+    #[test]
+    fn a_version_in_full() {
+        let version: VersionDetail = serde_json::from_value(json!({
+            "image": "lab", "version": 2, "created": "soon", "disk_bytes": 8589934592_u64,
+            "used_bytes": 2050000000, "added_bytes": 331000000, "tags": ["production", "test"],
+            "message": "51 packages", "manifest": "ab".repeat(32), "seal": "", "source": "/srv/lab.qcow2",
+            "parent": "lab:1",
+            "size": {"chunk_count": 7900, "unique_bytes": 700000000, "shared_bytes": 1350000000,
+                     "stored_bytes": 790000000, "stored_unique_bytes": 331000000},
+            "facts": {"table": "gpt", "kernels": ["6.1.0-28-amd64"], "os": "Debian GNU/Linux 12",
+                      "dropped_free_bytes": 540000000,
+                      "partitions": [
+                        {"number": 1, "start_bytes": 1048576, "len_bytes": 536870912, "type_name": "EFI system",
+                         "fs": {"kind": "fat32", "label": "EFI", "used_bytes": 12000000}},
+                        {"number": 2, "start_bytes": 537919488, "len_bytes": 8050966528_u64, "type_name": "Linux root",
+                         "fs": {"kind": "xfs", "kept_whole_because": "the free space of xfs is not looked for"}}]},
+            "volumes": ["seat-1"]
+        }))
+        .expect("a version");
+        assert_snapshot!(version_text(&version), @"");
+    }
+
+    #[test]
+    fn an_image() {
+        let image: ImageDetail = serde_json::from_value(json!({
+            "name": "lab", "created": "then", "tags": [],
+            "versions": [
+                {"version": 1, "created": "then", "disk_bytes": 1000, "used_bytes": 900, "added_bytes": 300},
+                {"version": 2, "created": "now", "disk_bytes": 1000, "used_bytes": 900, "added_bytes": 12,
+                 "tags": ["test"], "message": "a word\nand more"}]
+        }))
+        .expect("an image");
+        assert_snapshot!(image_text(&image), @"");
+    }
+}

@@ -1,0 +1,118 @@
+//! `rootstock status`.
+
+use clap::Args;
+use rootstock_api::{Site, StoreReport};
+use serde_json::json;
+
+use crate::{output, session::Session};
+
+/// Nothing to choose.
+#[derive(Debug, Args)]
+pub struct StatusArgs {}
+
+/// Shows the daemon, its store and who uses it.
+pub fn run(_: &StatusArgs, session: &Session) -> anyhow::Result<()> {
+    let client = session.client()?;
+    let (site, store, clients) = (client.site()?, client.store()?, client.clients()?);
+    if session.json() {
+        return output::json(&json!({
+            "site": site, "store": store, "clients": clients.clients,
+        }));
+    }
+    let mut text = text(&site, &store);
+    for client in &clients.clients {
+        text.push_str(&format!(
+            "\nclient       {} has {} open since {}",
+            client.address,
+            client.export,
+            output::time(&client.since)
+        ));
+    }
+    output::line(&text)
+}
+
+fn text(site: &Site, store: &StoreReport) -> String {
+    let hits = store.cache_hit_count;
+    let rate = (hits * 100)
+        .checked_div(hits + store.cache_miss_count)
+        .map_or_else(|| "unused".to_owned(), |rate| format!("{rate} % hits"));
+    let saved = match store.stored_bytes {
+        0 => String::new(),
+        stored => format!(
+            ", a {:.1}th of what the versions use",
+            store.used_bytes as f64 / stored as f64
+        ),
+    };
+    output::fields(&[
+        (
+            "daemon",
+            format!(
+                "release {}, running since {}",
+                site.release,
+                output::time(&site.started)
+            ),
+        ),
+        (
+            "nbd",
+            output::or_dash((!site.nbd.is_empty()).then(|| site.nbd.join(", "))),
+        ),
+        ("site key", site.public_key.clone()),
+        ("you are", site.role.as_str().to_owned()),
+        (
+            "stored",
+            format!(
+                "{} in {}{saved}",
+                output::bytes(store.stored_bytes),
+                output::count(store.chunk_count, "chunk")
+            ),
+        ),
+        (
+            "packs",
+            format!(
+                "{} in {}",
+                output::bytes(store.pack_bytes),
+                output::count(store.pack_count, "pack")
+            ),
+        ),
+        (
+            "free",
+            output::or_dash(store.free_bytes.map(output::bytes)),
+        ),
+        (
+            "cache",
+            format!(
+                "{} of {}, {rate}",
+                output::bytes(store.cache_bytes),
+                output::bytes(store.cache_bytes_max)
+            ),
+        ),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status() {
+        let site = Site {
+            release: "0.1.0".to_owned(),
+            public_key: "ab".repeat(32),
+            started: "now".to_owned(),
+            role: TokenRole::Admin,
+            nbd: vec!["127.0.0.1:10809".to_owned()],
+        };
+        let store = StoreReport {
+            chunk_count: 8000,
+            stored_bytes: 790_000_000,
+            used_bytes: 4_100_000_000,
+            pack_count: 50,
+            pack_bytes: 800_000_000,
+            cache_bytes_max: 256 << 20,
+            ..StoreReport::default()
+        };
+        insta::assert_snapshot!(text(&site, &store), @"");
+    }
+
+    use rootstock_api::TokenRole;
+}

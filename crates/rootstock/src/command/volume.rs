@@ -1,0 +1,274 @@
+//! `rootstock volume`: writable clones.
+
+use clap::{Args, Subcommand};
+use rootstock_api::{Outcome, Volume, VolumeCommit, VolumeCreate};
+use rootstock_core::{ImageName, TagName, VersionSpec, VolumeName, units::parse_size_bytes};
+use serde_json::json;
+
+use crate::{
+    output::{self, Column},
+    session::Session,
+};
+
+/// What can be done with volumes.
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Make a writable clone of a version; it costs nothing until it is written to
+    Create(CreateArgs),
+    /// List the volumes
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show a volume
+    Show(NameArgs),
+    /// Delete a volume and what was written to it
+    #[command(visible_alias = "rm")]
+    Delete(NameArgs),
+    /// Make a volume larger
+    Resize(ResizeArgs),
+    /// Copy a volume as it is now into a new one
+    Snapshot(SnapshotArgs),
+    /// Make a volume's contents a new version (café and lab words: apply, keep)
+    Commit(CommitArgs),
+    /// Drop what was written to a volume (empty its writeback)
+    Reset(NameArgs),
+}
+
+/// Which volume.
+#[derive(Debug, Args)]
+pub struct NameArgs {
+    /// The volume
+    name: VolumeName,
+}
+
+/// What to make.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A machine opens it over NBD as volume/NAME. What it writes (its writeback) stays in
+the volume; the version is not touched. To change an image, as with a 'super
+client', write to a volume and commit it.
+
+Examples:
+  rootstock volume create seat-7 --from lab@production
+  rootstock volume create kiosk --from lab:3 --ephemeral
+  rootstock volume create big --from lab --size 200G")]
+pub struct CreateArgs {
+    /// The new volume
+    name: VolumeName,
+    /// The version to clone: NAME, NAME:3 or NAME@tag
+    #[arg(long, value_name = "VERSION")]
+    from: VersionSpec,
+    /// Its size, larger than the version's disk: 200G, 1.5T
+    #[arg(long, value_parser = parse_size_bytes)]
+    size: Option<u64>,
+    /// Drop what was written when the last client leaves (frozen, no writeback kept)
+    #[arg(long)]
+    ephemeral: bool,
+}
+
+/// How large it gets.
+#[derive(Debug, Args)]
+pub struct ResizeArgs {
+    /// The volume
+    name: VolumeName,
+    /// Its new size, larger than before: 200G, 1.5T
+    #[arg(value_parser = parse_size_bytes)]
+    size: u64,
+}
+
+/// What is copied where.
+#[derive(Debug, Args)]
+pub struct SnapshotArgs {
+    /// The volume
+    name: VolumeName,
+    /// The new volume
+    snapshot: VolumeName,
+}
+
+/// What becomes a version of what.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Only what was written is read and stored; the volume stays as it is.
+
+Example:
+  rootstock volume commit seat-7 lab --tag test -m 'office suite added'")]
+pub struct CommitArgs {
+    /// The volume
+    name: VolumeName,
+    /// The image that gets the version; made when it does not exist
+    image: ImageName,
+    /// Point this tag at the version
+    #[arg(long)]
+    tag: Option<TagName>,
+    /// What there is to say about the version
+    #[arg(long, short)]
+    message: Option<String>,
+}
+
+/// Does what the command says.
+pub fn run(command: &VolumeCommand, session: &Session) -> anyhow::Result<()> {
+    let client = session.client()?;
+    match command {
+        VolumeCommand::Create(args) => {
+            let volume = client.volume_create(&VolumeCreate {
+                name: args.name.clone(),
+                from: args.from.clone(),
+                size_bytes: args.size,
+                ephemeral: args.ephemeral,
+            })?;
+            told(session, &volume, "is ready")
+        }
+        VolumeCommand::List => list(session),
+        VolumeCommand::Show(args) => {
+            let volume = client.volume(&args.name)?;
+            if session.json() {
+                return output::json(&volume);
+            }
+            output::line(&show(&volume))
+        }
+        VolumeCommand::Delete(args) => {
+            client.volume_delete(&args.name)?;
+            done(session, &args.name, "deleted")
+        }
+        VolumeCommand::Resize(args) => {
+            let volume = client.volume_resize(&args.name, args.size)?;
+            told(session, &volume, "is resized")
+        }
+        VolumeCommand::Snapshot(args) => {
+            let volume = client.volume_snapshot(&args.name, &args.snapshot)?;
+            told(session, &volume, "is ready")
+        }
+        VolumeCommand::Commit(args) => commit(args, session),
+        VolumeCommand::Reset(args) => {
+            client.volume_reset(&args.name)?;
+            done(session, &args.name, "reset")
+        }
+    }
+}
+
+fn told(session: &Session, volume: &Volume, how: &str) -> anyhow::Result<()> {
+    if session.json() {
+        return output::json(volume);
+    }
+    output::line(&format!(
+        "{} {how}: {} from {}, open it as {}",
+        volume.name,
+        output::bytes(volume.size_bytes),
+        volume.base,
+        volume.export
+    ))
+}
+
+fn done(session: &Session, name: &VolumeName, how: &str) -> anyhow::Result<()> {
+    if session.json() {
+        return output::json(&json!({ how: name }));
+    }
+    output::line(&format!("{name} is {how}"))
+}
+
+fn list(session: &Session) -> anyhow::Result<()> {
+    let volumes = session.client()?.volumes()?;
+    if session.json() {
+        return output::json(&volumes);
+    }
+    if volumes.volumes.is_empty() {
+        return output::line("no volumes yet: 'rootstock volume create NAME --from IMAGE' makes one");
+    }
+    output::line(&table(&volumes.volumes))
+}
+
+fn table(volumes: &[Volume]) -> String {
+    let columns = [
+        Column::Text("VOLUME"),
+        Column::Text("FROM"),
+        Column::Number("SIZE"),
+        Column::Number("WRITTEN"),
+        Column::Number("CLIENTS"),
+        Column::Text("MADE"),
+        Column::Text(""),
+    ];
+    let row = |volume: &Volume| {
+        vec![
+            volume.name.to_string(),
+            volume.base.to_string(),
+            output::bytes(volume.size_bytes),
+            output::bytes(volume.used_bytes),
+            volume.clients.len().to_string(),
+            output::time(&volume.created),
+            if volume.ephemeral { "ephemeral" } else { "" }.to_owned(),
+        ]
+    };
+    output::table(&columns, volumes.iter().map(row).collect())
+}
+
+fn show(volume: &Volume) -> String {
+    let clients = &volume.clients;
+    output::fields(&[
+        ("volume", volume.name.to_string()),
+        ("from", volume.base.to_string()),
+        ("size", output::bytes(volume.size_bytes)),
+        ("written", output::bytes(volume.used_bytes)),
+        (
+            "writes",
+            if volume.ephemeral {
+                "dropped when the last client leaves"
+            } else {
+                "kept"
+            }
+            .to_owned(),
+        ),
+        ("made", output::time(&volume.created)),
+        ("export", volume.export.clone()),
+        (
+            "clients",
+            output::or_dash((!clients.is_empty()).then(|| clients.join(", "))),
+        ),
+    ])
+}
+
+fn commit(args: &CommitArgs, session: &Session) -> anyhow::Result<()> {
+    let committed = session.client()?.volume_commit(
+        &args.name,
+        &VolumeCommit {
+            image: args.image.clone(),
+            tag: args.tag.clone(),
+            message: args.message.clone(),
+        },
+    )?;
+    if session.json() {
+        return output::json(&committed);
+    }
+    let spec = format!("{}:{}", committed.image, committed.version);
+    if committed.outcome == Outcome::Unchanged {
+        return output::line(&format!("{} is {spec} already: no new version", args.name));
+    }
+    output::line(&format!(
+        "{} is {spec}: disk {}, used {}, new in the store: {} in {}",
+        args.name,
+        output::bytes(committed.disk_bytes),
+        output::bytes(committed.used_bytes),
+        output::bytes(committed.added_bytes),
+        output::count(committed.added_chunk_count, "chunk")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use insta::assert_snapshot;
+
+    #[test]
+    fn volumes_read_well() {
+        let volume = Volume {
+            name: "seat-7".parse().expect("a name"),
+            base: "lab:3".parse().expect("a version"),
+            size_bytes: 8 << 30,
+            used_bytes: 41_000_000,
+            ephemeral: true,
+            created: "now".to_owned(),
+            export: "volume/seat-7".to_owned(),
+            clients: vec!["10.0.0.7:40112".to_owned()],
+        };
+        assert_snapshot!(table(std::slice::from_ref(&volume)), @"");
+        assert_snapshot!(show(&volume), @"");
+    }
+}

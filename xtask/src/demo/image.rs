@@ -1,0 +1,185 @@
+//! A real Debian disk image with its own kernel and boot loader, and its upgrade.
+//!
+//! Needs root: it installs packages below a directory and mounts the image to
+//! upgrade it. Both happen in a mount and process namespace of their own, so that
+//! no mount outlives them, however they end.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rootstock_tests::disk::{self, FIRST_PARTITION_BYTES};
+use rootstock_tests::undo::{Action, Undo};
+
+use crate::demo::progress::{note, watch};
+
+/// The password of root in the demo's guests.
+pub(crate) const PASSWORD: &str = "rootstock";
+/// What the second version has more.
+pub(crate) const UPGRADE: [&str; 4] = ["nginx-light", "htop", "tree", "less"];
+
+/// Changes when the recipe does, so that an older cached image is not taken.
+const RECIPE: u32 = 1;
+const DISK_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+const PACKAGES: &str = "linux-image-cloud-amd64,systemd-sysv,udev,initramfs-tools,kmod,\
+e2fsprogs,iproute2,login,passwd,ca-certificates,grub-pc-bin,grub2-common";
+/// Installing packages from the network takes a minute; this is for slow lines.
+const INSTALL_LIMIT: Duration = Duration::from_secs(8 * 60);
+
+const SECTOR_BYTES: u64 = 512;
+/// The boot code's part of the first sector; the partition table follows.
+const BOOT_CODE_BYTES: usize = 440;
+/// How a step of the scripts below says what it does.
+const MARK: &str = "I: ";
+
+/// Run inside the new system, before it becomes an image.
+const CONFIGURE: &str = r#"
+echo "I: configuring it and making its boot loader"
+echo rootstock > /etc/hostname
+echo "127.0.0.1 localhost rootstock" > /etc/hosts
+echo "LABEL=root / ext4 errors=remount-ro 0 1" > /etc/fstab
+echo "root:$PASSWORD" | chpasswd
+mkdir -p /boot/grub
+cat > /boot/grub/grub.cfg <<'END'
+serial --unit=0 --speed=115200
+terminal_input serial
+terminal_output serial
+set timeout=0
+menuentry "Debian GNU/Linux" {
+    linux /vmlinuz root=LABEL=root ro console=ttyS0 systemd.show_status=true
+    initrd /initrd.img
+}
+END
+cp /usr/lib/grub/i386-pc/boot.img /boot/grub/boot.img
+grub-mkimage --format=i386-pc --output=/boot/grub/core.img --prefix='(hd0,msdos1)/boot/grub' \
+    biosdisk part_msdos ext2 normal linux configfile serial terminal echo test search minicmd
+"#;
+
+/// Run in a namespace of its own with `$IMAGE`, `$OFFSET`, `$MOUNT` and `$PACKAGES` set.
+const UPGRADE_SCRIPT: &str = r#"
+mount -o loop,offset="$OFFSET" "$IMAGE" "$MOUNT"
+mount -t proc proc "$MOUNT/proc"
+cp --dereference /etc/resolv.conf "$MOUNT/etc/resolv.conf"
+printf '#!/bin/sh\nexit 101\n' > "$MOUNT/usr/sbin/policy-rc.d"
+chmod 755 "$MOUNT/usr/sbin/policy-rc.d"
+echo "I: updating its package lists"
+chroot "$MOUNT" apt-get --quiet=2 update
+echo "I: installing $PACKAGES"
+chroot "$MOUNT" apt-get --quiet=2 --yes --no-install-recommends install $PACKAGES
+chroot "$MOUNT" apt-get clean
+rm -r "$MOUNT"/var/lib/apt/lists/* "$MOUNT/usr/sbin/policy-rc.d"
+umount "$MOUNT/proc"
+umount "$MOUNT"
+"#;
+
+/// Gives the image, made now or by an earlier run.
+///
+/// # Errors
+/// When it cannot be made; nothing half-made stays in the cache.
+pub(crate) fn build(cache: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(cache)?;
+    let image = cache.join(format!("debian-12-recipe-{RECIPE}.img"));
+    if image.exists() {
+        note(&format!(
+            "taking the one made by an earlier run: {}",
+            image.display()
+        ));
+        return Ok(image);
+    }
+    let work = tempfile::Builder::new()
+        .prefix("making-")
+        .tempdir_in(cache)?;
+    // apt's own user, which fetches the packages, must be able to come in.
+    fs::set_permissions(work.path(), Permissions::from_mode(0o755))?;
+    let work_undo = Undo::new(Action::RemoveTree(work.path().to_owned()));
+    let tree = work.path().join("tree");
+    let log = work.path().join("log");
+    let mut bootstrap = contained("mmdebstrap");
+    bootstrap
+        .args(["--mode=root", "--variant=minbase", "--format=directory"])
+        .arg(format!("--include={PACKAGES}"))
+        .arg("bookworm")
+        .arg(&tree)
+        .arg("http://deb.debian.org/debian")
+        .arg("deb http://deb.debian.org/debian bookworm-updates main")
+        .arg("deb http://deb.debian.org/debian-security bookworm-security main")
+        .env("TMPDIR", work.path());
+    watch(&mut bootstrap, &log, MARK, INSTALL_LIMIT)?;
+    let mut configure = contained("chroot");
+    configure
+        .arg(&tree)
+        .args(["sh", "-ec", CONFIGURE])
+        .env("PASSWORD", PASSWORD);
+    watch(
+        &mut configure,
+        &work.path().join("configure.log"),
+        MARK,
+        INSTALL_LIMIT,
+    )?;
+
+    note("writing the disk");
+    let unfinished = work.path().join("disk.img");
+    disk::ext4_on_mbr(&unfinished, DISK_BYTES, &tree)?;
+    install_boot_loader(&unfinished, &tree.join("boot/grub"))?;
+    fs::rename(&unfinished, &image)?;
+    work_undo.now()?;
+    Ok(image)
+}
+
+/// Copies `image` to `copy` and installs [`UPGRADE`] in the copy, as an administrator would.
+///
+/// # Errors
+/// When a package cannot be installed.
+pub(crate) fn upgrade(image: &Path, copy: &Path, work: &Path) -> Result<()> {
+    let mut cp = Command::new("cp");
+    cp.args(["--sparse=always", "--reflink=auto"])
+        .arg(image)
+        .arg(copy);
+    rootstock_tests::tool::run_command(&mut cp)?;
+    let mount = work.join("mount");
+    fs::create_dir_all(&mount)?;
+    let mut script = contained("sh");
+    script
+        .args(["-ec", UPGRADE_SCRIPT])
+        .env("IMAGE", copy)
+        .env("OFFSET", FIRST_PARTITION_BYTES.to_string())
+        .env("MOUNT", &mount)
+        .env("PACKAGES", UPGRADE.join(" "))
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("LC_ALL", "C.UTF-8");
+    watch(&mut script, &work.join("upgrade.log"), MARK, INSTALL_LIMIT)
+}
+
+/// `program` in namespaces that end with it: its mounts and all it started go too.
+fn contained(program: &str) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    // Only the system's own programs, whatever the caller's path is.
+    command
+        .arg(program)
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command
+}
+
+/// Writes GRUB's first stage into the first sector and the rest of it behind,
+/// before the first partition, which is where the first stage looks by default.
+fn install_boot_loader(image: &Path, grub: &Path) -> Result<()> {
+    let read = |name: &str| fs::read(grub.join(name)).with_context(|| format!("read {name}"));
+    let [boot, core] = ["boot.img", "core.img"].map(read);
+    let (boot, core) = (boot?, core?);
+    ensure!(
+        boot.len() as u64 == SECTOR_BYTES,
+        "GRUB's boot.img is not one sector"
+    );
+    ensure!(
+        core.len() as u64 <= FIRST_PARTITION_BYTES - SECTOR_BYTES,
+        "GRUB's core.img does not fit before the first partition"
+    );
+    let disk = File::options().write(true).open(image)?;
+    disk.write_all_at(&boot[..BOOT_CODE_BYTES], 0)?;
+    disk.write_all_at(&core, SECTOR_BYTES)?;
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! `cargo xtask test`: set-up, then every test of the repository in stages.
+//!
+//! The test programs are built once and run directly, so that one that crashes,
+//! hangs or prints no result counts as a failure, and the numbers at the end are
+//! those that the programs themselves reported.
+//!
+//! Which stage a test program belongs to is told by its name:
+//!
+//! | program | stage |
+//! |---|---|
+//! | unit tests of a crate, its `tests/*.rs`, its documentation's examples | unit |
+//! | `crash_*.rs`, `crash.rs`, of any crate | crash |
+//! | `tests/tests/nbd_*.rs` | protocol |
+//! | every other file of `tests/tests/` | e2e |
+
+mod build;
+mod libtest;
+pub(crate) mod report;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::setup::{self, Purpose};
+use crate::stages::build::Program;
+use crate::stages::report::Tally;
+use crate::tidy;
+
+/// A part of all tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stage {
+    /// Style, layers, licences, lints, documents.
+    Tidy,
+    /// The crates by themselves.
+    Unit,
+    /// Real clients of the protocols that we serve.
+    Protocol,
+    /// Power cuts and kills.
+    Crash,
+    /// The real program with real tools and guests.
+    #[value(name = "e2e")]
+    EndToEnd,
+}
+
+const STAGES: [Stage; 5] = [
+    Stage::Tidy,
+    Stage::Unit,
+    Stage::Protocol,
+    Stage::Crash,
+    Stage::EndToEnd,
+];
+
+/// Runs `only` these stages, or all, and prints the count of all tests last.
+///
+/// # Errors
+/// When the machine cannot be set up or the tests cannot be built: then there is
+/// nothing to count.
+pub(crate) fn run(only: &[Stage]) -> Result<ExitCode> {
+    let start = Instant::now();
+    heading("set-up", "what the tests need");
+    setup::run(&[Purpose::Test])?;
+    let wanted = |stage: &Stage| only.is_empty() || only.contains(stage);
+
+    let mut total = Tally::default();
+    if wanted(&Stage::Tidy) {
+        heading("tidy", Stage::Tidy.describe());
+        total.add(tidy::run());
+    }
+    let later: Vec<Stage> = STAGES.into_iter().skip(1).filter(wanted).collect();
+    if !later.is_empty() {
+        heading("build", "all programs and tests");
+        let programs = build::run()?;
+        for stage in later {
+            heading(stage.name(), stage.describe());
+            total.add(run_stage(stage, &programs)?);
+        }
+    }
+    total.print_failures();
+    println!("\nall stages took {:.0} s", start.elapsed().as_secs_f32());
+    println!("{} passed, {} failed", total.passed, total.failed);
+    Ok(if total.failed == 0 && total.passed > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn run_stage(stage: Stage, programs: &[Program]) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for program in programs.iter().filter(|program| program.stage() == stage) {
+        libtest::run_program(program, &mut tally)?;
+    }
+    if stage == Stage::Unit {
+        libtest::run_examples(&mut tally)?;
+    }
+    if tally.passed + tally.failed == 0 {
+        let name = format!("stage {}", stage.name());
+        tally.fail(&name, 0, 1, std::time::Duration::ZERO, "it has no test");
+    }
+    Ok(tally)
+}
+
+fn heading(name: &str, what: &str) {
+    println!("\n== {name}: {what}");
+}
+
+impl Stage {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tidy => "tidy",
+            Self::Unit => "unit",
+            Self::Protocol => "protocol",
+            Self::Crash => "crash",
+            Self::EndToEnd => "e2e",
+        }
+    }
+
+    fn describe(self) -> &'static str {
+        match self {
+            Self::Tidy => "style, layers, licences, lints, documents",
+            Self::Unit => "the crates by themselves",
+            Self::Protocol => "real clients of the protocols that we serve",
+            Self::Crash => "power cuts and kills",
+            Self::EndToEnd => "the real program with real tools and guests",
+        }
+    }
+}
