@@ -1,5 +1,6 @@
 //! A Debian kernel and a small first file system, for guests that need nothing more.
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -36,7 +37,7 @@ impl SmallGuest<'_> {
     /// # Errors
     /// When the kernel cannot be fetched or a program is lacking.
     pub fn build(&self, directory: &Path) -> Result<Kernel> {
-        let tree = fetched_kernel(directory)?;
+        let tree = fetched_kernel()?;
         let release = release(&tree)?;
         let modules = tree.join("lib/modules").join(&release);
         let mut initrd = Initrd::new();
@@ -67,30 +68,62 @@ impl SmallGuest<'_> {
     }
 }
 
-/// Downloads and unpacks Debian's newest kernel for guests below `directory`.
-fn fetched_kernel(directory: &Path) -> Result<PathBuf> {
-    let tree = directory.join("kernel");
-    fs::create_dir_all(&tree)?;
-    let depends = tool::run("apt-cache", ["depends", KERNEL_PACKAGE])?;
-    let package = depends
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
-        .map(|rest| format!("linux-image-{rest}"))
-        .with_context(|| format!("apt knows no {KERNEL_PACKAGE}: run `apt-get update`"))?;
+/// Debian's newest kernel for guests, unpacked; fetched once and kept beside the build.
+fn fetched_kernel() -> Result<PathBuf> {
+    let package = newest_kernel()?;
+    let cache = cache()?;
+    let tree = cache.join(&package);
+    if tree.exists() {
+        return Ok(tree);
+    }
+    fs::create_dir_all(&cache)?;
+    let unfinished = tempfile::Builder::new()
+        .prefix("fetching-")
+        .tempdir_in(&cache)?;
     let mut download = Command::new("apt-get");
     // The sandbox user of apt may not write into a private directory.
     download
         .args(["-o", "APT::Sandbox::User=root", "download", &package])
-        .current_dir(&tree);
+        .current_dir(&unfinished);
     tool::run_command(&mut download)?;
-    let file = find(&tree, |name| name.ends_with(".deb"))?;
-    tool::run_command(
-        Command::new("dpkg-deb")
-            .arg("--extract")
-            .arg(&file)
-            .arg(&tree),
-    )?;
-    Ok(tree)
+    let file = find(unfinished.path(), |name| name.ends_with(".deb"))?;
+    let unpacked = unfinished.path().join("tree");
+    let mut extract = Command::new("dpkg-deb");
+    tool::run_command(extract.arg("--extract").arg(&file).arg(&unpacked))?;
+    match fs::rename(&unpacked, &tree) {
+        // Another test was faster.
+        Err(_) if tree.exists() => Ok(tree),
+        result => result.map(|()| tree).context("keep the fetched kernel"),
+    }
+}
+
+fn newest_kernel() -> Result<String> {
+    let mut newest = newest_known_kernel()?;
+    if newest.is_none() {
+        // A machine where nothing was ever installed has no lists.
+        tool::run("apt-get", ["update", "--quiet=2"])?;
+        newest = newest_known_kernel()?;
+    }
+    newest.with_context(|| format!("apt knows no {KERNEL_PACKAGE}"))
+}
+
+fn newest_known_kernel() -> Result<Option<String>> {
+    let output = tool::output(Command::new("apt-cache").args(["depends", KERNEL_PACKAGE]))?;
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
+        .map(|rest| format!("linux-image-{rest}")))
+}
+
+/// `target/guest-kernels`, found from the running test's own place.
+fn cache() -> Result<PathBuf> {
+    let own = env::current_exe()?;
+    let target = own
+        .ancestors()
+        .find(|path| path.join("CACHEDIR.TAG").exists());
+    Ok(target
+        .context("the test runs outside cargo's target directory")?
+        .join("guest-kernels"))
 }
 
 fn release(tree: &Path) -> Result<String> {

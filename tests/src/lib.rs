@@ -11,6 +11,8 @@ pub mod guest;
 pub mod http;
 pub mod initrd;
 pub mod kernel;
+pub mod mount;
+pub mod peer;
 pub mod process;
 pub mod tool;
 pub mod undo;

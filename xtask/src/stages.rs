@@ -4,14 +4,15 @@
 //! hangs or prints no result counts as a failure, and the numbers at the end are
 //! those that the programs themselves reported.
 //!
-//! Which stage a test program belongs to is told by its name:
+//! Which stage a test belongs to is told by its name:
 //!
-//! | program | stage |
+//! | test | stage |
 //! |---|---|
-//! | unit tests of a crate, its `tests/*.rs`, its documentation's examples | unit |
-//! | `crash_*.rs`, `crash.rs`, of any crate | crash |
-//! | `tests/tests/nbd_*.rs` | protocol |
-//! | every other file of `tests/tests/` | e2e |
+//! | of a crate, with `crash` in its path | crash |
+//! | every other of a crate, and the examples in documentation | unit |
+//! | in `tests/tests/crash_*.rs` | crash |
+//! | in `tests/tests/nbd_*.rs` | protocol |
+//! | in every other file of `tests/tests/` | e2e |
 
 mod build;
 mod libtest;
@@ -89,8 +90,10 @@ pub(crate) fn run(only: &[Stage]) -> Result<ExitCode> {
 
 fn run_stage(stage: Stage, programs: &[Program]) -> Result<Tally> {
     let mut tally = Tally::default();
-    for program in programs.iter().filter(|program| program.stage() == stage) {
-        libtest::run_program(program, &mut tally)?;
+    for program in programs {
+        if let Some(selection) = program.selection(stage) {
+            libtest::run_program(program, selection, &mut tally)?;
+        }
     }
     if stage == Stage::Unit {
         libtest::run_examples(&mut tally)?;

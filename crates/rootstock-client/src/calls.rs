@@ -4,10 +4,10 @@ use reqwest::Method;
 use rootstock_api::{
     Bitmap, ClientList, CollectEvent, CollectReport, DiffReport, ExportList, HistoryList,
     ImageDetail, ImageList, Import, ImportCommit, ImportCommitted, ImportCreate, ImportList,
-    ImportReceipt, SEAL_HEADER, ScrubStatus, Site, StoreReport, TagSet, TagTarget,
-    TokenCreate, TokenCreated, TokenList, VERSION_HEADER, VerifyEvent, VerifyReport,
-    VersionDetail, Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize,
-    VolumeSnapshot, paths, record,
+    ImportReceipt, SEAL_HEADER, ScrubStatus, Site, StoreReport, TagSet, TagTarget, TokenCreate,
+    TokenCreated, TokenList, VERSION_HEADER, VerifyEvent, VerifyReport, VersionDetail, Volume,
+    VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize, VolumeSnapshot, paths,
+    record,
 };
 use rootstock_core::{ChunkId, ImageName, TagName, VersionSelector, VersionSpec, VolumeName};
 

@@ -33,7 +33,9 @@ impl FromStr for Endpoint {
         }
         let host = text.strip_prefix("https://").ok_or_else(error)?;
         let host = host.strip_suffix('/').unwrap_or(host);
-        let plain = host.chars().all(|c| !c.is_whitespace() && c != '/' && c != '@');
+        let plain = host
+            .chars()
+            .all(|c| !c.is_whitespace() && c != '/' && c != '@');
         let has_port = host
             .rsplit_once(':')
             .is_some_and(|(name, port)| !name.is_empty() && port.parse::<u16>().is_ok());

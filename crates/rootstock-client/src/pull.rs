@@ -23,9 +23,7 @@ use rootstock_api::{
     Records,
     record::{FETCH_MAX, RecordError},
 };
-use rootstock_core::{
-    BLOCK_BYTES, ChunkId, ImageName, VersionNumber, VersionSpec, units::is_zero,
-};
+use rootstock_core::{BLOCK_BYTES, ChunkId, ImageName, VersionNumber, VersionSpec, units::is_zero};
 use rootstock_image::{
     frame::{Codec, Decoder, FrameError},
     manifest::{Descend, LookupError, Manifest, ManifestError, PageSource, Visit},
@@ -287,9 +285,7 @@ impl PageSource for Pages<'_> {
 
     fn page(&self, id: ChunkId) -> Result<Vec<u8>, FetchError> {
         let mut chunks = fetch(self.client, &mut Decoder::new(), &[id])?;
-        chunks
-            .remove(&id)
-            .ok_or(FetchError::Absent { chunk: id })
+        chunks.remove(&id).ok_or(FetchError::Absent { chunk: id })
     }
 }
 
@@ -307,11 +303,10 @@ impl Target<'_> {
         let mut ids: Vec<ChunkId> = batch.iter().map(|(_, id)| *id).collect();
         ids.sort_unstable();
         ids.dedup();
-        let chunks =
-            fetch(self.client, decoder, &ids).map_err(|cause| PullError::Chunk {
-                offset_bytes,
-                cause,
-            })?;
+        let chunks = fetch(self.client, decoder, &ids).map_err(|cause| PullError::Chunk {
+            offset_bytes,
+            cause,
+        })?;
         for (index, id) in batch {
             let span = grid.span(*index);
             let raw = chunks

@@ -170,9 +170,7 @@ pub fn push(client: &Client, push: &Push<'_>) -> Result<ImportCommitted, PushErr
     loop {
         let commit = one_pass(client, push, &import)?;
         match client.import_commit(&import, &commit) {
-            Err(error)
-                if error.code() == Some(ProblemCode::ChunksMissing) && pass < PASSES_MAX =>
-            {
+            Err(error) if error.code() == Some(ProblemCode::ChunksMissing) && pass < PASSES_MAX => {
                 pass += 1;
             }
             answer => return Ok(answer?),
@@ -312,14 +310,14 @@ impl Shared<'_> {
 }
 
 /// One thread's buffers.
-struct Worker<'a> {
-    shared: &'a Shared<'a>,
+struct Worker<'w, 'a> {
+    shared: &'w Shared<'a>,
     encoder: Encoder,
     buffer: Vec<u8>,
     batch: send::Batch,
 }
 
-impl Worker<'_> {
+impl Worker<'_, '_> {
     fn run(&mut self) -> Result<(), PushError> {
         let push = self.shared.push;
         loop {
@@ -348,7 +346,10 @@ impl Worker<'_> {
             self.read(run)?;
             self.digest(run, &mut counts);
         }
-        let sent = self.shared.sender.send(&mut self.encoder, &mut self.batch)?;
+        let sent = self
+            .shared
+            .sender
+            .send(&mut self.encoder, &mut self.batch)?;
         counts.known_bytes += sent.known_bytes;
         counts.sent_bytes += sent.frame_bytes;
         self.shared.push.progress.advance(counts);

@@ -111,7 +111,7 @@ pub struct Terms {
 }
 
 /// What a client sent.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Message<'a> {
     /// A request without a payload.
     Request(Request),

@@ -110,6 +110,10 @@ impl DataDir {
         self.root.join("catalog.sqlite")
     }
 
+    pub(crate) fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
     pub(crate) fn keys(&self) -> PathBuf {
         self.root.join("keys")
     }

@@ -8,6 +8,11 @@ mod listen;
 mod progress;
 mod routes;
 
-pub(crate) use error::ApiError;
-pub(crate) use listen::{ApiServer, ListenError};
+pub(crate) use auth::TOKEN_PREFIX;
+pub(crate) use body::stopping;
+pub(crate) use error::{ApiError, chain};
+pub(crate) use listen::{ApiServer, bind_unix};
+pub(crate) use progress::Progress;
+pub(crate) use routes::router;
+pub use listen::ListenError;
 pub use routes::openapi;

@@ -5,9 +5,25 @@
 //! directories. Nothing here reads the environment or the command line: the
 //! binary hands both in as layers of the configuration.
 
+mod app;
+mod collector;
 pub mod config;
+mod daemon;
 mod data_dir;
+mod http;
+mod imports;
+mod leases;
+mod metrics;
+pub mod nbd;
+mod pages;
+mod scrub;
+mod sizes;
+mod stop;
 mod tls;
+mod verify;
 
 pub use config::{Config, ConfigError, Layers, Loaded};
+pub use daemon::{Daemon, ShutdownError, StartError};
 pub use data_dir::DataDirError;
+pub use http::{ListenError, openapi};
+pub use tls::TlsError;

@@ -250,13 +250,13 @@ impl Overlay {
 
     /// The overlay in `dir`, in its last flushed state.
     pub(crate) fn open(
-        disk: Arc<dyn Disk>,
+        disk: &Arc<dyn Disk>,
         dir: &str,
         base: Digest,
         options: OverlayOptions,
     ) -> Result<Self, OpenError> {
         let path = format!("{dir}/{DATA_NAME}");
-        let (log, state) = Log::open(Arc::clone(&disk), dir, base, options.log_bytes_min)?;
+        let (log, state) = Log::open(Arc::clone(disk), dir, base, options.log_bytes_min)?;
         let io_error = |source| OpenError::Io {
             path: path.clone(),
             source,

@@ -121,7 +121,7 @@ impl Volume {
     /// # Errors
     /// [`OpenError`].
     pub fn open(
-        disk: Arc<dyn Disk>,
+        disk: &Arc<dyn Disk>,
         dir: &str,
         base: Base,
         options: OverlayOptions,

@@ -39,7 +39,7 @@ The daemon is found by --api, or ROOTSTOCK_API, or at unix:/run/rootstock/api.so
     infer_subcommands = false,
     max_term_width = 90
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
@@ -49,23 +49,23 @@ pub struct Cli {
 /// What every command understands.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Options of every command")]
-pub struct Global {
+pub(crate) struct Global {
     /// Where the daemon is: unix:PATH or https://HOST:PORT (or set ROOTSTOCK_API);
     /// for serve, where it listens, and repeatable
     #[arg(long, global = true, value_name = "ADDRESS")]
-    pub api: Vec<String>,
+    pub(crate) api: Vec<String>,
     /// Print one JSON document (or one a line) instead of text
     #[arg(long, global = true)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Print no progress and no remarks
     #[arg(long, short, global = true)]
-    pub quiet: bool,
+    pub(crate) quiet: bool,
     /// A file with the bearer token for --api https:… (or set ROOTSTOCK_TOKEN)
     #[arg(long, global = true, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
     /// A file of PEM certificates to trust instead of the system's
     #[arg(long, global = true, value_name = "FILE", env = "ROOTSTOCK_CA")]
-    pub ca: Option<PathBuf>,
+    pub(crate) ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -96,13 +96,17 @@ enum Command {
 }
 
 /// Reads the command line, does what it says, and says how it ended.
-pub fn run() -> ExitCode {
+pub(crate) fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Clap prints help to stdout, mistakes to stderr, and counts as we do.
         Err(error) => {
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { error::WRONG_USE } else { 0 });
+            return ExitCode::from(if error.use_stderr() {
+                error::WRONG_USE
+            } else {
+                0
+            });
         }
     };
     let global = cli.global.clone();

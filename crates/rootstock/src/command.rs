@@ -1,11 +1,11 @@
 //! The commands, each in its own file.
 
-pub mod completions;
-pub mod gc;
-pub mod image;
-pub mod import;
-pub mod scrub;
-pub mod serve;
-pub mod status;
-pub mod token;
-pub mod volume;
+pub(crate) mod completions;
+pub(crate) mod gc;
+pub(crate) mod image;
+pub(crate) mod import;
+pub(crate) mod scrub;
+pub(crate) mod serve;
+pub(crate) mod status;
+pub(crate) mod token;
+pub(crate) mod volume;

@@ -12,32 +12,32 @@ use crate::{
 };
 
 /// The exit code of what was tried and failed.
-pub const FAILED: u8 = 1;
+pub(crate) const FAILED: u8 = 1;
 /// The exit code of what cannot be tried as it was written.
-pub const WRONG_USE: u8 = 2;
+pub(crate) const WRONG_USE: u8 = 2;
 
 /// A mistake in what the user wrote that the parser cannot see.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
-pub struct WrongUse {
+pub(crate) struct WrongUse {
     /// What is wrong.
-    pub message: String,
+    pub(crate) message: String,
     /// What to write instead.
-    pub hint: String,
+    pub(crate) hint: String,
 }
 
 /// A failure of this program with its next step.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
-pub struct Failure {
+pub(crate) struct Failure {
     /// What failed, and why.
-    pub message: String,
+    pub(crate) message: String,
     /// What to do.
-    pub hint: String,
+    pub(crate) hint: String,
 }
 
 /// Prints an error and gives its exit code.
-pub fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
     let code = exit_code(error);
     if global.json {
         eprintln!("{}", as_json(error));
@@ -50,6 +50,7 @@ pub fn report(error: &anyhow::Error, global: &Global) -> ExitCode {
 fn exit_code(error: &anyhow::Error) -> u8 {
     let wrong_use = error.chain().any(|cause| {
         cause.is::<WrongUse>()
+            || cause.is::<rootstock_server::ConfigError>()
             || cause
                 .downcast_ref::<ClientError>()
                 .and_then(ClientError::code)
@@ -116,9 +117,9 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return push_hint(error);
     }
     match cause.downcast_ref::<PullError>()? {
-        PullError::Write { .. } => Some(
-            "make room, or write to another file system; nothing was left behind".to_owned(),
-        ),
+        PullError::Write { .. } => {
+            Some("make room, or write to another file system; nothing was left behind".to_owned())
+        }
         PullError::Seal { .. } => Some(
             "do not use it: ask who runs the daemon whether its key or its store was changed"
                 .to_owned(),
@@ -195,7 +196,9 @@ fn source_hint(error: &SourceError) -> Option<String> {
         SourceError::NotADisk { what, .. } if what.ends_with("pipe") => {
             "give it as standard input: '… image import NAME - < PIPE'"
         }
-        SourceError::NotADisk { .. } => "name a disk image, a block device, or - for standard input",
+        SourceError::NotADisk { .. } => {
+            "name a disk image, a block device, or - for standard input"
+        }
         SourceError::Stream { .. } | SourceError::Archive { .. } => {
             "fetch it again and compare its checksum"
         }
@@ -217,7 +220,9 @@ fn push_hint(error: &PushError) -> Option<String> {
             "stop what writes to it (shut the VM down, unmount it) and import it again; \
              --allow-changes takes it as it comes"
         }
-        PushError::Short { .. } => "was it cut or replaced meanwhile? import it again when it is whole",
+        PushError::Short { .. } => {
+            "was it cut or replaced meanwhile? import it again when it is whole"
+        }
         PushError::Source { .. } => "check the disk or the file; nothing of it became a version",
         PushError::Cancelled => "run the same command again to go on where it was",
         PushError::Client(_) | PushError::Grid { .. } => return None,

@@ -9,7 +9,7 @@ use serde::Serialize;
 ///
 /// # Errors
 /// When it cannot be written, such as to a closed pipe.
-pub fn json(document: &impl Serialize) -> anyhow::Result<()> {
+pub(crate) fn json(document: &impl Serialize) -> anyhow::Result<()> {
     line(&serde_json::to_string_pretty(document)?)
 }
 
@@ -17,7 +17,7 @@ pub fn json(document: &impl Serialize) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As [`json`].
-pub fn json_line(document: &impl Serialize) -> anyhow::Result<()> {
+pub(crate) fn json_line(document: &impl Serialize) -> anyhow::Result<()> {
     line(&serde_json::to_string(document)?)
 }
 
@@ -25,7 +25,7 @@ pub fn json_line(document: &impl Serialize) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn line(text: &str) -> anyhow::Result<()> {
+pub(crate) fn line(text: &str) -> anyhow::Result<()> {
     use std::io::Write as _;
     match writeln!(std::io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -34,7 +34,7 @@ pub fn line(text: &str) -> anyhow::Result<()> {
 }
 
 /// A column: its title, and whether it holds numbers.
-pub enum Column {
+pub(crate) enum Column {
     /// Text, from the left.
     Text(&'static str),
     /// Numbers, from the right.
@@ -42,7 +42,7 @@ pub enum Column {
 }
 
 /// Rows below titles, with nothing drawn around them.
-pub fn table(columns: &[Column], rows: Vec<Vec<String>>) -> String {
+pub(crate) fn table(columns: &[Column], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(columns.iter().map(|column| match column {
@@ -61,7 +61,7 @@ pub fn table(columns: &[Column], rows: Vec<Vec<String>>) -> String {
 }
 
 /// Names and values below one another.
-pub fn fields(fields: &[(&str, String)]) -> String {
+pub(crate) fn fields(fields: &[(&str, String)]) -> String {
     let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let lines: Vec<String> = fields
         .iter()
@@ -71,18 +71,18 @@ pub fn fields(fields: &[(&str, String)]) -> String {
 }
 
 /// Bytes for people.
-pub fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     HumanBytes(bytes).to_string()
 }
 
 /// A count and its noun: `1 chunk`, `3 chunks`.
-pub fn count(count: u64, noun: &str) -> String {
+pub(crate) fn count(count: u64, noun: &str) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{count} {noun}{s}")
 }
 
 /// A time of the API in the reader's time zone, to the minute.
-pub fn time(text: &str) -> String {
+pub(crate) fn time(text: &str) -> String {
     local(text, &TimeZone::system())
 }
 
@@ -97,7 +97,7 @@ fn local(text: &str, zone: &TimeZone) -> String {
 }
 
 /// A value, or a dash where there is none.
-pub fn or_dash(value: Option<impl ToString>) -> String {
+pub(crate) fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
@@ -118,8 +118,15 @@ mod tests {
             vec!["lab".to_owned(), bytes(8 << 30)],
             vec!["a-longer-name".to_owned(), bytes(512)],
         ];
-        assert_snapshot!(table(&columns, rows), @"");
-        assert_snapshot!(fields(&[("size", bytes(1 << 20)), ("by", "me".to_owned())]), @"");
+        assert_snapshot!(table(&columns, rows), @r"
+        NAME              SIZE
+        lab            8.59 GB
+        a-longer-name    512 B
+        ");
+        assert_snapshot!(fields(&[("size", bytes(1 << 20)), ("by", "me".to_owned())]), @r"
+        size  1.05 MB
+        by    me
+        ");
     }
 
     #[test]

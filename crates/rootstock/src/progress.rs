@@ -12,14 +12,14 @@ const BYTES: &str = "{msg} [{bar:32}] {decimal_bytes} of {decimal_total_bytes}, 
 const SPINNER: &str = "{msg} {decimal_bytes}, {decimal_bytes_per_sec}";
 
 /// A bar over a number of bytes.
-pub fn bytes(session: &Session, what: &str, total_bytes: u64) -> ProgressBar {
+pub(crate) fn bytes(session: &Session, what: &str, total_bytes: u64) -> ProgressBar {
     let bar = bar(session, what, BYTES);
     bar.set_length(total_bytes);
     bar
 }
 
 /// A count of bytes whose end is not known.
-pub fn endless(session: &Session, what: &str) -> ProgressBar {
+pub(crate) fn endless(session: &Session, what: &str) -> ProgressBar {
     bar(session, what, SPINNER)
 }
 
@@ -38,7 +38,7 @@ fn bar(session: &Session, what: &str, template: &str) -> ProgressBar {
 }
 
 /// How far an import is, as a bar and as sums.
-pub struct Importing {
+pub(crate) struct Importing {
     bar: ProgressBar,
     read_bytes: AtomicU64,
     skipped_bytes: AtomicU64,
@@ -48,7 +48,7 @@ pub struct Importing {
 
 impl Importing {
     /// The progress of a disk of this size.
-    pub fn new(session: &Session, disk_bytes: u64) -> Self {
+    pub(crate) fn new(session: &Session, disk_bytes: u64) -> Self {
         Self {
             bar: bytes(session, "importing", disk_bytes),
             read_bytes: AtomicU64::new(0),
@@ -59,7 +59,7 @@ impl Importing {
     }
 
     /// Takes the bar away and gives the sums.
-    pub fn finish(&self) -> push::Counts {
+    pub(crate) fn finish(&self) -> push::Counts {
         self.bar.finish_and_clear();
         let sum = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         push::Counts {
@@ -86,7 +86,7 @@ impl push::Progress for Importing {
 }
 
 /// How far an export is.
-pub struct Exporting(pub ProgressBar);
+pub(crate) struct Exporting(pub ProgressBar);
 
 impl pull::Progress for Exporting {
     fn written(&self, more_bytes: u64) {

@@ -20,14 +20,14 @@ const API_DEFAULT: &str = "unix:/run/rootstock/api.sock";
 const TOKEN_BYTES_MAX: u64 = 4096;
 
 /// One run of a command.
-pub struct Session {
+pub(crate) struct Session {
     global: Global,
     client: OnceLock<Client>,
 }
 
 impl Session {
     /// The session of a command line.
-    pub fn new(global: &Global) -> Self {
+    pub(crate) fn new(global: &Global) -> Self {
         Self {
             global: global.clone(),
             client: OnceLock::new(),
@@ -38,7 +38,7 @@ impl Session {
     ///
     /// # Errors
     /// When the token or the certificates cannot be read.
-    pub fn client(&self) -> anyhow::Result<&Client> {
+    pub(crate) fn client(&self) -> anyhow::Result<&Client> {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
@@ -51,17 +51,17 @@ impl Session {
     }
 
     /// Whether results are printed as JSON.
-    pub fn json(&self) -> bool {
+    pub(crate) fn json(&self) -> bool {
         self.global.json
     }
 
     /// Whether remarks are wanted.
-    pub fn chatty(&self) -> bool {
+    pub(crate) fn chatty(&self) -> bool {
         !self.global.quiet && !self.global.json
     }
 
     /// Whether progress is shown: to people only.
-    pub fn shows_progress(&self) -> bool {
+    pub(crate) fn shows_progress(&self) -> bool {
         !self.global.quiet && std::io::stderr().is_terminal()
     }
 
@@ -77,13 +77,14 @@ impl Session {
                 .into());
             }
         };
-        text.parse().map_err(|error: rootstock_client::EndpointError| {
-            WrongUse {
-                message: error.to_string(),
-                hint: format!("without --api and ROOTSTOCK_API it is {API_DEFAULT}"),
-            }
-            .into()
-        })
+        text.parse()
+            .map_err(|error: rootstock_client::EndpointError| {
+                WrongUse {
+                    message: error.to_string(),
+                    hint: format!("without --api and ROOTSTOCK_API it is {API_DEFAULT}"),
+                }
+                .into()
+            })
     }
 
     fn token(&self) -> anyhow::Result<Option<String>> {
@@ -104,7 +105,7 @@ impl Session {
 ///
 /// # Errors
 /// When the signals cannot be watched.
-pub fn cancel_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+pub(crate) fn cancel_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     use tokio::signal::unix::{SignalKind, signal};
     let flag = Arc::new(AtomicBool::new(false));
     let watched = Arc::clone(&flag);

@@ -1,11 +1,11 @@
 //! Where disks are imported from, and how each form of them is opened.
 
-pub mod archive;
-pub mod detect;
-pub mod file;
-pub mod qemu;
-pub mod refs;
-pub mod stream;
+pub(crate) mod archive;
+pub(crate) mod detect;
+pub(crate) mod file;
+pub(crate) mod qemu;
+pub(crate) mod refs;
+pub(crate) mod stream;
 
 use std::{
     fs::File,
@@ -28,22 +28,22 @@ const NESTING_MAX: usize = 4;
 
 /// How to open a source.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// Its format, instead of what its magic bytes say.
-    pub format: Option<Format>,
+    pub(crate) format: Option<Format>,
     /// The member of an archive that is the disk.
-    pub member: Option<String>,
+    pub(crate) member: Option<String>,
     /// Where streams are unpacked to.
-    pub spool_dir: PathBuf,
+    pub(crate) spool_dir: PathBuf,
     /// The largest disk that is taken, in bytes.
-    pub disk_bytes_max: u64,
+    pub(crate) disk_bytes_max: u64,
     /// What becomes of a source that is written to while it is read.
-    pub writes: Writes,
+    pub(crate) writes: Writes,
 }
 
 /// Why a source cannot be imported.
 #[derive(Debug, thiserror::Error)]
-pub enum SourceError {
+pub(crate) enum SourceError {
     /// It cannot be opened or read.
     #[error("'{}' cannot be read", path.display())]
     Open {
@@ -183,11 +183,11 @@ fn none_of(wanted: Option<&String>) -> String {
 }
 
 /// An open source.
-pub struct Opened {
+pub(crate) struct Opened {
     /// The disk.
-    pub disk: Box<dyn Source>,
+    pub(crate) disk: Box<dyn Source>,
     /// The formats it was found in, outermost first: `gzip, qcow2`.
-    pub formats: Vec<Format>,
+    pub(crate) formats: Vec<Format>,
 }
 
 /// Opens a source; `-` is standard input. `progress` hears how many bytes of a
@@ -195,7 +195,7 @@ pub struct Opened {
 ///
 /// # Errors
 /// [`SourceError`].
-pub fn open(
+pub(crate) fn open(
     path: &Path,
     options: &Options,
     progress: &mut dyn FnMut(u64),

@@ -13,6 +13,10 @@ use crate::stages::Stage;
 /// The package with the end-to-end tests.
 const TESTS_PACKAGE: &str = "rootstock-tests";
 
+/// Marks tests of crashes: in the name of a file of the end-to-end tests, and in
+/// the path of any other test.
+const CRASH: &str = "crash";
+
 /// A built test program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Program {
@@ -28,16 +32,45 @@ pub(crate) struct Program {
     pub(crate) directory: PathBuf,
 }
 
+/// Which of a program's tests a stage runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Selection {
+    All,
+    /// Those with [`CRASH`] in their path.
+    Crash,
+    /// The others.
+    NotCrash,
+}
+
 impl Program {
-    /// The stage that its name tells.
+    /// What of this program runs in `stage`: every test runs in exactly one.
     #[must_use]
-    pub(crate) fn stage(&self) -> Stage {
-        let prefix = self.target.split('_').next().unwrap_or_default();
-        match (self.integration, self.package.as_str(), prefix) {
-            (true, _, "crash") => Stage::Crash,
-            (true, TESTS_PACKAGE, "nbd") => Stage::Protocol,
-            (true, TESTS_PACKAGE, _) => Stage::EndToEnd,
-            _ => Stage::Unit,
+    pub(crate) fn selection(&self, stage: Stage) -> Option<Selection> {
+        if self.integration && self.package == TESTS_PACKAGE {
+            let prefix = self.target.split('_').next().unwrap_or_default();
+            let own = match prefix {
+                CRASH => Stage::Crash,
+                "nbd" => Stage::Protocol,
+                _ => Stage::EndToEnd,
+            };
+            return (stage == own).then_some(Selection::All);
+        }
+        match stage {
+            Stage::Unit => Some(Selection::NotCrash),
+            Stage::Crash => Some(Selection::Crash),
+            Stage::Tidy | Stage::Protocol | Stage::EndToEnd => None,
+        }
+    }
+}
+
+impl Selection {
+    /// The words that make the test harness select.
+    #[must_use]
+    pub(crate) fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::All => &[],
+            Self::Crash => &[CRASH],
+            Self::NotCrash => &["--skip", CRASH],
         }
     }
 }
@@ -110,17 +143,31 @@ mod tests {
 
     #[test]
     fn names_tell_the_stage() {
-        for (package, target, integration, stage) in [
-            ("rootstock-core", "rootstock_core", false, Stage::Unit),
-            ("rootstock-store", "model", true, Stage::Unit),
-            ("rootstock-store", "crash", true, Stage::Crash),
-            ("rootstock-store", "crash_gc", true, Stage::Crash),
-            ("rootstock-nbd", "nbd_vectors", true, Stage::Unit),
-            ("rootstock-tests", "rootstock_tests", false, Stage::Unit),
-            ("rootstock-tests", "nbd_qemu", true, Stage::Protocol),
-            ("rootstock-tests", "crash_daemon", true, Stage::Crash),
-            ("rootstock-tests", "import_qcow2", true, Stage::EndToEnd),
-            ("rootstock-tests", "e2e_guest", true, Stage::EndToEnd),
+        use Selection::{All, Crash, NotCrash};
+        let split = vec![(Stage::Unit, NotCrash), (Stage::Crash, Crash)];
+        for (package, target, integration, expected) in [
+            ("rootstock-core", "rootstock_core", false, split.clone()),
+            ("rootstock-store", "crash", true, split.clone()),
+            ("rootstock-nbd", "nbd_vectors", true, split.clone()),
+            ("rootstock-tests", "rootstock_tests", false, split),
+            (
+                "rootstock-tests",
+                "nbd_qemu",
+                true,
+                vec![(Stage::Protocol, All)],
+            ),
+            (
+                "rootstock-tests",
+                "crash_daemon",
+                true,
+                vec![(Stage::Crash, All)],
+            ),
+            (
+                "rootstock-tests",
+                "import_qcow2",
+                true,
+                vec![(Stage::EndToEnd, All)],
+            ),
         ] {
             let program = Program {
                 package: package.to_owned(),
@@ -129,7 +176,11 @@ mod tests {
                 path: PathBuf::new(),
                 directory: PathBuf::new(),
             };
-            assert_eq!(program.stage(), stage, "{package} {target}");
+            let found: Vec<_> = crate::stages::STAGES
+                .into_iter()
+                .filter_map(|stage| Some((stage, program.selection(stage)?)))
+                .collect();
+            assert_eq!(found, expected, "{package} {target}");
         }
     }
 

@@ -11,7 +11,7 @@ use rootstock_tests::undo::{Action, Undo};
 use rootstock_tests::{tool, wait};
 
 use crate::command;
-use crate::stages::build::Program;
+use crate::stages::build::{Program, Selection};
 use crate::stages::report::Tally;
 
 /// How long one test program may run; the longest boots guests without acceleration.
@@ -26,11 +26,15 @@ struct Counts {
     results: u64,
 }
 
-/// Runs one program and counts its tests.
+/// Runs what is selected of one program and counts its tests.
 ///
 /// # Errors
 /// Only when it cannot be started.
-pub(crate) fn run_program(program: &Program, tally: &mut Tally) -> Result<()> {
+pub(crate) fn run_program(
+    program: &Program,
+    selection: Selection,
+    tally: &mut Tally,
+) -> Result<()> {
     let name = if program.integration {
         format!("{}::{}", program.package, program.target)
     } else {
@@ -38,13 +42,16 @@ pub(crate) fn run_program(program: &Program, tally: &mut Tally) -> Result<()> {
     };
     let mut run = Command::new(&program.path);
     // What cargo would tell it, and what the harness of the end-to-end tests asks for.
-    run.current_dir(&program.directory)
+    run.args(selection.arguments())
+        .current_dir(&program.directory)
         .env("CARGO_MANIFEST_DIR", &program.directory)
         .env("CARGO", command::cargo().get_program())
         .env("ROOTSTOCK_BIN", command::target().join("debug/rootstock"))
         .env("PATH", command::search_path())
         .env("INSTA_WORKSPACE_ROOT", command::root())
-        .env("INSTA_UPDATE", "no");
+        .env("INSTA_UPDATE", "no")
+        // Errors of the harness say what happened; their backtraces would bury it.
+        .env("RUST_LIB_BACKTRACE", "0");
     count(&name, &mut run, tally)
 }
 

@@ -165,7 +165,7 @@ fn each_option_has_its_answer() {
         ),
         (
             "too big",
-            text(option::INFO, &[0; OPTION_BYTES_MAX + 1]),
+            text(option::INFO, &vec![0; OPTION_BYTES_MAX + 1]),
             &["6: error 9"],
         ),
         ("abort", text(option::ABORT, b"bye"), &["2: ack"]),
@@ -300,7 +300,7 @@ fn export_name_has_its_own_form() {
         assert_eq!(be64(&said), 4096);
         assert!(matches!(server.phase, ServerPhase::Transmission(..)));
     }
-    for name in [&b"none"[..], b"a\xff", &[b'a'; 5000], &[b'a'; 20_000]] {
+    for name in [&b"none"[..], b"a\xff", &[b'a'; 5000], &vec![b'a'; 20_000]] {
         let (said, server) = converse(TlsOffer::Off, &[text(option::EXPORT_NAME, name)]);
         assert!(said.is_empty() && server.is_closed());
     }

@@ -14,14 +14,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
 use super::auth::Peer;
-use crate::config::ApiAddress;
+use crate::{config::ApiAddress, stop::Stop};
 
 /// Connections at once, to all of the API's addresses.
 const CONNECTIONS_MAX: usize = 1024;
@@ -116,7 +116,7 @@ impl ApiServer {
     pub(crate) async fn serve(
         self,
         router: Router,
-        mut stop: watch::Receiver<bool>,
+        mut stop: Stop,
         patience: Duration,
     ) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -139,8 +139,7 @@ impl ApiServer {
                 }
             }
         }
-        // An error means that the sender is gone, which is a stop too.
-        let _ = stop.wait_for(|stop| *stop).await;
+        stop.wait().await;
         for path in sockets {
             if let Err(error) = fs::remove_file(&path) {
                 tracing::warn!(path = %path.display(), %error, "socket not removed");
@@ -195,7 +194,7 @@ pub(crate) fn bind_unix(
 struct Serving {
     router: Router,
     places: Arc<Semaphore>,
-    stop: watch::Receiver<bool>,
+    stop: Stop,
     patience: Duration,
 }
 
@@ -205,7 +204,7 @@ impl Serving {
         let mut stop = self.stop.clone();
         while let Some(place) = self.place(&mut stop).await {
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = stop.wait() => break,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         connections.spawn(self.clone().connection(stream, Peer::Local, place));
@@ -224,7 +223,7 @@ impl Serving {
         let mut stop = self.stop.clone();
         while let Some(place) = self.place(&mut stop).await {
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = stop.wait() => break,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         let (serving, acceptor) = (self.clone(), acceptor.clone());
@@ -251,10 +250,10 @@ impl Serving {
     }
 
     /// A place for one more connection, unless the daemon stops first.
-    async fn place(&self, stop: &mut watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
+    async fn place(&self, stop: &mut Stop) -> Option<OwnedSemaphorePermit> {
         let places = Arc::clone(&self.places);
         tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => None,
+            () = stop.wait() => None,
             place = places.acquire_owned() => place.ok(),
         }
     }
@@ -277,7 +276,7 @@ impl Serving {
         let mut stop = self.stop;
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            _ = stop.wait_for(|stop| *stop) => {
+            () = stop.wait() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

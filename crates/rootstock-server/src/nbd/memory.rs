@@ -210,15 +210,20 @@ impl BlockDevice for MemoryDevice {
         for (number, range) in Self::parts(offset_bytes, len_bytes) {
             let hole = self.chunk(number).is_none();
             let len_bytes = range.len() as u64;
-            match extents.last_mut() {
-                Some(last) if last.hole == hole => last.len_bytes += len_bytes,
-                _ if extents.len() == extents_max => break,
-                _ => extents.push(StatusExtent {
-                    len_bytes,
-                    hole,
-                    zero: hole,
-                }),
+            if let Some(last) = extents.last_mut()
+                && last.hole == hole
+            {
+                last.len_bytes += len_bytes;
+                continue;
             }
+            if extents.len() == extents_max {
+                break;
+            }
+            extents.push(StatusExtent {
+                len_bytes,
+                hole,
+                zero: hole,
+            });
         }
         Ok(extents)
     }

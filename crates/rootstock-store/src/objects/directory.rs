@@ -197,10 +197,9 @@ impl Objects for DirectoryObjects {
 }
 
 fn join(dir: &str, name: &str) -> String {
-    if dir.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{dir}/{name}")
+    match (dir, name) {
+        ("", only) | (only, "") => only.to_owned(),
+        _ => format!("{dir}/{name}"),
     }
 }
 

@@ -97,7 +97,10 @@ fn by_trailer(objects: &dyn Objects, id: PackId, len_bytes: u64) -> io::Result<T
     }
     let start = footer.index_offset_bytes;
     let end = start.saturating_add(footer.index_bytes());
-    if footer.id != id || end.saturating_add(FOOTER_BYTES as u64) != len_bytes {
+    if footer.id != id
+        || footer.index_bytes() > REBUILD_BYTES_MAX
+        || end.saturating_add(FOOTER_BYTES as u64) != len_bytes
+    {
         return Ok(Trailed::Damaged);
     }
     let index: Bytes = match start.checked_sub(tail_start) {

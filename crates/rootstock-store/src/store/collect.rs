@@ -204,7 +204,7 @@ impl Collection {
                 continue;
             }
             let live_bytes = live_bytes.get(number).copied().unwrap_or(0);
-            let live_percent = live_bytes * 100 / pack.len_bytes.max(1);
+            let live_percent = live_bytes * 100 / pack.record_bytes.max(1);
             if live_bytes == 0 {
                 plan.delete.push(*number);
             } else if damaged.contains(&id) {
@@ -303,7 +303,10 @@ impl Sweep<'_> {
         if !rest.moved.is_empty() {
             let trailer = rest.buffer.trailer();
             let turn = |index: &mut Index, len_bytes: u64| {
-                let number = index.add_pack(Pack::new(Place::Stored(trailer.id), len_bytes));
+                let records = rest.moved.iter();
+                let record_bytes = records.map(|(at, _)| at.record_bytes()).sum();
+                let pack = Pack::new(Place::Stored(trailer.id), record_bytes, len_bytes);
+                let number = index.add_pack(pack);
                 for (before, entry) in &rest.moved {
                     if index.chunks.get(entry.chunk) == Some(*before) {
                         index.set(entry.chunk, Location::new(number, entry));

@@ -54,20 +54,20 @@ pub(super) struct Pack {
     pub(super) place: Place,
     /// Chunks whose place is this pack.
     pub(super) chunks: u32,
-    /// Bytes of their records.
-    pub(super) used_bytes: u64,
-    /// Bytes of the pack; of the records so far while it is in memory.
+    /// Bytes of all its records, used or not.
+    pub(super) record_bytes: u64,
+    /// Bytes of the stored pack, with header, index and footer; 0 before.
     pub(super) len_bytes: u64,
     /// The trailer is damaged: a collection should write the pack anew.
     pub(super) trailer_damaged: bool,
 }
 
 impl Pack {
-    pub(super) fn new(place: Place, len_bytes: u64) -> Self {
+    pub(super) fn new(place: Place, record_bytes: u64, len_bytes: u64) -> Self {
         Self {
             place,
             chunks: 0,
-            used_bytes: 0,
+            record_bytes,
             len_bytes,
             trailer_damaged: false,
         }
@@ -116,7 +116,6 @@ impl Index {
         self.frame_bytes += u64::from(at.frame_bytes);
         if let Some(pack) = self.packs.get_mut(&at.pack) {
             pack.chunks += 1;
-            pack.used_bytes += at.record_bytes();
         }
         self.damaged.remove(&chunk);
     }
@@ -134,7 +133,6 @@ impl Index {
         self.frame_bytes -= u64::from(before.frame_bytes);
         if let Some(pack) = self.packs.get_mut(&before.pack) {
             pack.chunks -= 1;
-            pack.used_bytes -= before.record_bytes();
         }
     }
 
@@ -152,7 +150,7 @@ impl Index {
                     stats.packs += 1;
                     stats.pack_bytes += pack.len_bytes;
                 }
-                Place::Memory(_) => stats.unstored_bytes += pack.len_bytes,
+                Place::Memory(_) => stats.unstored_bytes += pack.record_bytes,
             }
         }
         stats

@@ -101,7 +101,9 @@ fn add(index: &mut Index, id: PackId, len_bytes: u64, contents: &Contents) {
     if contents.rebuilt {
         tracing::warn!(pack = %id, chunks = contents.entries.len(), "pack index rebuilt from its records");
     }
-    let mut pack = Pack::new(Place::Stored(id), len_bytes);
+    let records = contents.entries.iter();
+    let record_bytes = records.map(|entry| u64::from(entry.record_bytes())).sum();
+    let mut pack = Pack::new(Place::Stored(id), record_bytes, len_bytes);
     pack.trailer_damaged = contents.rebuilt;
     let number = index.add_pack(pack);
     for entry in &contents.entries {

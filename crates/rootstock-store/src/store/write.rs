@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     disk::is_full,
-    pack::{Entry, HEADER_BYTES, PackId, buffer::PackBuffer},
+    pack::{Entry, PackId, buffer::PackBuffer},
 };
 
 /// Packs that are being stored, or wait for it after an error, at most: with
@@ -158,12 +158,12 @@ impl ChunkStore {
         let open = writer.open.get_or_insert_with(|| {
             let buffer = Arc::new(PackBuffer::default());
             let place = Place::Memory(Arc::clone(&buffer));
-            let number = index.add_pack(Pack::new(place, HEADER_BYTES as u64));
+            let number = index.add_pack(Pack::new(place, 0, 0));
             Open { number, buffer }
         });
         let entry = open.buffer.push(entry, frame);
         if let Some(pack) = index.packs.get_mut(&open.number) {
-            pack.len_bytes += u64::from(entry.record_bytes());
+            pack.record_bytes += u64::from(entry.record_bytes());
         }
         index.set(entry.chunk, Location::new(open.number, &entry));
     }

@@ -124,7 +124,10 @@ fn commits_and_collections_race_and_no_version_loses_a_chunk() {
                 }
             }
         });
-        let results: Vec<_> = committers.into_iter().map(|thread| thread.join()).collect();
+        let results: Vec<_> = committers
+            .into_iter()
+            .map(std::thread::ScopedJoinHandle::join)
+            .collect();
         done.store(true, Ordering::Relaxed);
         assert!(results.iter().all(Result::is_ok));
     });

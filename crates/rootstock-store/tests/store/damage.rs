@@ -76,7 +76,7 @@ fn a_scrub_finds_it_first() {
     let Setup { faulty, store, .. } = setup();
     let clean = store.scrub_pack(pack(&store)).unwrap();
     assert_eq!((clean.chunks, clean.damage.len()), (4, 0));
-    faulty.flip_bit(&pack(&store).key(), 8 * 200);
+    faulty.flip_bit(&pack(&store).key(), 8 * 300);
     let report = store.scrub_pack(pack(&store)).unwrap();
     assert_eq!(report.damage.len(), 1);
     assert_eq!(report.damage, store.damage());
@@ -85,7 +85,7 @@ fn a_scrub_finds_it_first() {
         text.contains("is damaged: its frame's bytes changed (pack "),
         "{text}"
     );
-    assert!(text.ends_with("byte 16)"), "{text}");
+    assert!(text.ends_with("byte 137)"), "{text}");
     assert_eq!(store.stats().damaged, 1);
 }
 

@@ -11,9 +11,9 @@ use rootstock_store::{
 };
 
 /// Packs of a few chunks, so that little data makes many.
-pub const PACK_BYTES: u32 = 8 << 10;
+pub(crate) const PACK_BYTES: u32 = 8 << 10;
 
-pub fn options() -> StoreOptions {
+pub(crate) fn options() -> StoreOptions {
     StoreOptions {
         pack_bytes: PACK_BYTES,
         open_threads: 1,
@@ -22,7 +22,7 @@ pub fn options() -> StoreOptions {
 }
 
 /// The chunk with this number: 0.5 to 2.5 KiB, every third compressible.
-pub fn raw(number: u64) -> Vec<u8> {
+pub(crate) fn raw(number: u64) -> Vec<u8> {
     let len = 512 + (number * 389) % 2048;
     let mut state = (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let noise = |_| {
@@ -39,27 +39,27 @@ pub fn raw(number: u64) -> Vec<u8> {
     }
 }
 
-pub fn id(number: u64) -> ChunkId {
+pub(crate) fn id(number: u64) -> ChunkId {
     ChunkId::of(&raw(number))
 }
 
-pub fn frame(number: u64) -> Frame {
+pub(crate) fn frame(number: u64) -> Frame {
     Encoder::new().encode(id(number), &raw(number))
 }
 
-pub fn put(store: &ChunkStore, number: u64) -> Result<PutOutcome, PutError> {
+pub(crate) fn put(store: &ChunkStore, number: u64) -> Result<PutOutcome, PutError> {
     store.put(&frame(number))
 }
 
 /// Puts these chunks and flushes.
-pub fn put_all(store: &ChunkStore, numbers: impl IntoIterator<Item = u64>) {
+pub(crate) fn put_all(store: &ChunkStore, numbers: impl IntoIterator<Item = u64>) {
     for number in numbers {
         put(store, number).unwrap();
     }
     store.flush().unwrap();
 }
 
-pub fn assert_reads(store: &ChunkStore, numbers: impl IntoIterator<Item = u64>) {
+pub(crate) fn assert_reads(store: &ChunkStore, numbers: impl IntoIterator<Item = u64>) {
     for number in numbers {
         match store.read(id(number)) {
             Ok(bytes) => assert_eq!(bytes, raw(number), "chunk number {number}"),
@@ -68,15 +68,18 @@ pub fn assert_reads(store: &ChunkStore, numbers: impl IntoIterator<Item = u64>) 
     }
 }
 
-pub fn live(numbers: impl IntoIterator<Item = u64>) -> HashSet<ChunkId> {
+pub(crate) fn live(numbers: impl IntoIterator<Item = u64>) -> HashSet<ChunkId> {
     numbers.into_iter().map(id).collect()
 }
 
-pub fn collect(store: &ChunkStore, live: &dyn LiveSet) -> Result<CollectReport, CollectError> {
+pub(crate) fn collect(
+    store: &ChunkStore,
+    live: &dyn LiveSet,
+) -> Result<CollectReport, CollectError> {
     collect_pinned(store, live, &HashSet::new())
 }
 
-pub fn collect_pinned(
+pub(crate) fn collect_pinned(
     store: &ChunkStore,
     live: &dyn LiveSet,
     pinned: &HashSet<PackId>,
@@ -85,15 +88,15 @@ pub fn collect_pinned(
     collection.sweep(live, pinned, &mut |_| ControlFlow::Continue(()))
 }
 
-pub fn open(objects: &Arc<dyn Objects>) -> ChunkStore {
+pub(crate) fn open(objects: &Arc<dyn Objects>) -> ChunkStore {
     ChunkStore::open(Arc::clone(objects), options()).unwrap()
 }
 
 /// A store on a simulated disk.
-pub fn open_on(disk: &SimDisk) -> ChunkStore {
+pub(crate) fn open_on(disk: &SimDisk) -> ChunkStore {
     open(&objects_on(Arc::new(disk.clone())))
 }
 
-pub fn objects_on(disk: Arc<dyn Disk>) -> Arc<dyn Objects> {
+pub(crate) fn objects_on(disk: Arc<dyn Disk>) -> Arc<dyn Objects> {
     Arc::new(DirectoryObjects::new(disk, "chunks").unwrap())
 }

@@ -48,8 +48,8 @@ pub(super) struct Log {
     len_bytes: u64,
     full_bytes: u64,
     bytes_min: u64,
-    /// A compaction failed after its file got its name: only a still newer file
-    /// is sure to be the one that the next open finds.
+    /// A compaction failed after its file got its name, or a failed transaction
+    /// could not be cut off: only a newer file is sure to be what an open finds.
     must_compact: bool,
 }
 
@@ -114,8 +114,11 @@ impl Log {
                 "dropped an unfinished transaction"
             );
             file.set_len(replay.len_bytes).map_err(io_error)?;
-            file.sync_data().map_err(io_error)?;
         }
+        // Whoever wrote this may have been killed before its syncs, and what is
+        // believed now must not be undone by a power cut later.
+        file.sync_data().map_err(io_error)?;
+        disk.sync_dir(dir).map_err(io_error)?;
         // An older file or an unfinished one that cannot be removed does no harm.
         for old in sequences.into_iter().filter(|old| *old < sequence) {
             let _ = disk.remove(&format!("{dir}/{}", name_of(old)));
@@ -157,8 +160,15 @@ impl Log {
                 done => return done,
             }
         }
-        self.file.write_at(self.len_bytes, &bytes)?;
-        self.file.sync_data()?;
+        let written = self.file.write_at(self.len_bytes, &bytes);
+        if let Err(error) = written.and_then(|()| self.file.sync_data()) {
+            // What a failed sync left may be in memory only: the next open must not
+            // take it for durable.
+            if self.file.set_len(self.len_bytes).is_err() {
+                self.must_compact = true;
+            }
+            return Err(error);
+        }
         self.len_bytes = len_bytes;
         Ok(())
     }

@@ -131,11 +131,11 @@ impl BlockMap {
         while next < blocks.end {
             let node_end = (next / NODE_BLOCKS + 1) * NODE_BLOCKS;
             let leaf_end = (next / LEAF_BLOCKS + 1) * LEAF_BLOCKS;
-            if next % NODE_BLOCKS == 0 && node_end <= blocks.end {
+            if next.is_multiple_of(NODE_BLOCKS) && node_end <= blocks.end {
                 self.report(next..node_end, &mut replaced);
                 *self.node_slot(next) = Branch::Zero;
                 next = node_end;
-            } else if next % LEAF_BLOCKS == 0 && leaf_end <= blocks.end {
+            } else if next.is_multiple_of(LEAF_BLOCKS) && leaf_end <= blocks.end {
                 self.report(next..leaf_end, &mut replaced);
                 let node = self.node_mut(next);
                 node.0[(next % NODE_BLOCKS / LEAF_BLOCKS) as usize] = Branch::Zero;
@@ -297,7 +297,6 @@ mod tests {
         fn behaves_as_a_map(steps in prop::collection::vec((block(), block(), any::<bool>(), 0_u32..100), 0..30)) {
             let mut map = BlockMap::new();
             let mut model: BTreeMap<u64, Entry> = BTreeMap::new();
-            let end = 2 * NODE_BLOCKS + 10;
             for (a, b, zero, slot) in steps {
                 let before = map.clone();
                 let model_before = collect(&before, 0..10);
@@ -323,8 +322,11 @@ mod tests {
                 prop_assert_eq!(collect(&before, 0..10), model_before, "a clone never changes");
             }
             for (block, entry) in &model { prop_assert_eq!(map.get(*block), *entry); }
-            let all = collect(&map, 0..end);
-            for (block, entry) in &model { prop_assert_eq!(all.get(block), Some(entry)); }
+            for edge in [0, LEAF_BLOCKS, NODE_BLOCKS, 2 * NODE_BLOCKS] {
+                let window = edge.saturating_sub(3)..edge + 7;
+                let all = collect(&map, window.clone());
+                for (block, entry) in model.range(window) { prop_assert_eq!(all.get(block), Some(entry)); }
+            }
         }
     }
 

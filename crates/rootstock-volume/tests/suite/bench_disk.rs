@@ -9,10 +9,10 @@ use rootstock_volume::{
     Base, BlockDevice, BlockError, OpenError, OverlayOptions, Segments, StatusExtent, Volume, Zero,
 };
 
-pub const BLOCK: usize = BLOCK_BYTES as usize;
+pub(crate) const BLOCK: usize = BLOCK_BYTES as usize;
 
 /// A read-only disk of known bytes.
-pub struct MemoryDisk(pub Bytes);
+pub(crate) struct MemoryDisk(pub(crate) Bytes);
 
 impl BlockDevice for MemoryDisk {
     fn size_bytes(&self) -> u64 {
@@ -63,7 +63,7 @@ impl BlockDevice for MemoryDisk {
 }
 
 /// Bytes that differ in every block and from seed to seed.
-pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn pattern(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -74,18 +74,18 @@ pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
-pub fn base_of(bytes: &[u8]) -> Base {
+pub(crate) fn base_of(bytes: &[u8]) -> Base {
     Base {
         device: Arc::new(MemoryDisk(Bytes::copy_from_slice(bytes))),
         id: Digest::of(bytes),
     }
 }
 
-pub fn read_all(device: &dyn BlockDevice) -> Vec<u8> {
+pub(crate) fn read_all(device: &dyn BlockDevice) -> Vec<u8> {
     read(device, 0, device.size_bytes() as usize)
 }
 
-pub fn read(device: &dyn BlockDevice, offset: u64, len: usize) -> Vec<u8> {
+pub(crate) fn read(device: &dyn BlockDevice, offset: u64, len: usize) -> Vec<u8> {
     let mut out = Segments::new();
     device
         .read(offset, len as u32, &mut out)
@@ -102,14 +102,14 @@ pub fn read(device: &dyn BlockDevice, offset: u64, len: usize) -> Vec<u8> {
 }
 
 /// A volume over a small base, and how to open it again.
-pub struct Setup {
-    pub base: Vec<u8>,
-    pub size_bytes: u64,
-    pub options: OverlayOptions,
+pub(crate) struct Setup {
+    pub(crate) base: Vec<u8>,
+    pub(crate) size_bytes: u64,
+    pub(crate) options: OverlayOptions,
 }
 
 impl Setup {
-    pub fn create(&self, disk: Arc<dyn Disk>) -> Result<Volume, OpenError> {
+    pub(crate) fn create(&self, disk: Arc<dyn Disk>) -> Result<Volume, OpenError> {
         Volume::create(
             disk,
             "v",
@@ -119,12 +119,12 @@ impl Setup {
         )
     }
 
-    pub fn open(&self, disk: Arc<dyn Disk>) -> Result<Volume, OpenError> {
-        Volume::open(disk, "v", base_of(&self.base), self.options)
+    pub(crate) fn open(&self, disk: Arc<impl Disk + 'static>) -> Result<Volume, OpenError> {
+        Volume::open(&disk, "v", base_of(&self.base), self.options)
     }
 
     /// What a new volume reads as.
-    pub fn first(&self) -> Vec<u8> {
+    pub(crate) fn first(&self) -> Vec<u8> {
         let mut bytes = self.base.clone();
         bytes.resize(self.size_bytes as usize, 0);
         bytes
@@ -133,7 +133,7 @@ impl Setup {
 
 /// What a volume is asked to do.
 #[derive(Debug, Clone)]
-pub enum Step {
+pub(crate) enum Step {
     Write {
         offset: usize,
         len: usize,
@@ -157,7 +157,7 @@ pub enum Step {
 
 impl Step {
     /// The step with its range cut to a disk of this size.
-    pub fn within(mut self, size: usize) -> Self {
+    pub(crate) fn within(mut self, size: usize) -> Self {
         if let Self::Write { offset, len, .. }
         | Self::Zero { offset, len, .. }
         | Self::Discard { offset, len } = &mut self
@@ -168,7 +168,7 @@ impl Step {
         self
     }
 
-    pub fn run(&self, volume: &Volume) -> Result<(), BlockError> {
+    pub(crate) fn run(&self, volume: &Volume) -> Result<(), BlockError> {
         match self {
             Self::Write { offset, len, seed } => {
                 volume.write(*offset as u64, &pattern(*seed, *len))
@@ -197,7 +197,7 @@ impl Step {
     }
 
     /// What the disk reads as after the step.
-    pub fn apply(&self, base: &[u8], bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn apply(&self, base: &[u8], bytes: &[u8]) -> Vec<u8> {
         let mut after = bytes.to_vec();
         match self {
             Self::Write { offset, len, seed } => {
@@ -226,7 +226,7 @@ impl Step {
     }
 
     /// Whether its success says that everything before it is durable.
-    pub fn is_durable(&self) -> bool {
+    pub(crate) fn is_durable(&self) -> bool {
         matches!(self, Self::Flush | Self::Reset | Self::Grow { .. })
     }
 }

@@ -138,7 +138,7 @@ fn rot_in_the_log_is_told_from_a_torn_end() {
 #[test]
 fn space_is_given_back() {
     let dir = tempfile::tempdir().expect("a directory");
-    let disk = Arc::new(RealDisk::new(dir.path()).expect("a disk"));
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir.path()).expect("a disk"));
     let setup = Setup {
         base: pattern(1, BLOCK),
         size_bytes: 1 << 30,
@@ -196,7 +196,7 @@ fn space_is_given_back() {
 #[test]
 fn snapshots_and_ephemeral_volumes_on_a_real_disk() {
     let dir = tempfile::tempdir().expect("a directory");
-    let disk = Arc::new(RealDisk::new(dir.path()).expect("a disk"));
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir.path()).expect("a disk"));
     let setup = setup();
     let volume = setup.create(disk.clone()).expect("a volume");
     volume
@@ -208,7 +208,7 @@ fn snapshots_and_ephemeral_volumes_on_a_real_disk() {
     volume.write(0, &pattern(9, 60_000)).expect("written");
     view.copy_to(disk.clone(), "copy", setup.options)
         .expect("copied");
-    let copy = Volume::open(disk.clone(), "copy", base_of(&setup.base), setup.options);
+    let copy = Volume::open(&disk, "copy", base_of(&setup.base), setup.options);
     let copy = copy.expect("opens");
     assert_eq!(read_all(&copy), expected);
     copy.write(0, b"its own").expect("written");
@@ -269,7 +269,7 @@ fn what_opening_and_resizing_refuse() {
         id: Digest::of(b"another version"),
         ..base_of(&setup.base)
     };
-    let error = Volume::open(Arc::clone(&disk), "v", other, setup.options);
+    let error = Volume::open(&disk, "v", other, setup.options);
     assert!(matches!(error, Err(OpenError::OtherBase { .. })));
     let small = Setup {
         size_bytes: 1,

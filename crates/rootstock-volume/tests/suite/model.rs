@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use rootstock_store::disk::{Fault, SimDisk};
-use rootstock_volume::{BlockDevice, OverlayOptions, SnapshotView, Volume};
+use rootstock_store::disk::{Disk, Fault, SimDisk};
+use rootstock_volume::{BlockDevice, OpenError, OverlayOptions, SnapshotView, Volume};
 
 use crate::bench_disk::{BLOCK, Setup, Step, read, read_all};
 
@@ -79,8 +79,6 @@ struct Run {
     /// may have become so since.
     durable: Vec<Vec<u8>>,
     views: Vec<(SnapshotView, Vec<u8>)>,
-    /// A cut was planned: failures from now on may be its doing.
-    cut: bool,
 }
 
 impl Run {
@@ -100,16 +98,7 @@ impl Run {
             durable: vec![now.clone()],
             now,
             views: Vec::new(),
-            cut: false,
         }
-    }
-
-    fn powerless(&self) -> bool {
-        let mut out = rootstock_volume::Segments::new();
-        self.cut
-            && self.volume.stats().used_bytes > 0
-            && rootstock_store::disk::Disk::list(&self.disk, "").is_err()
-                | self.volume.read(0, 1, &mut out).is_err()
     }
 
     fn step(&mut self, step: Step) {
@@ -151,16 +140,26 @@ impl Run {
     }
 
     fn is_cut(&self) -> bool {
-        rootstock_store::disk::Disk::list(&self.disk, "").is_err() || self.powerless()
+        self.disk.list("").is_err()
     }
 
     fn restart(&mut self, disk: SimDisk) {
         self.views.clear();
         self.disk = disk;
-        self.volume = self
-            .setup
-            .open(Arc::new(self.disk.clone()))
-            .expect("the volume opens after whatever happened");
+        let opened = self.setup.open(Arc::new(self.disk.clone()));
+        self.volume = opened.unwrap_or_else(|error| {
+            assert!(matches!(error, OpenError::Io { .. }), "{error}");
+            // A planned fault came while it was opened.
+            self.disk = self.disk.crash(11);
+            let opened = self.setup.open(Arc::new(self.disk.clone()));
+            opened.expect("the volume opens after whatever happened")
+        });
+        if self.is_cut() {
+            // The cut came in the clearing up after it was opened.
+            self.disk = self.disk.crash(12);
+            let opened = self.setup.open(Arc::new(self.disk.clone()));
+            self.volume = opened.expect("the volume opens after whatever happened");
+        }
         let found = read_all(&self.volume);
         assert!(
             self.durable.contains(&found),
@@ -169,7 +168,6 @@ impl Run {
         );
         self.now = found;
         self.durable = vec![self.now.clone()];
-        self.cut = false;
     }
 
     fn event(&mut self, event: Event) {
@@ -186,7 +184,6 @@ impl Run {
                 self.restart(disk);
             }
             Event::CutSoon { operations } => {
-                self.cut = true;
                 let nth = self.disk.operations() + operations;
                 self.disk.fail_at(nth, Fault::PowerCut);
             }
@@ -260,7 +257,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_volume_is_a_vector_of_bytes(

@@ -54,26 +54,170 @@ fn mistakes_are_explained() {
         .map(|line| {
             let error = parsed(line).err().map(|error| error.to_string());
             let error = error.unwrap_or_default();
-            let lines: Vec<&str> = error.lines().take_while(|line| !line.starts_with("Usage")).collect();
+            let lines: Vec<&str> = error
+                .lines()
+                .take_while(|line| !line.starts_with("Usage"))
+                .collect();
             lines.join("\n").trim().to_owned()
         })
         .collect();
-    assert_snapshot!(told.join("\n---\n"), @"");
+    assert_snapshot!(told.join("\n---\n"), @r"
+    error: invalid value 'a/b' for '<NAME>': the image name 'a/b' has '/' in it: names are letters, digits, '.', '_' and '-', and begin with a letter or digit
+
+    For more information, try '--help'.
+    ---
+    error: invalid value 'tape' for '--format <FORMAT>': write raw, qcow2, vmdk, vdi, vhd, vhdx, ova, box, gz, xz or zstd
+
+    For more information, try '--help'.
+    ---
+    error: invalid value 'lab:0' for '<VERSION>': 'lab:0' is not a version: write NAME, NAME:3 or NAME@tag
+
+    For more information, try '--help'.
+    ---
+    error: the following required arguments were not provided:
+      --from <VERSION>
+    ---
+    error: invalid value 'huge' for '<SIZE>': 'huge' is not a size: write bytes or a number with K, M, G, T (powers of 1024), such as 20G
+
+    For more information, try '--help'.
+    ---
+    error: unrecognized subcommand 'inport'
+
+      tip: some similar subcommands exist: 'export', 'import'
+    ");
 }
 
 fn help(path: &[&str]) -> String {
     let mut command = Cli::command().term_width(90);
+    command.build();
+    let mut command = &mut command;
     for name in path {
-        let found = command.find_subcommand(name);
-        command = found.cloned().expect("a command").term_width(90);
+        command = command.find_subcommand_mut(name).expect("a command");
     }
     command.render_help().to_string()
 }
 
 #[test]
 fn help_teaches() {
-    assert_snapshot!(help(&[]), @"");
-    assert_snapshot!(help(&["image", "import"]), @"");
-    assert_snapshot!(help(&["volume"]), @"");
-    assert_snapshot!(help(&["volume", "create"]), @"");
+    assert_snapshot!(help(&[]), @r"
+    Disk images in, versions kept, clones out
+
+    Usage: rootstock [OPTIONS] <COMMAND>
+
+    Commands:
+      serve        Run the daemon
+      image        Import, export and look after images
+      import       Look after imports that are not finished
+      volume       Make and look after writable clones (a seat's writeback, a super client)
+      gc           Free the space of what nothing needs
+      scrub        Watch the background check of stored data
+      token        Let other machines use the API
+      status       Show the daemon, its store and who uses it
+      completions  Print a shell's completion script
+
+    Options:
+      -h, --help     Print help (see more with '--help')
+      -V, --version  Print version
+
+    Options of every command:
+          --api <ADDRESS>      Where the daemon is: unix:PATH or https://HOST:PORT (or set
+                               ROOTSTOCK_API); for serve, where it listens, and repeatable
+          --json               Print one JSON document (or one a line) instead of text
+      -q, --quiet              Print no progress and no remarks
+          --token-file <FILE>  A file with the bearer token for --api https:… (or set
+                               ROOTSTOCK_TOKEN)
+          --ca <FILE>          A file of PEM certificates to trust instead of the system's
+                               [env: ROOTSTOCK_CA=]
+
+    Examples:
+      rootstock serve --data ~/rootstock --api unix:/tmp/rootstock.sock
+      rootstock image import lab disk.qcow2 --tag test
+      rootstock image import lab /dev/sda -m 'seat 7 as installed'
+      rootstock image show lab@test
+      rootstock volume create seat-7 --from lab@test
+      rootstock volume commit seat-7 lab --tag production
+      rootstock image export lab@production lab.vmdk --format vmdk
+
+    The daemon is found by --api, or ROOTSTOCK_API, or at unix:/run/rootstock/api.sock.
+    ");
+    assert_snapshot!(help(&["image", "import"]), @r"
+    Make a version of a disk image, a block device or standard input
+
+    Usage: import [OPTIONS] <NAME> <SOURCE>
+
+    Arguments:
+      <NAME>    The image that gets the version; made when it does not exist
+      <SOURCE>  The disk: a file, a block device, or - for standard input
+
+    Options:
+          --tag <TAG>          Point this tag at the version
+      -m, --message <MESSAGE>  What there is to say about the version
+          --keep-free-space    Keep what file systems have free, such as deleted files
+          --format <FORMAT>    Take the source for this format instead of looking
+          --member <NAME>      The member of an OVA or box that is the disk, when there are
+                               several
+          --spool <DIR>        Where streams and packed sources are unpacked to [default:
+                               /var/tmp]
+          --max-size <SIZE>    The largest disk to accept
+          --allow-changes      Accept a source that is written to while it is read, such as
+                               the disk of the running system: its file systems may need their
+                               repair
+      -h, --help               Print help
+
+    Sources: a raw disk image, a block device, qcow2, VMDK, VDI, VHD, VHDX, an OVA, a
+    Vagrant box, any of them packed with gzip, xz or zstd, and - for standard input.
+
+    The work is done here: holes and free space are skipped, and only what the daemon
+    lacks is sent. If it is interrupted, run the same command again: it goes on where
+    it was. A source that is the image's newest version already makes no new one.
+
+    Examples:
+      rootstock image import lab disk.qcow2
+      rootstock image import lab disk.img.xz --tag test -m 'kernel 6.1.99'
+      sudo rootstock image import lab /dev/sda --api https://server:8443
+      curl -s https://example.org/disk.raw.gz | rootstock image import lab -
+    ");
+    assert_snapshot!(help(&["volume"]), @r"
+    Make and look after writable clones (a seat's writeback, a super client)
+
+    Usage: volume <COMMAND>
+
+    Commands:
+      create    Make a writable clone of a version; it costs nothing until it is written to
+      list      List the volumes [alias: ls]
+      show      Show a volume
+      delete    Delete a volume and what was written to it [alias: rm]
+      resize    Make a volume larger
+      snapshot  Copy a volume as it is now into a new one
+      commit    Make a volume's contents a new version (café and lab words: apply, keep)
+      reset     Drop what was written to a volume (empty its writeback)
+      help      Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help  Print help
+    ");
+    assert_snapshot!(help(&["volume", "create"]), @r"
+    Make a writable clone of a version; it costs nothing until it is written to
+
+    Usage: create [OPTIONS] --from <VERSION> <NAME>
+
+    Arguments:
+      <NAME>  The new volume
+
+    Options:
+          --from <VERSION>  The version to clone: NAME, NAME:3 or NAME@tag
+          --size <SIZE>     Its size, larger than the version's disk: 200G, 1.5T
+          --ephemeral       Drop what was written when the last client leaves (frozen, no
+                            writeback kept)
+      -h, --help            Print help
+
+    A machine opens it over NBD as volume/NAME. What it writes (its writeback) stays in
+    the volume; the version is not touched. To change an image, as with a 'super
+    client', write to a volume and commit it.
+
+    Examples:
+      rootstock volume create seat-7 --from lab@production
+      rootstock volume create kiosk --from lab:3 --ephemeral
+      rootstock volume create big --from lab --size 200G
+    ");
 }

@@ -10,13 +10,13 @@ use crate::{cli::Cli, output};
 #[command(after_help = "\
 Example:
   rootstock completions bash > /etc/bash_completion.d/rootstock")]
-pub struct CompletionsArgs {
+pub(crate) struct CompletionsArgs {
     /// The shell
     shell: Shell,
 }
 
 /// Prints a shell's completion script.
-pub fn run(args: &CompletionsArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &CompletionsArgs) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "rootstock", &mut script);
     output::line(String::from_utf8_lossy(&script).trim_end())

@@ -16,7 +16,7 @@ use crate::session::Session;
 
 /// What can be done with images.
 #[derive(Debug, Subcommand)]
-pub enum ImageCommand {
+pub(crate) enum ImageCommand {
     /// Make a version of a disk image, a block device or standard input
     Import(import::ImportArgs),
     /// Write a version to a file: raw, qcow2, vmdk, vdi or vhdx
@@ -42,7 +42,7 @@ pub enum ImageCommand {
 }
 
 /// Does what the command says.
-pub fn run(command: &ImageCommand, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run(command: &ImageCommand, session: &Session) -> anyhow::Result<()> {
     match command {
         ImageCommand::Import(args) => import::run(args, session),
         ImageCommand::Export(args) => export::run(args, session),

@@ -11,7 +11,7 @@ use crate::{
 
 /// What can be done with unfinished imports.
 #[derive(Debug, Subcommand)]
-pub enum ImportCommand {
+pub(crate) enum ImportCommand {
     /// List imports that were begun and not finished
     #[command(visible_alias = "ls")]
     List,
@@ -21,13 +21,13 @@ pub enum ImportCommand {
 
 /// Which import.
 #[derive(Debug, Args)]
-pub struct AbortArgs {
+pub(crate) struct AbortArgs {
     /// Its id, from 'rootstock import list'
     id: String,
 }
 
 /// Does what the command says.
-pub fn run(command: &ImportCommand, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run(command: &ImportCommand, session: &Session) -> anyhow::Result<()> {
     match command {
         ImportCommand::List => list(session),
         ImportCommand::Abort(args) => abort(args, session),

@@ -7,13 +7,13 @@ use crate::{output, session::Session};
 
 /// What can be asked of the scrub.
 #[derive(Debug, Subcommand)]
-pub enum ScrubCommand {
+pub(crate) enum ScrubCommand {
     /// Show how far the background check is and what it found
     Status,
 }
 
 /// Does what the command says.
-pub fn run(command: &ScrubCommand, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run(command: &ScrubCommand, session: &Session) -> anyhow::Result<()> {
     match command {
         ScrubCommand::Status => status(session),
     }
@@ -48,10 +48,7 @@ fn text(status: &ScrubStatus) -> String {
             "last pass",
             output::or_dash(status.last_pass.as_deref().map(output::time)),
         ),
-        (
-            "damage",
-            output::count(status.damage.len() as u64, "place"),
-        ),
+        ("damage", output::count(status.damage.len() as u64, "place")),
         (
             "unused damage",
             output::count(status.unused_damage_count, "chunk"),
@@ -72,6 +69,12 @@ mod tests {
 
     #[test]
     fn a_resting_scrub() {
-        insta::assert_snapshot!(text(&ScrubStatus::default()), @"");
+        insta::assert_snapshot!(text(&ScrubStatus::default()), @r"
+        pace           off
+        this pass      resting
+        last pass      -
+        damage         0 places
+        unused damage  0 chunks
+        ");
     }
 }

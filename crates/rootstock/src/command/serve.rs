@@ -1,20 +1,122 @@
 //! `rootstock serve`: the daemon.
 
-use std::path::PathBuf;
+use std::{io::IsTerminal as _, path::PathBuf};
 
 use clap::Args;
+use rootstock_server::{
+    Config, Daemon, Layers,
+    config::{LogConfig, LogFormat, Override},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 
-use crate::cli::Global;
+use crate::{cli::Global, error::WrongUse, output};
 
-/// How the daemon runs; the file has the same names.
+/// Where the daemon's settings come from.
 #[derive(Debug, Args)]
-pub struct ServeArgs {
-    /// The configuration file
+#[command(after_help = "\
+A flag goes before the environment (ROOTSTOCK_STORE_CACHE_BYTES=2G), that before
+the file, and the file before the default. Everything the daemon keeps is in its
+data directory; several daemons run beside one another on different ones, and none
+needs root.
+
+Examples:
+  rootstock serve --show-config
+  rootstock serve --data ~/rootstock --api unix:/tmp/r.sock --nbd 127.0.0.1:10809
+  rootstock serve --api unix:/run/rootstock/api.sock --api https://0.0.0.0:8443")]
+pub(crate) struct ServeArgs {
+    /// The configuration file [default: /etc/rootstock/rootstock.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The directory of all state
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where NBD clients connect: HOST:PORT or unix:PATH; repeatable
+    #[arg(long, value_name = "ADDRESS")]
+    nbd: Vec<String>,
+    /// What is logged: info, debug, rootstock_server=debug,info
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// Print each setting and where it came from, and do nothing
+    #[arg(long)]
+    show_config: bool,
 }
 
-/// Runs the daemon until it is told to stop.
-pub fn run(_: &ServeArgs, _: &Global) -> anyhow::Result<()> {
-    anyhow::bail!("not yet")
+/// Runs the daemon until SIGINT or SIGTERM.
+pub(crate) fn run(args: &ServeArgs, global: &Global) -> anyhow::Result<()> {
+    let loaded = layers(args, global).load()?;
+    if args.show_config {
+        return output::line(loaded.show().trim_end());
+    }
+    start_log(&loaded.config.log)?;
+    // It is PID 1's or a terminal's process: its threads are its own.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("rootstock")
+        .build()?;
+    runtime.block_on(serve(loaded.config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    // Watched before the start, so that no signal is lost meanwhile.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let daemon = Daemon::start(config).await?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    let again = async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    // What was committed is safe; a second signal gives up the rest.
+    tokio::select! {
+        done = daemon.shutdown() => Ok(done?),
+        () = again => anyhow::bail!("stopped at once by a second signal: unfinished imports send their last chunks again"),
+    }
+}
+
+fn start_log(config: &LogConfig) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.filter).map_err(|error| WrongUse {
+        message: format!("log.filter = '{}' is not a filter: {error}", config.filter),
+        hint: "write info, debug, or rootstock_server=debug,info".to_owned(),
+    })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match config.format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+fn layers(args: &ServeArgs, global: &Global) -> Layers {
+    let data = args.data.as_ref().map(|dir| dir.display().to_string());
+    let list = |values: &[String]| (!values.is_empty()).then(|| values.join(","));
+    let flags = [
+        ("--data", "data", data),
+        ("--api", "api.listen", list(&global.api)),
+        ("--nbd", "nbd.listen", list(&args.nbd)),
+        ("--log", "log.filter", args.log.clone()),
+    ];
+    let set = |(flag, key, value): (_, _, Option<String>)| {
+        value.map(|value| Override { flag, key, value })
+    };
+    Layers {
+        file: args.config.clone(),
+        environment: environment(),
+        flags: flags.into_iter().filter_map(set).collect(),
+    }
+}
+
+fn environment() -> std::collections::BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| name.starts_with("ROOTSTOCK_"))
+        .collect()
 }

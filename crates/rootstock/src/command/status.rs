@@ -8,10 +8,10 @@ use crate::{output, session::Session};
 
 /// Nothing to choose.
 #[derive(Debug, Args)]
-pub struct StatusArgs {}
+pub(crate) struct StatusArgs {}
 
 /// Shows the daemon, its store and who uses it.
-pub fn run(_: &StatusArgs, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run(_: &StatusArgs, session: &Session) -> anyhow::Result<()> {
     let client = session.client()?;
     let (site, store, clients) = (client.site()?, client.store()?, client.clients()?);
     if session.json() {
@@ -38,10 +38,7 @@ fn text(site: &Site, store: &StoreReport) -> String {
         .map_or_else(|| "unused".to_owned(), |rate| format!("{rate} % hits"));
     let saved = match store.stored_bytes {
         0 => String::new(),
-        stored => format!(
-            ", a {:.1}th of what the versions use",
-            store.used_bytes as f64 / stored as f64
-        ),
+        _ => format!(" for {} of versions", output::bytes(store.used_bytes)),
     };
     output::fields(&[
         (
@@ -74,10 +71,7 @@ fn text(site: &Site, store: &StoreReport) -> String {
                 output::count(store.pack_count, "pack")
             ),
         ),
-        (
-            "free",
-            output::or_dash(store.free_bytes.map(output::bytes)),
-        ),
+        ("free", output::or_dash(store.free_bytes.map(output::bytes))),
         (
             "cache",
             format!(
@@ -92,6 +86,7 @@ fn text(site: &Site, store: &StoreReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rootstock_api::TokenRole;
 
     #[test]
     fn a_status() {
@@ -111,8 +106,15 @@ mod tests {
             cache_bytes_max: 256 << 20,
             ..StoreReport::default()
         };
-        insta::assert_snapshot!(text(&site, &store), @"");
+        insta::assert_snapshot!(text(&site, &store), @r"
+        daemon    release 0.1.0, running since now
+        nbd       127.0.0.1:10809
+        site key  abababababababababababababababababababababababababababababababab
+        you are   admin
+        stored    790 MB in 8000 chunks for 4.10 GB of versions
+        packs     800 MB in 50 packs
+        free      -
+        cache     0 B of 268 MB, unused
+        ");
     }
-
-    use rootstock_api::TokenRole;
 }

@@ -12,7 +12,7 @@ use crate::{
 
 /// What can be done with tokens.
 #[derive(Debug, Subcommand)]
-pub enum TokenCommand {
+pub(crate) enum TokenCommand {
     /// Make a token and print it, this once
     Create(CreateArgs),
     /// List the tokens, without their secrets
@@ -28,7 +28,7 @@ pub enum TokenCommand {
 Example:
   rootstock token create laptop --role admin > laptop.token
   rootstock image list --api https://server:8443 --token-file laptop.token")]
-pub struct CreateArgs {
+pub(crate) struct CreateArgs {
     /// A name to know it by: a person, a machine, a job
     name: String,
     /// What it allows
@@ -38,7 +38,7 @@ pub struct CreateArgs {
 
 /// Which token.
 #[derive(Debug, Args)]
-pub struct RevokeArgs {
+pub(crate) struct RevokeArgs {
     /// Its name
     name: String,
 }
@@ -53,7 +53,7 @@ enum Role {
 }
 
 /// Does what the command says.
-pub fn run(command: &TokenCommand, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run(command: &TokenCommand, session: &Session) -> anyhow::Result<()> {
     match command {
         TokenCommand::Create(args) => create(args, session),
         TokenCommand::List => list(session),

@@ -12,7 +12,7 @@ use crate::{
 
 /// What can be done with volumes.
 #[derive(Debug, Subcommand)]
-pub enum VolumeCommand {
+pub(crate) enum VolumeCommand {
     /// Make a writable clone of a version; it costs nothing until it is written to
     Create(CreateArgs),
     /// List the volumes
@@ -35,7 +35,7 @@ pub enum VolumeCommand {
 
 /// Which volume.
 #[derive(Debug, Args)]
-pub struct NameArgs {
+pub(crate) struct NameArgs {
     /// The volume
     name: VolumeName,
 }
@@ -51,7 +51,7 @@ Examples:
   rootstock volume create seat-7 --from lab@production
   rootstock volume create kiosk --from lab:3 --ephemeral
   rootstock volume create big --from lab --size 200G")]
-pub struct CreateArgs {
+pub(crate) struct CreateArgs {
     /// The new volume
     name: VolumeName,
     /// The version to clone: NAME, NAME:3 or NAME@tag
@@ -67,7 +67,7 @@ pub struct CreateArgs {
 
 /// How large it gets.
 #[derive(Debug, Args)]
-pub struct ResizeArgs {
+pub(crate) struct ResizeArgs {
     /// The volume
     name: VolumeName,
     /// Its new size, larger than before: 200G, 1.5T
@@ -77,7 +77,7 @@ pub struct ResizeArgs {
 
 /// What is copied where.
 #[derive(Debug, Args)]
-pub struct SnapshotArgs {
+pub(crate) struct SnapshotArgs {
     /// The volume
     name: VolumeName,
     /// The new volume
@@ -91,7 +91,7 @@ Only what was written is read and stored; the volume stays as it is.
 
 Example:
   rootstock volume commit seat-7 lab --tag test -m 'office suite added'")]
-pub struct CommitArgs {
+pub(crate) struct CommitArgs {
     /// The volume
     name: VolumeName,
     /// The image that gets the version; made when it does not exist
@@ -105,7 +105,7 @@ pub struct CommitArgs {
 }
 
 /// Does what the command says.
-pub fn run(command: &VolumeCommand, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run(command: &VolumeCommand, session: &Session) -> anyhow::Result<()> {
     let client = session.client()?;
     match command {
         VolumeCommand::Create(args) => {
@@ -171,7 +171,9 @@ fn list(session: &Session) -> anyhow::Result<()> {
         return output::json(&volumes);
     }
     if volumes.volumes.is_empty() {
-        return output::line("no volumes yet: 'rootstock volume create NAME --from IMAGE' makes one");
+        return output::line(
+            "no volumes yet: 'rootstock volume create NAME --from IMAGE' makes one",
+        );
     }
     output::line(&table(&volumes.volumes))
 }
@@ -268,7 +270,19 @@ mod tests {
             export: "volume/seat-7".to_owned(),
             clients: vec!["10.0.0.7:40112".to_owned()],
         };
-        assert_snapshot!(table(std::slice::from_ref(&volume)), @"");
-        assert_snapshot!(show(&volume), @"");
+        assert_snapshot!(table(std::slice::from_ref(&volume)), @r"
+        VOLUME  FROM      SIZE  WRITTEN  CLIENTS  MADE
+        seat-7  lab:3  8.59 GB  41.0 MB        1  now   ephemeral
+        ");
+        assert_snapshot!(show(&volume), @r"
+        volume   seat-7
+        from     lab:3
+        size     8.59 GB
+        written  41.0 MB
+        writes   dropped when the last client leaves
+        made     now
+        export   volume/seat-7
+        clients  10.0.0.7:40112
+        ");
     }
 }

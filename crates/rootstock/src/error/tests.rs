@@ -47,12 +47,37 @@ fn every_kind_says_what_to_do() {
             tool: "qemu-nbd".to_owned(),
         }),
     ];
-    assert_snapshot!(told.join("\n\n"), @"");
+    assert_snapshot!(told.join("\n\n"), @r"
+    error: 'evil.qcow2' (qcow2) is refused: it takes data from a backing file, '/etc/shadow'
+    hint:  if you trust it, make it one file where its other files are: qemu-img convert -O qcow2 'evil.qcow2' whole.qcow2
+    exit 1
+
+    error: lab:1 is in use by volume seat
+    hint:  delete the volume first
+    exit 1
+
+    error: the size is too small
+    exit 2
+
+    error: 'disk.img' changed while it was read: it was written to meanwhile
+    hint:  stop what writes to it (shut the VM down, unmount it) and import it again; --allow-changes takes it as it comes
+    exit 1
+
+    error: 'disk.img' cannot be read
+    cause: No such file or directory (os error 2)
+    exit 1
+
+    error: 'qemu-nbd' is not installed, and this format is read with it
+    hint:  install it: 'apt install qemu-utils' (Debian, Ubuntu) or 'dnf install qemu-img' (Fedora, RHEL)
+    exit 1
+    ");
 }
 
 #[test]
 fn programs_get_the_same() {
     let problem = Problem::new(ProblemCode::ImageNotFound, "there is no image lab");
     let error = anyhow::Error::from(ClientError::Problem(Box::new(problem)));
-    assert_snapshot!(as_json(&error), @"");
+    assert_snapshot!(as_json(&error), @r#"
+    {"causes":[],"code":"image-not-found","error":"there is no image lab","exit":1,"hint":"'rootstock image list' shows what there is"}
+    "#);
 }

@@ -12,7 +12,7 @@ use rootstock_core::ByteRange;
 use super::{
     SourceError,
     detect::{Format, HEAD_BYTES, detect},
-    stream::{Spool, peek},
+    stream::Spool,
 };
 
 /// The most members that are looked at.
@@ -22,7 +22,7 @@ const RAW_EXTENSIONS: [&str; 3] = ["img", "raw", "dd"];
 
 /// Where an archive's disk is.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     /// As it is, in this part of the archive's file.
     InFile(ByteRange),
     /// Stored with its holes left out: it has to be unpacked.
@@ -30,7 +30,7 @@ pub enum Place {
 }
 
 /// A part of a file, to be read from its beginning.
-pub struct RangeReader<'a> {
+pub(crate) struct RangeReader<'a> {
     file: &'a File,
     range: ByteRange,
     at: u64,
@@ -38,7 +38,7 @@ pub struct RangeReader<'a> {
 
 impl<'a> RangeReader<'a> {
     /// The given part of `file`.
-    pub fn new(file: &'a File, range: ByteRange) -> Self {
+    pub(crate) fn new(file: &'a File, range: ByteRange) -> Self {
         Self { file, range, at: 0 }
     }
 }
@@ -46,7 +46,9 @@ impl<'a> RangeReader<'a> {
 impl Read for RangeReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let rest = self.range.len.saturating_sub(self.at);
-        let len = buffer.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
+        let len = buffer
+            .len()
+            .min(usize::try_from(rest).unwrap_or(usize::MAX));
         let got = self
             .file
             .read_at(&mut buffer[..len], self.range.start + self.at)?;
@@ -71,7 +73,7 @@ impl Seek for RangeReader<'_> {
 ///
 /// # Errors
 /// When there is none or more than one, or the archive is damaged.
-pub fn find(
+pub(crate) fn find(
     file: &File,
     range: ByteRange,
     path: &Path,
@@ -118,7 +120,7 @@ pub fn find(
 ///
 /// # Errors
 /// As [`find`], and when the spool has no room.
-pub fn unpack(
+pub(crate) fn unpack(
     stream: &mut dyn Read,
     path: &Path,
     wanted: Option<&str>,
@@ -208,6 +210,7 @@ fn one<T>(disks: Vec<(String, T)>, path: &Path, wanted: Option<&str>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::stream::peek;
     use std::io::Write as _;
 
     fn archive(members: &[(&str, &[u8])]) -> (File, ByteRange) {

@@ -3,11 +3,11 @@
 use std::{fmt, str::FromStr};
 
 /// How many bytes [`detect`] wants to see of the beginning of a source.
-pub const HEAD_BYTES: usize = 1024;
+pub(crate) const HEAD_BYTES: usize = 1024;
 
 /// How a source holds its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// The disk's bytes themselves.
     Raw,
     /// A disk format that QEMU reads for us.
@@ -20,7 +20,7 @@ pub enum Format {
 
 /// Disk formats that QEMU reads for us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Foreign {
+pub(crate) enum Foreign {
     /// QEMU's qcow2, versions 2 and 3.
     Qcow2,
     /// VMware's VMDK.
@@ -35,7 +35,7 @@ pub enum Foreign {
 
 /// Compressed streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
+pub(crate) enum Compression {
     /// gzip (RFC 1952).
     Gzip,
     /// xz.
@@ -46,7 +46,7 @@ pub enum Compression {
 
 impl Foreign {
     /// QEMU's name of the driver.
-    pub const fn driver(self) -> &'static str {
+    pub(crate) const fn driver(self) -> &'static str {
         match self {
             Self::Qcow2 => "qcow2",
             Self::Vmdk => "vmdk",
@@ -100,7 +100,7 @@ impl FromStr for Format {
 
 /// The format of what begins with `head` and ends with `tail` (its last 512
 /// bytes, where a fixed VHD has its only mark). Anything unknown is raw.
-pub fn detect(head: &[u8], tail: &[u8]) -> Format {
+pub(crate) fn detect(head: &[u8], tail: &[u8]) -> Format {
     let at = |offset: usize, magic: &[u8]| {
         head.get(offset..)
             .is_some_and(|rest| rest.starts_with(magic))

@@ -13,7 +13,7 @@ use rootstock_image::ReadAt;
 use rustix::{fs::SeekFrom, io::Errno};
 
 /// An open file and the part of it that is the disk.
-pub struct FileDisk {
+pub(crate) struct FileDisk {
     file: File,
     path: PathBuf,
     part: ByteRange,
@@ -23,7 +23,7 @@ pub struct FileDisk {
 
 /// What becomes of a source that is written to while it is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Writes {
+pub(crate) enum Writes {
     /// The import fails: its parts would not fit together.
     Refuse,
     /// The administrator knows, and takes what comes.
@@ -42,13 +42,18 @@ struct State {
 
 impl FileDisk {
     /// The whole of an open file or device.
-    pub fn whole(file: File, path: &Path, writes: Writes) -> io::Result<Self> {
+    pub(crate) fn whole(file: File, path: &Path, writes: Writes) -> io::Result<Self> {
         let len_bytes = State::of(&file)?.len_bytes;
         Self::part(file, path, ByteRange::new(0, len_bytes), writes)
     }
 
     /// A part of an open file.
-    pub fn part(file: File, path: &Path, part: ByteRange, writes: Writes) -> io::Result<Self> {
+    pub(crate) fn part(
+        file: File,
+        path: &Path,
+        part: ByteRange,
+        writes: Writes,
+    ) -> io::Result<Self> {
         Ok(Self {
             begin: State::of(&file)?,
             path: path.to_owned(),
@@ -59,12 +64,12 @@ impl FileDisk {
     }
 
     /// The open file.
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
     /// The part of the file that is the disk.
-    pub fn range(&self) -> ByteRange {
+    pub(crate) fn range(&self) -> ByteRange {
         self.part
     }
 }
@@ -76,7 +81,9 @@ impl ReadAt for FileDisk {
         if offset_bytes + buffer.len() as u64 > self.len_bytes() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let len = buffer.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
+        let len = buffer
+            .len()
+            .min(usize::try_from(rest).unwrap_or(usize::MAX));
         self.file
             .read_exact_at(&mut buffer[..len], self.part.start + offset_bytes)?;
         buffer[len..].fill(0);
@@ -84,9 +91,7 @@ impl ReadAt for FileDisk {
     }
 
     fn len_bytes(&self) -> u64 {
-        self.part
-            .len
-            .next_multiple_of(rootstock_core::SECTOR_BYTES)
+        self.part.len.next_multiple_of(rootstock_core::SECTOR_BYTES)
     }
 }
 

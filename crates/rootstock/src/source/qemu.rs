@@ -39,7 +39,7 @@ const STATUS_BYTES: u64 = 1 << 30;
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
 
 /// A disk in a foreign format.
-pub struct QemuDisk {
+pub(crate) struct QemuDisk {
     image: FileDisk,
     server: Mutex<Server>,
     idle: Mutex<Vec<Client<UnixStream>>>,
@@ -86,7 +86,7 @@ impl QemuDisk {
     /// # Errors
     /// When the image names other files, is larger than `disk_bytes_max`, or
     /// QEMU cannot read it or is not there.
-    pub fn open(
+    pub(crate) fn open(
         format: Foreign,
         image: FileDisk,
         path: &Path,
@@ -342,7 +342,7 @@ fn info(node: &str, format: Foreign, path: &Path) -> Result<Info, SourceError> {
 ///
 /// # Errors
 /// What `failed` makes of its complaint.
-pub fn run(
+pub(crate) fn run(
     command: &mut Command,
     patience: Duration,
     failed: impl Fn(String) -> SourceError + Copy,
@@ -437,7 +437,10 @@ mod tests {
                 "qemu-img: Could not open 'json:{\"a\": {\"b\": 1}}': Image is corrupt\n",
                 "Image is corrupt",
             ),
-            ("qemu-nbd: Failed to blk_new_open\n", "Failed to blk_new_open"),
+            (
+                "qemu-nbd: Failed to blk_new_open\n",
+                "Failed to blk_new_open",
+            ),
             ("\nodd: words\n", "odd: words"),
             ("", "it ended without a word"),
         ];

@@ -16,7 +16,7 @@ const EXTENSIONS_MAX: usize = 64;
 
 /// Why an image was refused by its header.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum HeaderError {
+pub(crate) enum HeaderError {
     /// It is not whole without another file.
     #[error("it takes data from {what}{}", named(name.as_ref()))]
     OtherFile {
@@ -51,7 +51,7 @@ fn named(name: Option<&String>) -> String {
 ///
 /// # Errors
 /// [`HeaderError`] when there is one, or when the header cannot be trusted.
-pub fn check(format: Foreign, image: &dyn ReadAt) -> Result<(), HeaderError> {
+pub(crate) fn check(format: Foreign, image: &dyn ReadAt) -> Result<(), HeaderError> {
     match format {
         Foreign::Qcow2 => check_qcow2(image),
         Foreign::Vmdk => check_vmdk(image),
@@ -350,7 +350,8 @@ mod tests {
     #[test]
     fn other_files_are_named() {
         let shadow = "/etc/shadow";
-        let text = b"# Disk DescriptorFile\ncreateType=\"monolithicFlat\"\nRW 8 FLAT \"/etc/shadow\" 0\n";
+        let text =
+            b"# Disk DescriptorFile\ncreateType=\"monolithicFlat\"\nRW 8 FLAT \"/etc/shadow\" 0\n";
         let parent =
             "# Disk DescriptorFile\ncreateType=\"x\"\nparentFileNameHint=\"/etc/shadow\"\n";
         let lines = [
@@ -365,7 +366,15 @@ mod tests {
             refusal(Foreign::Vmdk, &vmdk(8, "")),
             refusal(Foreign::Vmdk, b"COWD"),
         ];
-        assert_snapshot!(lines.join("\n"), @"");
+        assert_snapshot!(lines.join("\n"), @r"
+        it takes data from a backing file, '/etc/shadow'
+        it takes data from an external data file, '/etc/shadow'
+        it takes data from another file, '/etc/shadow'
+        it takes data from a parent disk, '/etc/shadow'
+        it takes data from another file, '/etc/shadow'
+        it takes data from a descriptor file and its other extents: it is a part of a split disk
+        it takes data from an ESX descriptor file and its other extents
+        ");
     }
 
     #[test]
@@ -387,6 +396,13 @@ mod tests {
             refusal(Foreign::Vhd, &[0; 1024]),
             refusal(Foreign::Vdi, &vdi),
         ];
-        assert_snapshot!(lines.join("\n"), @"");
+        assert_snapshot!(lines.join("\n"), @r"
+        it claims a disk of 18446744073709551615 bytes, and the limit is 70368744177664
+        it is encrypted
+        it ends within its header
+        it takes data from a parent disk (it is a differencing disk)
+        it has no VHD footer: its end is missing
+        it takes data from a parent disk (it is a snapshot or a linked clone)
+        ");
     }
 }

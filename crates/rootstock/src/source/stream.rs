@@ -24,15 +24,15 @@ const SPOOL_RESERVE_BYTES: u64 = 512 << 20;
 
 /// Where streams are unpacked to, and how far.
 #[derive(Debug, Clone)]
-pub struct Spool {
+pub(crate) struct Spool {
     /// The directory.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// The most bytes that may come out of a stream.
-    pub stream_bytes_max: u64,
+    pub(crate) stream_bytes_max: u64,
 }
 
 /// The plain bytes of a compressed stream, of which all members are read.
-pub fn decompress<'a>(
+pub(crate) fn decompress<'a>(
     compression: Compression,
     stream: impl Read + Send + 'a,
 ) -> io::Result<Box<dyn Read + Send + 'a>> {
@@ -44,7 +44,9 @@ pub fn decompress<'a>(
 }
 
 /// The first bytes of a stream, and the stream with them put back.
-pub fn peek<'a>(mut stream: impl Read + Send + 'a) -> io::Result<(Vec<u8>, Box<dyn Read + Send + 'a>)> {
+pub(crate) fn peek<'a>(
+    mut stream: impl Read + Send + 'a,
+) -> io::Result<(Vec<u8>, Box<dyn Read + Send + 'a>)> {
     let mut head = Vec::with_capacity(HEAD_BYTES);
     stream
         .by_ref()
@@ -60,7 +62,7 @@ impl Spool {
     /// # Errors
     /// When the stream is damaged or larger than allowed, or the file system has
     /// no room for it. The file is gone when it is closed, and after a crash.
-    pub fn fill(
+    pub(crate) fn fill(
         &self,
         stream: &mut dyn Read,
         source: &Path,

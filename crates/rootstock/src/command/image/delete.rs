@@ -15,7 +15,7 @@ A version that a volume, a tag or a client needs is not deleted. Space is freed 
 Examples:
   rootstock image delete lab:3
   rootstock image delete lab --all")]
-pub struct DeleteArgs {
+pub(crate) struct DeleteArgs {
     /// The version: NAME:3 or NAME@tag; or the image, with --all
     version: VersionSpec,
     /// Delete the image with all its versions
@@ -24,7 +24,7 @@ pub struct DeleteArgs {
 }
 
 /// Deletes a version or an image.
-pub fn run(args: &DeleteArgs, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run(args: &DeleteArgs, session: &Session) -> anyhow::Result<()> {
     let VersionSpec { image, selector } = &args.version;
     let whole = *selector == VersionSelector::Latest;
     if whole != args.all {

@@ -11,7 +11,7 @@ use crate::{output, session::Session};
 #[command(after_help = "\
 Example:
   rootstock image diff lab@production lab@test")]
-pub struct DiffArgs {
+pub(crate) struct DiffArgs {
     /// The version that a machine has
     from: VersionSpec,
     /// The version that it is to get
@@ -19,7 +19,7 @@ pub struct DiffArgs {
 }
 
 /// Says what a holder of one version must fetch for another.
-pub fn run(args: &DiffArgs, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run(args: &DiffArgs, session: &Session) -> anyhow::Result<()> {
     let report = session.client()?.diff(&args.from, &args.to)?;
     if session.json() {
         return output::json(&report);
@@ -85,6 +85,11 @@ mod tests {
             from_disk_bytes: 8 << 30,
             to_disk_bytes: 9 << 30,
         };
-        assert_snapshot!(text(&report), @"");
+        assert_snapshot!(text(&report), @r"
+        from lab:1 to lab:2
+        to fetch  331 MB in 1 chunk (470 MB unpacked), and 131 kB of manifest pages
+        changed   498 MB of the disk, at 1900 places
+        disk      8.59 GB becomes 9.66 GB
+        ");
     }
 }

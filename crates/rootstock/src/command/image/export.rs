@@ -51,7 +51,7 @@ enum ExportFormat {
 /// What to export, and where to.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct ExportArgs {
+pub(crate) struct ExportArgs {
     /// The version: NAME, NAME:3 or NAME@tag
     version: VersionSpec,
     /// The file to write
@@ -65,7 +65,7 @@ pub struct ExportArgs {
 }
 
 /// Exports.
-pub fn run(args: &ExportArgs, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run(args: &ExportArgs, session: &Session) -> anyhow::Result<()> {
     let cancel = session::cancel_on_signals()?;
     if !args.force && args.file.symlink_metadata().is_ok() {
         return Err(WrongUse {
@@ -149,11 +149,7 @@ fn convert(
 ) -> anyhow::Result<NamedTempFile> {
     let (driver, options, foreign): (_, &[&str], _) = match format {
         ExportFormat::Raw | ExportFormat::Qcow2 => ("qcow2", &[], Foreign::Qcow2),
-        ExportFormat::Vmdk => (
-            "vmdk",
-            &["-o", "subformat=streamOptimized"],
-            Foreign::Vmdk,
-        ),
+        ExportFormat::Vmdk => ("vmdk", &["-o", "subformat=streamOptimized"], Foreign::Vmdk),
         ExportFormat::Vdi => ("vdi", &[], Foreign::Vdi),
         ExportFormat::Vhdx => ("vhdx", &["-o", "subformat=dynamic"], Foreign::Vhdx),
     };
@@ -172,7 +168,11 @@ fn convert(
         format: foreign,
         reason,
     };
-    qemu::run(&mut command, Duration::from_secs(CONVERT_SECONDS_MAX), failed)?;
+    qemu::run(
+        &mut command,
+        Duration::from_secs(CONVERT_SECONDS_MAX),
+        failed,
+    )?;
     // qemu-img may have made the file anew: what is there now is to be kept.
     std::fs::File::open(whole.path())
         .and_then(|file| file.sync_all())

@@ -11,13 +11,13 @@ use crate::{
 
 /// Whose history.
 #[derive(Debug, Args)]
-pub struct HistoryArgs {
+pub(crate) struct HistoryArgs {
     /// The image
     image: ImageName,
 }
 
 /// Shows what happened to an image, oldest first.
-pub fn run(args: &HistoryArgs, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run(args: &HistoryArgs, session: &Session) -> anyhow::Result<()> {
     let history = session.client()?.history(&args.image)?;
     if session.json() {
         return output::json(&history);

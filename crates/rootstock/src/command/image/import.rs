@@ -40,7 +40,7 @@ Examples:
 /// What to import, and as what.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct ImportArgs {
+pub(crate) struct ImportArgs {
     /// The image that gets the version; made when it does not exist
     name: ImageName,
     /// The disk: a file, a block device, or - for standard input
@@ -61,7 +61,13 @@ pub struct ImportArgs {
     #[arg(long, value_name = "NAME")]
     member: Option<String>,
     /// Where streams and packed sources are unpacked to
-    #[arg(long, value_name = "DIR", env = "TMPDIR", default_value = "/var/tmp", hide_env = true)]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "TMPDIR",
+        default_value = "/var/tmp",
+        hide_env = true
+    )]
     spool: PathBuf,
     /// The largest disk to accept
     #[arg(long, value_name = "SIZE", value_parser = parse_size_bytes)]
@@ -73,7 +79,7 @@ pub struct ImportArgs {
 }
 
 /// Imports.
-pub fn run(args: &ImportArgs, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run(args: &ImportArgs, session: &Session) -> anyhow::Result<()> {
     let cancel = session::cancel_on_signals()?;
     // Asked before long work, so that nobody waits to learn of a missing daemon.
     session.client()?.site()?;

@@ -10,10 +10,10 @@ use crate::{
 
 /// Nothing to choose.
 #[derive(Debug, Args)]
-pub struct ListArgs {}
+pub(crate) struct ListArgs {}
 
 /// Lists the images.
-pub fn run(_: &ListArgs, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run(_: &ListArgs, session: &Session) -> anyhow::Result<()> {
     let images = session.client()?.images()?;
     if session.json() {
         return output::json(&images);
@@ -72,6 +72,10 @@ mod tests {
             {"name": "empty", "version_count": 0, "created": "then", "tags": [], "latest": null}
         ]))
         .expect("a list");
-        assert_snapshot!(table(&images), @"");
+        assert_snapshot!(table(&images), @r"
+        IMAGE  VERSIONS  LATEST     DISK     USED  CHANGED  TAGS
+        lab           2       2  8.59 GB  2.05 GB  soon     test=2
+        empty         0       -        -        -  then     -
+        ");
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use rootstock_api::{ImageDetail, PartitionFacts, VersionDetail, VersionSummary};
-use rootstock_core::{VersionSelector, VersionSpec};
+use rootstock_core::{TagName, VersionSelector, VersionSpec};
 
 use crate::{
     output::{self, Column},
@@ -16,13 +16,13 @@ Examples:
   rootstock image show lab             all its versions
   rootstock image show lab:3           one version: partitions, kernels, what it needs
   rootstock image show lab@production")]
-pub struct ShowArgs {
+pub(crate) struct ShowArgs {
     /// The image, or a version of it: NAME, NAME:3 or NAME@tag
     version: VersionSpec,
 }
 
 /// Shows an image or a version.
-pub fn run(args: &ShowArgs, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run(args: &ShowArgs, session: &Session) -> anyhow::Result<()> {
     let client = session.client()?;
     if args.version.selector == VersionSelector::Latest {
         let image = client.image(&args.version.image)?;
@@ -82,10 +82,7 @@ fn version_text(version: &VersionDetail) -> String {
         ),
         (
             "shared",
-            format!(
-                "{} with other versions",
-                output::bytes(size.shared_bytes)
-            ),
+            format!("{} with other versions", output::bytes(size.shared_bytes)),
         ),
         (
             "stored",
@@ -153,7 +150,7 @@ fn partitions(table: &str, partitions: &[PartitionFacts]) -> String {
 }
 
 fn tags(version: &VersionSummary) -> String {
-    let tags: Vec<&str> = version.tags.iter().map(|tag| tag.as_str()).collect();
+    let tags: Vec<&str> = version.tags.iter().map(TagName::as_str).collect();
     output::or_dash((!tags.is_empty()).then(|| tags.join(" ")))
 }
 
@@ -186,7 +183,28 @@ mod tests {
             "volumes": ["seat-1"]
         }))
         .expect("a version");
-        assert_snapshot!(version_text(&version), @"");
+        assert_snapshot!(version_text(&version), @r"
+        version   lab:2
+        tags      production test
+        made      soon
+        from      /srv/lab.qcow2
+        parent    lab:1
+        disk      8.59 GB
+        used      2.05 GB
+        unique    700 MB (331 MB stored, freed if it is deleted)
+        shared    1.35 GB with other versions
+        stored    790 MB in 7900 chunks
+        left out  540 MB of free space
+        system    Debian GNU/Linux 12
+        kernels   6.1.0-28-amd64
+        manifest  abababababababababababababababababababababababababababababababab
+        volumes   seat-1
+        message   51 packages
+
+        PARTITION    START     SIZE  TYPE        FILE SYSTEM  LABEL     USED  REMARK
+        gpt 1      1.05 MB   537 MB  EFI system  fat32        EFI    12.0 MB
+        gpt 2       538 MB  8.05 GB  Linux root  xfs          -            -  kept whole: the free space of xfs is not looked for
+        ");
     }
 
     #[test]
@@ -199,6 +217,10 @@ mod tests {
                  "tags": ["test"], "message": "a word\nand more"}]
         }))
         .expect("an image");
-        assert_snapshot!(image_text(&image), @"");
+        assert_snapshot!(image_text(&image), @r"
+        VERSION  MADE     DISK   USED  ADDED  TAGS  MESSAGE
+        lab:1    then  1.00 kB  900 B  300 B  -     -
+        lab:2    now   1.00 kB  900 B   12 B  test  a word
+        ");
     }
 }

@@ -12,7 +12,7 @@ use crate::{output, session::Session};
 Examples:
   rootstock image tag lab:3 test
   rootstock image tag lab@test production     what was tested goes live")]
-pub struct TagArgs {
+pub(crate) struct TagArgs {
     /// The version: NAME, NAME:3 or NAME@tag
     version: VersionSpec,
     /// The tag
@@ -21,7 +21,7 @@ pub struct TagArgs {
 
 /// Which tag goes.
 #[derive(Debug, Args)]
-pub struct UntagArgs {
+pub(crate) struct UntagArgs {
     /// The image
     image: ImageName,
     /// The tag
@@ -29,7 +29,7 @@ pub struct UntagArgs {
 }
 
 /// Points a tag at a version.
-pub fn run(args: &TagArgs, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run(args: &TagArgs, session: &Session) -> anyhow::Result<()> {
     let VersionSpec { image, selector } = &args.version;
     let set = session.client()?.tag(image, &args.tag, selector)?;
     if session.json() {
@@ -40,11 +40,14 @@ pub fn run(args: &TagArgs, session: &Session) -> anyhow::Result<()> {
         Some(before) => format!(" (before: {image}:{before})"),
         None => String::new(),
     };
-    output::line(&format!("{image}@{} is {image}:{}{before}", args.tag, set.version))
+    output::line(&format!(
+        "{image}@{} is {image}:{}{before}",
+        args.tag, set.version
+    ))
 }
 
 /// Takes a tag away.
-pub fn run_untag(args: &UntagArgs, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run_untag(args: &UntagArgs, session: &Session) -> anyhow::Result<()> {
     session.client()?.untag(&args.image, &args.tag)?;
     if session.json() {
         return output::json(&json!({"image": args.image, "untagged": args.tag}));

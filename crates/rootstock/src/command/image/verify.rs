@@ -8,35 +8,37 @@ use crate::{error::Failure, output, progress, session::Session};
 
 /// What to verify.
 #[derive(Debug, Args)]
-pub struct VerifyArgs {
+pub(crate) struct VerifyArgs {
     /// The version: NAME, NAME:3 or NAME@tag
     version: VersionSpec,
 }
 
 /// Reads a version anew and names what is damaged.
-pub fn run(args: &VerifyArgs, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run(args: &VerifyArgs, session: &Session) -> anyhow::Result<()> {
     let bar = progress::bytes(session, "verifying", 0);
     let mut printed = Ok(());
-    let report = session.client()?.verify(&args.version, |event| match event {
-        VerifyEvent::Progress {
-            done_bytes,
-            total_bytes,
-        } => {
-            bar.set_length(*total_bytes);
-            bar.set_position(*done_bytes);
-        }
-        VerifyEvent::Damage(damage) => {
-            let line = bar.suspend(|| {
-                if session.json() {
-                    output::json_line(event)
-                } else {
-                    output::line(&damage_text(damage))
-                }
-            });
-            printed = line;
-        }
-        VerifyEvent::Done(_) | VerifyEvent::Failed(_) => {}
-    });
+    let report = session
+        .client()?
+        .verify(&args.version, |event| match event {
+            VerifyEvent::Progress {
+                done_bytes,
+                total_bytes,
+            } => {
+                bar.set_length(*total_bytes);
+                bar.set_position(*done_bytes);
+            }
+            VerifyEvent::Damage(damage) => {
+                let line = bar.suspend(|| {
+                    if session.json() {
+                        output::json_line(event)
+                    } else {
+                        output::line(&damage_text(damage))
+                    }
+                });
+                printed = line;
+            }
+            VerifyEvent::Done(_) | VerifyEvent::Failed(_) => {}
+        });
     bar.finish_and_clear();
     let report = report?;
     printed?;

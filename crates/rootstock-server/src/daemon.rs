@@ -1,0 +1,252 @@
+//! The daemon's life: everything is opened in order, and closed in the other.
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use rootstock_catalog::Catalog;
+use rootstock_store::{ChunkStore, StoreOptions, disk::RealDisk, objects::DirectoryObjects};
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::{
+    app::App,
+    collector,
+    config::{ApiAddress, Config, NbdTls},
+    data_dir::{DataDir, DataDirError},
+    http::{self, ApiServer, ListenError},
+    imports, scrub,
+    stop::Stop,
+    tls::{self, TlsError},
+};
+
+/// How long requests may take to finish at shutdown.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often idle imports are looked for.
+const EXPIRE_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Why the daemon did not start. What it had opened is closed again.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The catalog.
+    #[error(transparent)]
+    Catalog(#[from] rootstock_catalog::OpenError),
+    /// The chunk store.
+    #[error(transparent)]
+    Store(#[from] rootstock_store::OpenError),
+    /// The store's directory.
+    #[error("cannot open the store's directory {}", path.display())]
+    StoreDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The TLS certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The API's addresses.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A part of the start failed in an unforeseen way.
+    #[error("the start was interrupted")]
+    Interrupted(#[source] tokio::task::JoinError),
+}
+
+/// What could not be finished at shutdown. What was committed is safe.
+#[derive(Debug, thiserror::Error)]
+pub enum ShutdownError {
+    /// Chunks of open imports were not written.
+    #[error("chunks of unfinished imports could not be stored: the imports will send them again")]
+    Flush(#[source] rootstock_store::PutError),
+    /// A part of it panicked.
+    #[error("a part of the daemon panicked")]
+    Panicked(#[source] tokio::task::JoinError),
+}
+
+/// A running daemon.
+pub struct Daemon {
+    app: Arc<App>,
+    stop: watch::Sender<bool>,
+    api: JoinHandle<()>,
+    workers: JoinSet<()>,
+    https: Vec<SocketAddr>,
+    /// Dropped last: the lock on the directory goes with it.
+    data: DataDir,
+}
+
+impl Daemon {
+    /// Starts a daemon: when this returns, the API answers.
+    ///
+    /// # Errors
+    /// [`StartError`], naming the thing and the next step.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let root = config.data.clone();
+        let (data, key) = blocking(move || {
+            let data = DataDir::open(&root)?;
+            let key = data.site_key()?;
+            Ok::<_, StartError>((data, key))
+        })
+        .await?;
+        let mut config = config;
+        config.data = data.root().to_owned();
+        let tls = tls_config(&config, &data)?;
+        let catalog = Catalog::open(&data.catalog()).await?;
+        let started = Self::start_with(config, data, key, tls, catalog.clone()).await;
+        if started.is_err() {
+            catalog.close().await;
+        }
+        started
+    }
+
+    async fn start_with(
+        config: Config,
+        data: DataDir,
+        key: ed25519_dalek::SigningKey,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        catalog: Catalog,
+    ) -> Result<Self, StartError> {
+        let store_dir = data.store();
+        let pack_bytes = u32::try_from(config.store.pack_bytes).unwrap_or(u32::MAX);
+        let store = blocking(move || open_store(store_dir, pack_bytes)).await?;
+        let server = ApiServer::bind(&config.api.listen, tls).await?;
+        let https = server.https.clone();
+        let app = Arc::new(App::new(config, catalog, store, key));
+        let (stop, stopped) = Stop::new();
+        let router = http::router(Arc::clone(&app));
+        let api = tokio::spawn(server.serve(router, stopped.clone(), SHUTDOWN_PATIENCE));
+        let mut workers = JoinSet::new();
+        if app.config.store.scrub_rate_bytes > 0 {
+            workers.spawn(scrub::work(Arc::clone(&app), stopped.clone()));
+        }
+        workers.spawn(tend_imports(Arc::clone(&app), stopped.clone()));
+        if app.config.store.gc_interval_minutes > 0 {
+            workers.spawn(collect_now_and_then(Arc::clone(&app), stopped));
+        }
+        tracing::info!(data = %app.config.data.display(), release = env!("CARGO_PKG_VERSION"), "daemon started");
+        Ok(Self {
+            app,
+            stop,
+            api,
+            workers,
+            https,
+            data,
+        })
+    }
+
+    /// Where HTTPS clients connect, with the ports that the system chose.
+    #[must_use]
+    pub fn https_addresses(&self) -> &[SocketAddr] {
+        &self.https
+    }
+
+    /// The certificate that HTTPS clients are to trust when the daemon made its
+    /// own.
+    #[must_use]
+    pub fn authority_path(&self) -> PathBuf {
+        self.data.keys().join(tls::AUTHORITY_FILE)
+    }
+
+    /// Stops listening, finishes what is under way for a bounded time, writes
+    /// what is in memory, and closes everything.
+    ///
+    /// # Errors
+    /// [`ShutdownError`]; everything is closed all the same.
+    pub async fn shutdown(mut self) -> Result<(), ShutdownError> {
+        tracing::info!("daemon stopping");
+        self.stop.send_replace(true);
+        let mut result = self.api.await.map_err(ShutdownError::Panicked);
+        while let Some(worker) = self.workers.join_next().await {
+            result = result.and(worker.map_err(ShutdownError::Panicked));
+        }
+        let store = self.app.store.clone();
+        let flushed = tokio::task::spawn_blocking(move || store.flush()).await;
+        result = result.and(match flushed {
+            Ok(flushed) => flushed.map_err(ShutdownError::Flush),
+            Err(error) => Err(ShutdownError::Panicked(error)),
+        });
+        self.app.catalog.close().await;
+        drop(self.data);
+        tracing::info!("daemon stopped");
+        result
+    }
+}
+
+fn open_store(dir: PathBuf, pack_bytes: u32) -> Result<ChunkStore, StartError> {
+    let objects = RealDisk::new(&dir)
+        .and_then(|disk| DirectoryObjects::new(Arc::new(disk), ""))
+        .map_err(|source| StartError::StoreDir { path: dir, source })?;
+    let options = StoreOptions {
+        pack_bytes,
+        ..StoreOptions::default()
+    };
+    Ok(ChunkStore::open(Arc::new(objects), options)?)
+}
+
+/// The TLS identity, if something needs one.
+fn tls_config(
+    config: &Config,
+    data: &DataDir,
+) -> Result<Option<Arc<rustls::ServerConfig>>, StartError> {
+    let hosts = config.api.listen.iter().filter_map(|address| match address {
+        ApiAddress::Https(host) => Some(host.as_str()),
+        ApiAddress::Unix(_) => None,
+    });
+    let nbd_hosts = config.nbd.listen.iter().filter_map(|address| match address {
+        crate::config::NbdAddress::Tcp(host) => Some(host.as_str()),
+        crate::config::NbdAddress::Unix(_) => None,
+    });
+    let mut names = vec![
+        "localhost".to_owned(),
+        "127.0.0.1".to_owned(),
+        "::1".to_owned(),
+    ];
+    let hosts: Vec<_> = hosts.collect();
+    if hosts.is_empty() && config.nbd.tls == NbdTls::Off {
+        return Ok(None);
+    }
+    names.extend(rustix::system::uname().nodename().to_str().map(str::to_owned).ok());
+    for host in hosts.into_iter().chain(nbd_hosts) {
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        names.push(name.trim_matches(['[', ']']).to_owned());
+    }
+    names.retain(|name| name != "0.0.0.0" && name != "::" && !name.is_empty());
+    names.sort_unstable();
+    names.dedup();
+    Ok(Some(tls::server_config(&config.api, &data.keys(), &names)?))
+}
+
+/// Runs a part of the start that waits for the disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StartError> + Send + 'static,
+) -> Result<T, StartError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(StartError::Interrupted(error)))
+}
+
+/// Expires imports that nobody continues.
+async fn tend_imports(app: Arc<App>, mut stop: Stop) {
+    loop {
+        if let Err(error) = imports::expire(&app, jiff::Timestamp::now()).await {
+            tracing::error!(detail = error.0.detail, "imports not expired");
+        }
+        if stop.rest(EXPIRE_INTERVAL).await {
+            return;
+        }
+    }
+}
+
+/// Collects from time to time.
+async fn collect_now_and_then(app: Arc<App>, mut stop: Stop) {
+    let interval = Duration::from_secs(60 * u64::from(app.config.store.gc_interval_minutes));
+    while !stop.rest(interval).await {
+        if let Err(error) = collector::run(&app, None).await {
+            tracing::error!(detail = error.0.detail, "collection failed");
+        }
+    }
+}

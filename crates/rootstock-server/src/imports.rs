@@ -1,0 +1,357 @@
+//! Imports: chunks come in, and become a version in one step or not at all.
+//!
+//! What an open import relies on must survive collections. Chunks in stored
+//! packs do so by pins, which are in the catalog before the client hears "have";
+//! chunks that are still in memory are remembered here until their pack has a
+//! name, and a collection counts them as needed. When the daemon dies they are
+//! gone with it, and the commit names what is missing, so that the client sends
+//! it again.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use rootstock_api::{
+    Bitmap, ImportCommit, ImportCommitted, ImportReceipt, Outcome, Problem, ProblemCode, Records,
+    problem::MISSING_MAX,
+};
+use rootstock_catalog::{AddedVersion, NewVersion};
+use rootstock_core::{ChunkId, Digest};
+use rootstock_image::{
+    frame::{Codec, Frame},
+    manifest::{Descend, Manifest, Visit},
+    seal::Seal,
+};
+use rootstock_store::{ChunkStore, Hold, PackId, PutOutcome};
+
+use crate::{
+    app::{App, hex},
+    http::ApiError,
+    pages::{StorePages, manifest},
+};
+
+/// What the open imports rely on, as far as it is not in the catalog.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    by_import: Mutex<HashMap<String, Session>>,
+}
+
+#[derive(Debug, Default)]
+struct Session {
+    /// Packs that are pinned in the catalog.
+    pinned: HashSet<PackId>,
+    /// Chunks whose pack has no name yet.
+    unnamed: HashSet<ChunkId>,
+}
+
+impl Sessions {
+    /// Chunks that imports rely on and no pin covers.
+    pub(crate) fn unnamed(&self) -> Vec<ChunkId> {
+        let sessions = self.lock();
+        let unnamed = sessions.values().flat_map(|session| &session.unnamed);
+        unnamed.copied().collect()
+    }
+
+    /// Forgets an import that ended.
+    pub(crate) fn end(&self, import: &str) {
+        self.lock().remove(import);
+    }
+
+    /// Notes chunks that the import relies on. Answers the packs to be pinned.
+    fn rely(&self, store: &ChunkStore, import: &str, chunks: &[ChunkId]) -> Vec<PackId> {
+        let mut sessions = self.lock();
+        let session = sessions.entry(import.to_owned()).or_default();
+        session.unnamed.extend(chunks);
+        let mut packs = HashSet::new();
+        session.unnamed.retain(|chunk| match store.pack_of(*chunk) {
+            Some(pack) => {
+                packs.insert(pack);
+                false
+            }
+            None => true,
+        });
+        packs.retain(|pack| !session.pinned.contains(pack));
+        packs.into_iter().collect()
+    }
+
+    fn pinned(&self, import: &str, packs: Vec<PackId>) {
+        if let Some(session) = self.lock().get_mut(import) {
+            session.pinned.extend(packs);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Session>> {
+        let sessions = self.by_import.lock();
+        sessions.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which of these chunks are to be sent. The others stay until the import ends.
+pub(crate) async fn lacking(
+    app: &Arc<App>,
+    import: &str,
+    ids: Vec<ChunkId>,
+) -> Result<Bitmap, ApiError> {
+    app.catalog.import(import).await?;
+    let hold = hold(app).await?;
+    let mut bitmap = Bitmap::new(ids.len());
+    let mut have = Vec::new();
+    for (index, id) in ids.into_iter().enumerate() {
+        if !app.store.contains(id) {
+            bitmap.set(index);
+        } else if !id.is_zero() {
+            have.push(id);
+        }
+    }
+    pin(app, import, &have).await?;
+    drop(hold);
+    Ok(bitmap)
+}
+
+/// Stores chunk records.
+pub(crate) async fn store_chunks(
+    app: &Arc<App>,
+    import: &str,
+    body: bytes::Bytes,
+) -> Result<ImportReceipt, ApiError> {
+    app.catalog.import(import).await?;
+    let hold = hold(app).await?;
+    let (receipt, chunks) = app.blocking(move |app| put_records(app, &body)).await?;
+    pin(app, import, &chunks).await?;
+    drop(hold);
+    app.catalog
+        .touch_import(
+            import,
+            receipt.stored_count,
+            receipt.stored_bytes,
+            Timestamp::now(),
+        )
+        .await?;
+    app.metrics.chunks_received(&receipt);
+    Ok(receipt)
+}
+
+fn put_records(app: &App, body: &[u8]) -> Result<(ImportReceipt, Vec<ChunkId>), ApiError> {
+    let mut receipt = ImportReceipt::default();
+    let mut chunks = Vec::new();
+    for record in Records::new(body) {
+        let bad = |detail: String| {
+            ApiError::new(ProblemCode::BadChunk, detail).with_hint("send the chunk again")
+        };
+        let record = record.map_err(|error| bad(error.to_string()))?;
+        let codec = Codec::from_byte(record.codec).ok_or_else(|| {
+            let codec = record.codec;
+            bad(format!(
+                "chunk {} has codec {codec}, which is not known here",
+                record.chunk
+            ))
+        })?;
+        let frame = Frame {
+            chunk: record.chunk,
+            raw_bytes: record.raw_bytes,
+            codec,
+            bytes: record.frame.to_vec(),
+        };
+        match app.store.put(&frame)? {
+            PutOutcome::Stored => {
+                receipt.stored_count += 1;
+                receipt.stored_bytes += record.frame.len() as u64;
+            }
+            PutOutcome::Present => receipt.present_count += 1,
+        }
+        chunks.push(record.chunk);
+    }
+    Ok((receipt, chunks))
+}
+
+/// Pins what the import relies on, durably.
+async fn pin(app: &Arc<App>, import: &str, chunks: &[ChunkId]) -> Result<(), ApiError> {
+    let packs = app.imports.rely(&app.store, import, chunks);
+    if packs.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = packs.iter().map(ToString::to_string).collect();
+    app.catalog.pin(import, &names).await?;
+    app.imports.pinned(import, packs);
+    Ok(())
+}
+
+/// Taking a hold may wait for a step of a collection.
+async fn hold(app: &Arc<App>) -> Result<Hold, ApiError> {
+    app.blocking(|app| Ok(app.store.hold())).await
+}
+
+/// Makes an import a version.
+pub(crate) async fn commit(
+    app: &Arc<App>,
+    import: &str,
+    request: ImportCommit,
+    actor: String,
+) -> Result<ImportCommitted, ApiError> {
+    let row = app.catalog.import(import).await?;
+    let disk_bytes = row.disk_bytes;
+    let manifest = request.manifest;
+    let checked = app
+        .blocking(move |app| check(app, manifest, Some(disk_bytes)))
+        .await?;
+    let facts = serde_json::to_string(&request.facts)
+        .map_err(|error| ApiError::internal("keep what is on the disk", &error))?;
+    let new = NewVersion {
+        image: row.image,
+        manifest,
+        disk_bytes,
+        used_bytes: checked.used_bytes,
+        added_chunks: row.added_chunks,
+        added_bytes: row.added_bytes,
+        parent: None,
+        source: row.source,
+        message: request.message,
+        facts,
+        tag: request.tag,
+        event: "imported",
+        actor,
+        import: Some(import.to_owned()),
+    };
+    let committed = publish(app, new, checked).await?;
+    app.imports.end(import);
+    Ok(committed)
+}
+
+/// A manifest whose chunks are all there, durable, and held.
+pub(crate) struct Checked {
+    pub(crate) used_bytes: u64,
+    pub(crate) disk_bytes: u64,
+    hold: Hold,
+}
+
+/// Puts a checked manifest into the catalog: the step that makes it a version.
+pub(crate) async fn publish(
+    app: &Arc<App>,
+    new: NewVersion,
+    checked: Checked,
+) -> Result<ImportCommitted, ApiError> {
+    let key = app.key.clone();
+    let (image, manifest) = (new.image.clone(), new.manifest);
+    let (added_chunk_count, added_bytes) = (new.added_chunks, new.added_bytes);
+    let seal = move |number| hex(&Seal::sign(&key, &image, number, manifest).encode());
+    // A client that goes away now must not leave the import half ended: this
+    // goes on without it.
+    let catalog = app.catalog.clone();
+    let adding =
+        tokio::spawn(async move { catalog.add_version(new, Timestamp::now(), seal).await });
+    let added = adding
+        .await
+        .map_err(|error| ApiError::internal("commit a version", &error))??;
+    drop(checked.hold);
+    let (outcome, row) = match added {
+        AddedVersion::Created(row) => (Outcome::Created, row),
+        AddedVersion::Unchanged(row) => (Outcome::Unchanged, row),
+    };
+    tracing::info!(image = %row.image, version = row.number.0, ?outcome, added_bytes, "version committed");
+    Ok(ImportCommitted {
+        outcome,
+        image: row.image,
+        version: row.number,
+        manifest,
+        disk_bytes: row.disk_bytes,
+        used_bytes: row.used_bytes,
+        added_chunk_count,
+        added_bytes,
+        parent: row.parent,
+    })
+}
+
+/// Checks that a manifest can be a version: it decodes, every page and chunk is
+/// in the store with the right length, and all of it is durable.
+pub(crate) fn check(
+    app: &App,
+    id: Digest,
+    disk_bytes: Option<u64>,
+) -> Result<Checked, ApiError> {
+    // Most of the waiting before the hold, which collections wait for.
+    app.store.flush()?;
+    let hold = app.store.hold();
+    if !app.store.contains(ChunkId(id)) {
+        return Err(missing(id, vec![ChunkId(id)], 1));
+    }
+    let manifest = manifest(&app.store, id)?;
+    let found_bytes = manifest.grid().disk_bytes();
+    if let Some(expected) = disk_bytes
+        && expected != found_bytes
+    {
+        let detail = format!(
+            "the import is of a disk of {expected} bytes, and its manifest is of one of {found_bytes}"
+        );
+        return Err(ApiError::new(ProblemCode::BadManifest, detail));
+    }
+    let used_bytes = check_chunks(&app.store, &manifest)?;
+    // What others put since the first flush may be among our chunks.
+    app.store.flush()?;
+    Ok(Checked {
+        used_bytes,
+        disk_bytes: found_bytes,
+        hold,
+    })
+}
+
+/// Answers the bytes of the disk in chunks that are not zero.
+fn check_chunks(store: &ChunkStore, manifest: &Manifest) -> Result<u64, ApiError> {
+    let mut lacking = Vec::new();
+    let mut lacking_count = 0_u64;
+    let mut wrong = None;
+    let mut used_bytes = 0;
+    let grid = manifest.grid();
+    manifest.walk(&StorePages(store), |visit| {
+        let (Visit::Page { id, .. } | Visit::Chunk { id, .. }) = visit;
+        if !store.contains(id) {
+            lacking_count += 1;
+            if lacking.len() < MISSING_MAX && !lacking.contains(&id) {
+                lacking.push(id);
+            }
+            return Descend::Past;
+        }
+        if let Visit::Chunk { index, id } = visit {
+            let span = grid.span(index);
+            used_bytes += u64::from(span.len_bytes);
+            if store.raw_bytes(id) != Some(span.len_bytes) && wrong.is_none() {
+                wrong = Some((id, span));
+            }
+        }
+        Descend::Into
+    })?;
+    if !lacking.is_empty() {
+        return Err(missing(manifest.id(), lacking, lacking_count));
+    }
+    if let Some((id, span)) = wrong {
+        let detail = format!(
+            "chunk {id} does not have the {} bytes that its place at byte {} needs",
+            span.len_bytes, span.start_bytes
+        );
+        return Err(ApiError::new(ProblemCode::BadManifest, detail));
+    }
+    Ok(used_bytes)
+}
+
+fn missing(manifest: Digest, lacking: Vec<ChunkId>, count: u64) -> ApiError {
+    let detail = format!("manifest {manifest} needs {count} chunks or pages that were not sent");
+    let mut problem = Problem::new(ProblemCode::ChunksMissing, detail)
+        .with_hint("ask again which chunks are lacking, send them, and commit again");
+    problem.missing = lacking;
+    problem.into()
+}
+
+/// Ends imports that nobody continued.
+pub(crate) async fn expire(app: &App, now: Timestamp) -> Result<(), ApiError> {
+    let days = i64::from(app.config.store.import_idle_days);
+    let idle = jiff::SignedDuration::from_hours(24 * days);
+    let Ok(idle_since) = now.checked_sub(idle) else {
+        return Ok(());
+    };
+    for import in app.catalog.expire_imports(idle_since).await? {
+        app.imports.end(&import);
+        tracing::info!(import, "import expired");
+    }
+    Ok(())
+}
