@@ -5,7 +5,9 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
@@ -34,6 +36,9 @@ struct Pending {
     next_key: u64,
     actions: BTreeMap<u64, Action>,
 }
+
+/// Set when everything is being taken back and the process is about to leave.
+static LEAVING: AtomicBool = AtomicBool::new(false);
 
 static PENDING: Mutex<Pending> = Mutex::new(Pending {
     next_key: 0,
@@ -76,6 +81,7 @@ impl Drop for Undo {
 
 /// Takes everything back, newest first. For a signal's last moments.
 pub fn run_all() {
+    LEAVING.store(true, Ordering::SeqCst);
     let actions = {
         let mut pending = PENDING.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut pending.actions)
@@ -84,6 +90,14 @@ pub fn run_all() {
         if let Err(error) = action.run() {
             eprintln!("could not take back {action:?}: {error}");
         }
+    }
+}
+
+/// Stops this thread for good when [`run_all`] was called: what fails from then on
+/// fails because of it, and must neither be reported nor end the process too early.
+pub fn stop_if_leaving() {
+    while LEAVING.load(Ordering::SeqCst) {
+        thread::park();
     }
 }
 

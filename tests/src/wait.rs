@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::undo;
+
 /// How often a condition outside this process is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -20,6 +22,7 @@ pub fn until<T>(
 ) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
+        undo::stop_if_leaving();
         if let Some(value) = look()? {
             return Ok(value);
         }

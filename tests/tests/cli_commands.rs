@@ -34,9 +34,15 @@ fn an_image_lives_and_goes() {
     assert_eq!(second["version"], 2);
     assert_eq!(second["parent"], "lab:1");
     let table = daemon.run(["image", "list"]).unwrap();
-    assert!(table.starts_with("IMAGE") && table.contains("test=1"), "{table}");
+    assert!(
+        table.starts_with("IMAGE") && table.contains("test=1"),
+        "{table}"
+    );
     let shown = daemon.run(["image", "show", "lab"]).unwrap();
-    assert!(shown.contains("lab:1") && shown.contains("first"), "{shown}");
+    assert!(
+        shown.contains("lab:1") && shown.contains("first"),
+        "{shown}"
+    );
     let one = daemon.run(["image", "show", "lab@test"]).unwrap();
     assert!(one.starts_with("version   lab:1"), "{one}");
     let moved = daemon.run(["image", "tag", "lab:2", "test"]).unwrap();
@@ -62,18 +68,36 @@ fn an_image_lives_and_goes() {
 fn volumes_come_and_go() {
     let (dir, daemon) = started();
     imported(dir.path(), &daemon, 1, &["--tag", "live"]);
-    let made = daemon.json(["volume", "create", "seat", "--from", "lab@live"]).unwrap();
+    let made = daemon
+        .json(["volume", "create", "seat", "--from", "lab@live"])
+        .unwrap();
     assert_eq!(made["base"], "lab:1", "{made}");
     assert_eq!(made["export"], "volume/seat");
-    daemon.run(["volume", "create", "big", "--from", "lab", "--size", "2M", "--ephemeral"]).unwrap();
+    daemon
+        .run([
+            "volume",
+            "create",
+            "big",
+            "--from",
+            "lab",
+            "--size",
+            "2M",
+            "--ephemeral",
+        ])
+        .unwrap();
     let table = daemon.run(["volume", "list"]).unwrap();
-    assert!(table.contains("seat") && table.contains("ephemeral"), "{table}");
+    assert!(
+        table.contains("seat") && table.contains("ephemeral"),
+        "{table}"
+    );
     daemon.run(["volume", "resize", "seat", "4M"]).unwrap();
     let shown = daemon.json(["volume", "show", "seat"]).unwrap();
     assert_eq!(shown["size_bytes"], 4 << 20);
     daemon.run(["volume", "snapshot", "seat", "copy"]).unwrap();
     daemon.run(["volume", "reset", "seat"]).unwrap();
-    let committed = daemon.json(["volume", "commit", "copy", "lab", "--tag", "new"]).unwrap();
+    let committed = daemon
+        .json(["volume", "commit", "copy", "lab", "--tag", "new"])
+        .unwrap();
     assert_eq!(committed["version"], 2, "{committed}");
     let held = daemon.refused(["image", "delete", "lab:1"]).unwrap();
     assert!(held.contains("seat"), "{held}");
@@ -113,7 +137,10 @@ fn a_missing_daemon_is_said() {
     command.args(["image", "list", "--api", "unix:/nonexistent/api.sock"]);
     let (code, said) = ended(&mut command);
     assert_eq!(code, 1);
-    assert!(said.contains("no daemon answers at unix:/nonexistent/api.sock"), "{said}");
+    assert!(
+        said.contains("no daemon answers at unix:/nonexistent/api.sock"),
+        "{said}"
+    );
     assert!(said.contains("rootstock serve"), "{said}");
     let (code, said) = ended(command.args(["--api", "tcp:1"]));
     assert_eq!(code, 2, "{said}");
@@ -122,10 +149,15 @@ fn a_missing_daemon_is_said() {
 #[test]
 fn tokens_are_shown_once() {
     let (_dir, daemon) = started();
-    let secret = daemon.run(["token", "create", "ci", "--role", "admin"]).unwrap();
+    let secret = daemon
+        .run(["token", "create", "ci", "--role", "admin"])
+        .unwrap();
     assert!(secret.trim().len() >= 32, "{secret}");
     let listed = daemon.run(["token", "list"]).unwrap();
-    assert!(listed.contains("ci") && !listed.contains(secret.trim()), "{listed}");
+    assert!(
+        listed.contains("ci") && !listed.contains(secret.trim()),
+        "{listed}"
+    );
     daemon.run(["token", "revoke", "ci"]).unwrap();
     daemon.run(["scrub", "status"]).unwrap();
     let status = daemon.run(["status"]).unwrap();
@@ -143,9 +175,14 @@ fn completions_and_config_need_no_daemon() {
     let file = dir.path().join("rootstock.toml");
     fs::write(&file, "[nbd]\nlisten = []\n").unwrap();
     let mut command = Command::new(&binary);
-    command.args(["serve", "--show-config", "--data", "/srv/r", "--config"]).arg(&file);
+    command
+        .args(["serve", "--show-config", "--data", "/srv/r", "--config"])
+        .arg(&file);
     let shown = tool::run_command(&mut command).unwrap();
-    assert!(shown.contains("data = \"/srv/r\"  # flag --data"), "{shown}");
+    assert!(
+        shown.contains("data = \"/srv/r\"  # flag --data"),
+        "{shown}"
+    );
     assert!(shown.contains("nbd.listen = []  # file"), "{shown}");
     fs::write(&file, "[nbd]\nlisen = []\n").unwrap();
     let (code, said) = ended(&mut command);

@@ -44,13 +44,24 @@ impl Fixture {
         };
         let fat = part("fat", efi);
         tool("mkfs.fat", &["-F", "16", "-n", "EFI"], &[&fat]);
-        let entries: Vec<PathBuf> = fs::read_dir(&tree).unwrap().map(|e| e.unwrap().path()).collect();
+        let entries: Vec<PathBuf> = fs::read_dir(&tree)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
         let mut mcopy = Command::new("mcopy");
-        mcopy.env("MTOOLS_SKIP_CHECK", "1").arg("-s").arg("-i").arg(&fat);
+        mcopy
+            .env("MTOOLS_SKIP_CHECK", "1")
+            .arg("-s")
+            .arg("-i")
+            .arg(&fat);
         tool::run_command(mcopy.args(&entries).arg("::/")).unwrap();
         let ext = part("ext", root);
         let tree_word = tree.to_str().unwrap();
-        tool("mke2fs", &["-q", "-F", "-t", "ext4", "-d", tree_word], &[&ext]);
+        tool(
+            "mke2fs",
+            &["-q", "-F", "-t", "ext4", "-d", tree_word],
+            &[&ext],
+        );
         let pages = part("swap", swap);
         tool("mkswap", &[], &[&pages]);
         for (path, (start, _)) in [(fat, efi), (ext, root), (pages, swap)] {
@@ -93,7 +104,10 @@ impl Fixture {
 
 fn tool(program: &str, words: &[&str], paths: &[&Path]) -> String {
     let mut command = Command::new(program);
-    command.env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin");
+    command.env(
+        "PATH",
+        "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin",
+    );
     tool::run_command(command.args(words).args(paths)).unwrap()
 }
 
@@ -102,7 +116,10 @@ fn files(tree: &Path) {
     fs::create_dir_all(tree.join("boot")).unwrap();
     fs::create_dir_all(tree.join("etc")).unwrap();
     fs::write(tree.join("etc/release"), "test\n").unwrap();
-    for (number, len) in [10, 4096, 70_000, 1_500_000, 3_000_000].into_iter().enumerate() {
+    for (number, len) in [10, 4096, 70_000, 1_500_000, 3_000_000]
+        .into_iter()
+        .enumerate()
+    {
         let path = tree.join(format!("boot/file{number}"));
         disk::noise(&path, len, 100 + number as u64).unwrap();
     }
@@ -110,7 +127,8 @@ fn files(tree: &Path) {
 
 fn gpt(raw: &Path) {
     let mut words = vec!["--clear".to_owned(), "--set-alignment=1".to_owned()];
-    for (number, ((start, len), kind)) in (1..).zip(PARTITIONS.iter().zip(["ef00", "8300", "8200"])) {
+    for (number, ((start, len), kind)) in (1..).zip(PARTITIONS.iter().zip(["ef00", "8300", "8200"]))
+    {
         let last = (start + len) / 512 - 1;
         words.push(format!("--new={number}:{}:{last}", start / 512));
         words.push(format!("--typecode={number}:{kind}"));
@@ -120,8 +138,15 @@ fn gpt(raw: &Path) {
 }
 
 fn import(daemon: &Daemon, source: &Path) -> Value {
-    let words = ["image".as_ref(), "import".as_ref(), "lab".as_ref(), source.as_os_str()];
-    daemon.json(words).unwrap_or_else(|error| panic!("{}: {error:#}", source.display()))
+    let words = [
+        "image".as_ref(),
+        "import".as_ref(),
+        "lab".as_ref(),
+        source.as_os_str(),
+    ];
+    daemon
+        .json(words)
+        .unwrap_or_else(|error| panic!("{}: {error:#}", source.display()))
 }
 
 fn import_stdin(daemon: &Daemon, source: &Path) -> Value {
@@ -129,7 +154,11 @@ fn import_stdin(daemon: &Daemon, source: &Path) -> Value {
     command.args(["image", "import", "lab", "-", "--json"]);
     command.stdin(Stdio::from(File::open(source).unwrap()));
     let output = tool::output(&mut command).unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -139,27 +168,47 @@ fn every_format_holds_the_same_version() {
     let daemon = Daemon::start(&fixture.path("daemon")).unwrap();
     let first = import(&daemon, &fixture.raw);
     assert_eq!(first["outcome"], "created", "{first}");
-    assert!(first["dropped_free_bytes"].as_u64().unwrap() > 40 * MIB, "{first}");
+    assert!(
+        first["dropped_free_bytes"].as_u64().unwrap() > 40 * MIB,
+        "{first}"
+    );
     assert!(first["added_bytes"].as_u64().unwrap() < 40 * MIB, "{first}");
 
-    let stream = fixture.convert("stream.vmdk", &["-O", "vmdk", "-o", "subformat=streamOptimized"]);
+    let stream = fixture.convert(
+        "stream.vmdk",
+        &["-O", "vmdk", "-o", "subformat=streamOptimized"],
+    );
     let qcow2 = fixture.convert("box.img", &["-O", "qcow2"]);
     fs::write(fixture.path("lab.ovf"), "<Envelope/>").unwrap();
     fs::write(fixture.path("metadata.json"), "{}").unwrap();
     let sources = [
         qcow2,
         fixture.convert("v2.qcow2", &["-O", "qcow2", "-o", "compat=0.10"]),
-        fixture.convert("packed.qcow2", &["-c", "-O", "qcow2", "-o", "compression_type=zstd"]),
+        fixture.convert(
+            "packed.qcow2",
+            &["-c", "-O", "qcow2", "-o", "compression_type=zstd"],
+        ),
         fixture.convert("sparse.vmdk", &["-O", "vmdk"]),
         stream,
         fixture.convert("disk.vdi", &["-O", "vdi"]),
         fixture.convert("static.vdi", &["-O", "vdi", "-o", "static=on"]),
         fixture.convert("disk.vhd", &["-O", "vpc", "-o", "force_size=on"]),
-        fixture.convert("fixed.vhd", &["-O", "vpc", "-o", "subformat=fixed,force_size=on"]),
+        fixture.convert(
+            "fixed.vhd",
+            &["-O", "vpc", "-o", "subformat=fixed,force_size=on"],
+        ),
         fixture.convert("disk.vhdx", &["-O", "vhdx"]),
-        fixture.tar("lab.ova", &["-c", "--format=ustar"], &["lab.ovf", "stream.vmdk"]),
+        fixture.tar(
+            "lab.ova",
+            &["-c", "--format=ustar"],
+            &["lab.ovf", "stream.vmdk"],
+        ),
         fixture.tar("lab.box", &["-cz"], &["metadata.json", "box.img"]),
-        fixture.tar("sparse.box", &["-cS", "--format=gnu"], &["metadata.json", "disk.img"]),
+        fixture.tar(
+            "sparse.box",
+            &["-cS", "--format=gnu"],
+            &["metadata.json", "disk.img"],
+        ),
         fixture.pack("gzip", "disk.img.gz"),
         fixture.pack("xz", "disk.img.xz"),
         fixture.pack("zstd", "disk.img.zst"),
@@ -172,12 +221,20 @@ fn every_format_holds_the_same_version() {
         assert_eq!(again["sent_bytes"], 0, "{name}");
     }
     for source in [&fixture.raw, &sources[2], &sources[10], &sources[13]] {
-        assert_eq!(import_stdin(&daemon, source)["outcome"], "unchanged", "{}", source.display());
+        assert_eq!(
+            import_stdin(&daemon, source)["outcome"],
+            "unchanged",
+            "{}",
+            source.display()
+        );
     }
     let store = daemon.json(["status"]).unwrap();
     let packed = store["store"]["stored_bytes"].as_u64().unwrap();
     assert!(packed < 45 * MIB, "{store}");
-    assert_eq!(daemon.json(["import", "list"]).unwrap()["imports"], Value::Array(Vec::new()));
+    assert_eq!(
+        daemon.json(["import", "list"]).unwrap()["imports"],
+        Value::Array(Vec::new())
+    );
 }
 
 #[test]
@@ -187,24 +244,43 @@ fn exports_hold_every_file() {
     import(&daemon, &fixture.raw);
     let export = |file: &Path, format: &str| {
         let file = file.to_str().unwrap();
-        daemon.run(["image", "export", "lab:1", file, "--format", format]).unwrap();
+        daemon
+            .run(["image", "export", "lab:1", file, "--format", format])
+            .unwrap();
     };
     let raw = fixture.path("out.img");
     export(&raw, "raw");
     assert_eq!(fs::metadata(&raw).unwrap().len(), DISK_BYTES);
     assert!(disk::allocated_bytes(&raw).unwrap() < 50 * MIB);
-    for (format, driver) in [("qcow2", "qcow2"), ("vmdk", "vmdk"), ("vdi", "vdi"), ("vhdx", "vhdx")] {
+    for (format, driver) in [
+        ("qcow2", "qcow2"),
+        ("vmdk", "vmdk"),
+        ("vdi", "vdi"),
+        ("vhdx", "vhdx"),
+    ] {
         let out = fixture.path(&format!("out.{format}"));
         export(&out, format);
-        tool("qemu-img", &["compare", "-f", "raw", "-F", driver], &[&raw, &out]);
+        tool(
+            "qemu-img",
+            &["compare", "-f", "raw", "-F", driver],
+            &[&raw, &out],
+        );
     }
     check_exported(&fixture, &raw);
 
-    let refused = daemon.refused(["image", "export", "lab:1", raw.to_str().unwrap()]).unwrap();
-    assert!(refused.contains("exists") && refused.contains("--force"), "{refused}");
+    let refused = daemon
+        .refused(["image", "export", "lab:1", raw.to_str().unwrap()])
+        .unwrap();
+    assert!(
+        refused.contains("exists") && refused.contains("--force"),
+        "{refused}"
+    );
     let words = ["image", "export", "lab:1", raw.to_str().unwrap(), "--force"];
     daemon.run(words).unwrap();
-    let beside: Vec<_> = fs::read_dir(fixture.dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let beside: Vec<_> = fs::read_dir(fixture.dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
     let left = |name: &std::ffi::OsString| name.to_string_lossy().starts_with(".rootstock");
     assert!(!beside.iter().any(left), "{beside:?}");
 }
@@ -230,7 +306,11 @@ fn check_exported(fixture: &Fixture, raw: &Path) {
     fs::create_dir(&from_fat).unwrap();
     fs::create_dir(&from_ext).unwrap();
     let mut mcopy = Command::new("mcopy");
-    mcopy.env("MTOOLS_SKIP_CHECK", "1").arg("-s").arg("-i").arg(&fat);
+    mcopy
+        .env("MTOOLS_SKIP_CHECK", "1")
+        .arg("-s")
+        .arg("-i")
+        .arg(&fat);
     tool::run_command(mcopy.arg("::/*").arg(&from_fat)).unwrap();
     let dump = format!("rdump / {}", from_ext.display());
     tool("debugfs", &["-R", &dump], &[&ext]);
@@ -269,7 +349,10 @@ fn an_updated_disk_costs_only_its_changes() {
     file.write_all_at(b"changed", start + 1024 + 120).unwrap();
     let second = import(&daemon, &fixture.raw);
     assert_eq!(second["version"], 2, "{second}");
-    assert!(second["added_chunk_count"].as_u64().unwrap() <= 4, "{second}");
+    assert!(
+        second["added_chunk_count"].as_u64().unwrap() <= 4,
+        "{second}"
+    );
     let diff = daemon.json(["image", "diff", "lab:1", "lab:2"]).unwrap();
     assert_eq!(diff["fetch_chunk_count"], 1, "{diff}");
     let kept = daemon.json([
@@ -281,5 +364,8 @@ fn an_updated_disk_costs_only_its_changes() {
     ]);
     let kept = kept.unwrap();
     assert_eq!(kept["dropped_free_bytes"], 0);
-    assert!(kept["used_bytes"].as_u64() > second["used_bytes"].as_u64(), "{kept}");
+    assert!(
+        kept["used_bytes"].as_u64() > second["used_bytes"].as_u64(),
+        "{kept}"
+    );
 }

@@ -25,8 +25,13 @@ fn source(dir: &Path) -> PathBuf {
 /// Starts an import and waits until it has sent a part of it.
 fn begin(daemon: &Daemon, source: &Path) -> Child {
     let mut command = daemon.command();
-    command.args(["image", "import", "lab", "--quiet"]).arg(source);
-    let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    command
+        .args(["image", "import", "lab", "--quiet"])
+        .arg(source);
+    let child = command
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     wait::until("a part of the import", LIMIT, || {
         let open = daemon.json(["import", "list"])?;
         let sent = open["imports"][0]["added_bytes"].as_u64();
@@ -39,7 +44,11 @@ fn begin(daemon: &Daemon, source: &Path) -> Child {
 fn finish(daemon: &Daemon, source: &Path) {
     let images = daemon.json(["image", "list"]).unwrap();
     assert!(
-        !images["images"].as_array().unwrap().iter().any(|image| image["version_count"] != 0),
+        !images["images"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|image| image["version_count"] != 0),
         "{images}"
     );
     let words = ["image", "import", "lab", source.to_str().unwrap()];
@@ -105,10 +114,16 @@ fn a_terabyte_of_holes_costs_little() {
     for place in 0..32_u64 {
         // No two chunks alike, and no place on a chunk's start.
         let at = place * (1 << 35) + place * 4096 + 512;
-        file.write_all_at(&noise[..(MIB + place * 10_000) as usize], at.min((1 << 40) - 4 * MIB)).unwrap();
+        file.write_all_at(
+            &noise[..(MIB + place * 10_000) as usize],
+            at.min((1 << 40) - 4 * MIB),
+        )
+        .unwrap();
     }
     let mut command = daemon.command();
-    command.args(["image", "import", "huge", "--json"]).arg(&path);
+    command
+        .args(["image", "import", "huge", "--json"])
+        .arg(&path);
     let log = dir.path().join("import.log");
     let mut import = Process::start("the import", &mut command, &log).unwrap();
     let mut peak_bytes = 0;
@@ -121,11 +136,14 @@ fn a_terabyte_of_holes_costs_little() {
     let shown = daemon.json(["image", "show", "huge:1"]).unwrap();
     assert_eq!(shown["disk_bytes"], 1_u64 << 40);
     let out = dir.path().join("out.img");
-    daemon.run(["image", "export", "huge:1", out.to_str().unwrap()]).unwrap();
+    daemon
+        .run(["image", "export", "huge:1", out.to_str().unwrap()])
+        .unwrap();
     assert_eq!(std::fs::metadata(&out).unwrap().len(), 1 << 40);
     assert!(disk::allocated_bytes(&out).unwrap() < 80 * MIB);
     let back = File::open(&out).unwrap();
     let mut bytes = vec![0; MIB as usize];
-    back.read_exact_at(&mut bytes, (1 << 35) + 4096 + 512).unwrap();
+    back.read_exact_at(&mut bytes, (1 << 35) + 4096 + 512)
+        .unwrap();
     assert_eq!(bytes, noise[..MIB as usize]);
 }

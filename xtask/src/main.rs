@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use rootstock_tests::undo;
 
 use crate::setup::Purpose;
 use crate::stages::Stage;
@@ -56,7 +57,9 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse().task) {
+    let result = run(&Arguments::parse().task);
+    undo::stop_if_leaving();
+    match result {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");

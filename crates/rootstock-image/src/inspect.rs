@@ -212,7 +212,7 @@ enum Refusal {
 impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::UnexpectedEof {
-            return Self::Kept("it does not end where its partition ends, but later".into());
+            return Self::Kept("it goes on past the end of its partition".into());
         }
         Self::Io(error)
     }

@@ -120,7 +120,7 @@ fn main() -> Result<(), Error> {
     }
     println!("ready");
     io::stdin().read_to_end(&mut Vec::new())?;
-    println!("{:?}", server.stats());
+    eprintln!("{:?}", server.stats());
     server.shutdown(Duration::from_secs(5));
     Ok(())
 }

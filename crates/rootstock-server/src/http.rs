@@ -11,7 +11,7 @@ mod routes;
 pub(crate) use auth::TOKEN_PREFIX;
 pub(crate) use body::stopping;
 pub(crate) use error::{ApiError, chain};
-pub(crate) use listen::{ApiServer, bind_unix};
+pub(crate) use listen::ApiServer;
 pub(crate) use progress::Progress;
 pub(crate) use routes::router;
 pub use listen::ListenError;

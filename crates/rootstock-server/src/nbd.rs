@@ -6,8 +6,7 @@
 //! a disk or a decompressor goes to a pool of workers, and only the connection's
 //! thread ever touches its socket: a worker leaves its result and rings. So a
 //! client that does not read its replies holds up its own thread and nobody
-//! else. An event loop was measured against: at these sizes a request's cost is
-//! two system calls either way, and a loop adds a third.
+//! else. Why threads and no event loop: `docs/decisions/0005`.
 
 mod batch;
 mod connection;

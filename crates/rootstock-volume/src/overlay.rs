@@ -140,6 +140,9 @@ pub(crate) struct Overlay {
     frees: AtomicU64,
     /// Bytes written since the last flush took its state.
     unflushed_bytes: AtomicU64,
+    /// Unflushed bytes from which a write flushes: more than the option says after
+    /// a flush failed, or every write would try again.
+    checkpoint_at_bytes: AtomicU64,
     options: OverlayOptions,
 }
 
@@ -297,6 +300,7 @@ impl Overlay {
             log: Mutex::new(log),
             frees: AtomicU64::new(0),
             unflushed_bytes: AtomicU64::new(0),
+            checkpoint_at_bytes: AtomicU64::new(options.checkpoint_bytes),
             options,
         }
     }
@@ -446,7 +450,7 @@ impl Overlay {
 
     /// Whether so much is unflushed that it is time to.
     pub(crate) fn wants_checkpoint(&self) -> bool {
-        self.unflushed_bytes() >= self.options.checkpoint_bytes
+        self.unflushed_bytes() >= self.checkpoint_at_bytes.load(Ordering::Relaxed)
     }
 
     fn take_slots(&self, count: usize) -> io::Result<Vec<Range<u32>>> {

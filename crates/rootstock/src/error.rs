@@ -3,7 +3,12 @@
 use std::{fmt::Write as _, process::ExitCode};
 
 use rootstock_api::ProblemCode;
-use rootstock_client::{ClientError, Endpoint, pull::PullError, push::PushError};
+use rootstock_client::{
+    ClientError, Endpoint,
+    pull::{FetchError, PullError},
+    push::PushError,
+};
+use rootstock_image::manifest::LookupError;
 use serde_json::json;
 
 use crate::{
@@ -51,8 +56,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     let wrong_use = error.chain().any(|cause| {
         cause.is::<WrongUse>()
             || cause.is::<rootstock_server::ConfigError>()
-            || cause
-                .downcast_ref::<ClientError>()
+            || client_error(cause)
                 .and_then(ClientError::code)
                 .is_some_and(|code| matches!(code, ProblemCode::BadName | ProblemCode::BadValue))
     });
@@ -78,15 +82,12 @@ fn as_text(error: &anyhow::Error) -> String {
 }
 
 fn as_json(error: &anyhow::Error) -> serde_json::Value {
-    let problem = error.chain().find_map(|cause| match cause.downcast_ref() {
-        Some(ClientError::Problem(problem)) => Some(problem),
-        _ => None,
-    });
+    let code = error.chain().find_map(|cause| client_error(cause)?.code());
     json!({
         "error": error.to_string(),
         "causes": causes(error),
         "hint": hint(error),
-        "code": problem.map(|problem| problem.code),
+        "code": code,
         "exit": exit_code(error),
     })
 }
@@ -107,7 +108,7 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<Failure>() {
         return Some(error.hint.clone());
     }
-    if let Some(error) = cause.downcast_ref::<ClientError>() {
+    if let Some(error) = client_error(cause) {
         return client_hint(error);
     }
     if let Some(error) = cause.downcast_ref::<SourceError>() {
@@ -124,6 +125,25 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             "do not use it: ask who runs the daemon whether its key or its store was changed"
                 .to_owned(),
         ),
+        _ => None,
+    }
+}
+
+/// The call of the API that failed, also within the errors that only pass it on.
+fn client_error<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a ClientError> {
+    if let Some(error) = cause.downcast_ref::<ClientError>() {
+        return Some(error);
+    }
+    let fetched = match cause.downcast_ref::<PullError>() {
+        Some(PullError::Client(error)) => return Some(error),
+        Some(
+            PullError::Chunk { cause, .. }
+            | PullError::Page(LookupError::Source { source: cause, .. }),
+        ) => Some(cause),
+        _ => None,
+    };
+    match (cause.downcast_ref::<PushError>(), fetched) {
+        (Some(PushError::Client(error)), _) | (_, Some(FetchError::Client(error))) => Some(error),
         _ => None,
     }
 }

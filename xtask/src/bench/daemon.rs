@@ -28,7 +28,7 @@ impl Daemon {
         let socket = data.with_extension("sock");
         let nbd_port = process::free_port()?;
         let config = data.with_extension("toml");
-        std::fs::write(&config, format!("cache_mib = {cache_mib}\n"))?;
+        std::fs::write(&config, format!("[store]\ncache_bytes = {}\n", cache_mib << 20))?;
         let mut command = Command::new(&bench.rootstock);
         command
             .arg("serve")

@@ -74,7 +74,7 @@ pub(crate) fn watch(command: &mut Command, log: &Path, mark: &str, limit: Durati
         let text = fs::read(log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let complete = text.rfind('\n').map_or(0, |end| end + 1);
-        for line in text[shown..complete].lines() {
+        for line in text.get(shown..complete).unwrap_or_default().lines() {
             if let Some(said) = line.strip_prefix(mark) {
                 note(said.trim());
             }

@@ -27,8 +27,8 @@ const ENTRIES_MAX: usize = 4096;
 /// The longest os-release that is read, in bytes.
 const OS_RELEASE_BYTES_MAX: u64 = 64 << 10;
 
-/// What one file system's reading may cost, in reads and in bytes. A search
-/// takes some tens of reads; a journal to be replayed takes its own length.
+/// What the search of a whole disk may cost, in reads and in bytes. A file system
+/// takes some tens of reads; one with a journal to be replayed, its length.
 const READS_MAX: u32 = 200_000;
 const READ_BYTES_MAX: u64 = 512 << 20;
 
@@ -45,6 +45,8 @@ const OS_RELEASES: [&str; 3] = ["/etc/os-release", "/usr/lib/os-release", "/lib/
 pub(super) struct Facts {
     kernels: BTreeSet<String>,
     os: Option<String>,
+    reads: u32,
+    read_bytes: u64,
 }
 
 impl Facts {
@@ -62,7 +64,7 @@ impl Facts {
             // No thread is to be had: the facts are not worth an import.
             return Ok(());
         };
-        let served = serve_reads(window, &serve);
+        let served = self.serve_reads(window, &serve);
         // The reader's own end of the channel is gone now: it has come to its end.
         drop(serve);
         let found = search.join();
@@ -77,6 +79,31 @@ impl Facts {
     pub(super) fn finish(self) -> (Vec<String>, Option<String>) {
         let kernels = self.kernels.into_iter().take(KERNELS_MAX).collect();
         (kernels, self.os)
+    }
+
+    /// Answers reads until the searching thread ends.
+    fn serve_reads(&mut self, window: &Window<'_>, requests: &Receiver<Request>) -> io::Result<()> {
+        let mut outcome = Ok(());
+        while let Ok(request) = requests.recv() {
+            self.reads = self.reads.saturating_add(1);
+            self.read_bytes = self.read_bytes.saturating_add(request.len as u64);
+            let allowed = outcome.is_ok()
+                && self.reads <= READS_MAX
+                && self.read_bytes <= READ_BYTES_MAX
+                && request.len <= ONE_READ_BYTES_MAX;
+            let mut bytes = None;
+            if allowed {
+                let mut buffer = vec![0; request.len];
+                match window.read_exact_at(request.offset_bytes, &mut buffer) {
+                    Ok(()) => bytes = Some(buffer),
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                    Err(error) => outcome = Err(error),
+                }
+            }
+            // The one who asked waits for it; if it is gone there is nothing to do.
+            let _ = request.answer.send(bytes);
+        }
+        outcome
     }
 
     fn search(reader: Box<dyn Ext4Read>) -> Option<Self> {
@@ -167,30 +194,4 @@ impl Ext4Read for Remote {
         dst.copy_from_slice(&bytes);
         Ok(())
     }
-}
-
-/// Answers reads until the searching thread ends.
-fn serve_reads(window: &Window<'_>, requests: &Receiver<Request>) -> io::Result<()> {
-    let (mut reads, mut read_bytes) = (0, 0);
-    let mut outcome = Ok(());
-    while let Ok(request) = requests.recv() {
-        reads += 1;
-        read_bytes += request.len as u64;
-        let allowed = outcome.is_ok()
-            && reads <= READS_MAX
-            && read_bytes <= READ_BYTES_MAX
-            && request.len <= ONE_READ_BYTES_MAX;
-        let mut bytes = None;
-        if allowed {
-            let mut buffer = vec![0; request.len];
-            match window.read_exact_at(request.offset_bytes, &mut buffer) {
-                Ok(()) => bytes = Some(buffer),
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
-                Err(error) => outcome = Err(error),
-            }
-        }
-        // The one who asked waits for it; if it is gone there is nothing to do.
-        let _ = request.answer.send(bytes);
-    }
-    outcome
 }

@@ -130,7 +130,7 @@ impl Overlay {
             Ok(log) => log,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock)
-                if self.unflushed_bytes() < 2 * self.options.checkpoint_bytes =>
+                if self.unflushed_bytes() < self.options.checkpoint_bytes.saturating_mul(2) =>
             {
                 return Ok(());
             }
@@ -178,6 +178,8 @@ impl Overlay {
             && let Err(error) = self.make_durable(log, &batch)
         {
             self.unflushed_bytes.fetch_add(unflushed, Ordering::Relaxed);
+            let later = unflushed.saturating_add(self.options.checkpoint_bytes);
+            self.checkpoint_at_bytes.store(later, Ordering::Relaxed);
             self.write_state().restore(batch);
             return Err(error);
         }
@@ -186,6 +188,8 @@ impl Overlay {
             retired,
             ..
         } = batch;
+        self.checkpoint_at_bytes
+            .store(self.options.checkpoint_bytes, Ordering::Relaxed);
         let mut state = self.write_state();
         state.generation = flushed.generation;
         if pin == Pin::Yes {

@@ -19,7 +19,7 @@ pub(super) const PART_TAIL_BYTES: usize = 32;
 /// The most bytes of runs in one part: what a reader has to hold at once.
 pub(super) const PART_BODY_BYTES_MAX: usize = 1 << 20;
 
-const MAGIC: &[u8; 8] = b"RSOVLMAP";
+const MAGIC: &[u8; 8] = b"RSTKOVLY";
 const VERSION: u32 = 1;
 const PART_MAGIC: &[u8; 4] = b"RSTX";
 

@@ -155,8 +155,11 @@ impl Overlay {
         let mut parts = [IoSliceMut::new(&mut data)];
         match rustix::io::preadv2(fd, &mut parts, offset, ReadWriteFlags::NOWAIT) {
             Ok(read) if read == len => Ok(Some(data)),
-            // In part in memory, or a file system that cannot say.
-            Ok(_) | Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(None),
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            // A file system that cannot say, such as tmpfs, is taken for a fast one.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                self.read_slots(first, count).map(Some)
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rootstock_core::{BLOCK_BYTES, Digest};
-use rootstock_store::disk::Disk;
+use rootstock_store::disk::{Disk, SimDisk};
 use rootstock_volume::{
     Base, BlockDevice, BlockError, OpenError, OverlayOptions, Segments, StatusExtent, Volume, Zero,
 };
@@ -81,6 +81,11 @@ pub(crate) fn base_of(bytes: &[u8]) -> Base {
     }
 }
 
+/// A simulated disk as what volumes are opened on.
+pub(crate) fn arc(disk: SimDisk) -> Arc<dyn Disk> {
+    Arc::new(disk)
+}
+
 pub(crate) fn read_all(device: &dyn BlockDevice) -> Vec<u8> {
     read(device, 0, device.size_bytes() as usize)
 }
@@ -119,8 +124,8 @@ impl Setup {
         )
     }
 
-    pub(crate) fn open(&self, disk: Arc<impl Disk + 'static>) -> Result<Volume, OpenError> {
-        Volume::open(&disk, "v", base_of(&self.base), self.options)
+    pub(crate) fn open(&self, disk: &Arc<dyn Disk>) -> Result<Volume, OpenError> {
+        Volume::open(disk, "v", base_of(&self.base), self.options)
     }
 
     /// What a new volume reads as.

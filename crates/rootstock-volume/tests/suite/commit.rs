@@ -295,7 +295,9 @@ fn a_commit_can_be_stopped_and_knows_its_parent() {
     let stop = |_: CommitProgress| ControlFlow::Break(());
     let stopped = commit(&view, &disk, options, &stop);
     assert!(matches!(stopped, Err(CommitError::Stopped)));
-    let other = import(&store, &Grid::whole(BLOCK as u64).expect("a grid"),
+    let other = import(
+        &store,
+        &Grid::whole(BLOCK as u64).expect("a grid"),
         &bytes[..BLOCK],
     );
     let other = version(&store, other);

@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use rootstock_store::disk::RealDisk;
+use rootstock_store::disk::{Disk, RealDisk};
 use rootstock_volume::{BlockDevice, OverlayOptions, Segments};
 
 use crate::bench_disk::{BLOCK, Setup, pattern, read_all};
@@ -30,7 +30,7 @@ fn stamp_of(block: &[u8]) -> u64 {
 #[test]
 fn readers_writers_flushes_and_views() {
     let dir = tempfile::tempdir().expect("a directory");
-    let disk = Arc::new(RealDisk::new(dir.path()).expect("a disk"));
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir.path()).expect("a disk"));
     let setup = Setup {
         base: vec![0; BLOCKS * BLOCK],
         size_bytes: (BLOCKS * BLOCK) as u64,
@@ -102,7 +102,7 @@ fn readers_writers_flushes_and_views() {
         "slots leaked"
     );
     drop(volume);
-    assert!(read_all(&setup.open(disk).expect("opens")) == last);
+    assert!(read_all(&setup.open(&disk).expect("opens")) == last);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use rootstock_core::ByteRange;
 use rootstock_store::disk::{Disk, DiskFile, Fault, SimDisk};
 use rootstock_volume::{OpenError, OverlayOptions};
 
-use crate::bench_disk::{BLOCK, Setup, Step, pattern, read_all};
+use crate::bench_disk::{BLOCK, Setup, Step, arc, pattern, read_all};
 
 fn setup() -> Setup {
     Setup {
@@ -92,7 +92,7 @@ fn run(setup: &Setup, disk: Arc<dyn Disk>) -> Vec<Vec<u8>> {
 
 /// What is wrong with what a crash left, if anything is.
 fn judge(setup: &Setup, crashed: SimDisk, durable: &[Vec<u8>]) -> Result<(), String> {
-    match setup.open(Arc::new(crashed)) {
+    match setup.open(&arc(crashed)) {
         Ok(volume) => {
             let mut out = rootstock_volume::Segments::new();
             let len = rootstock_volume::BlockDevice::size_bytes(&volume) as u32;
@@ -118,7 +118,7 @@ fn every_cut_leaves_a_flushed_state() {
     let operations = whole.operations();
     assert!(operations > 80, "the script does much: {operations}");
     assert_eq!(
-        read_all(&setup.open(Arc::new(whole)).expect("opens")).len(),
+        read_all(&setup.open(&arc(whole)).expect("opens")).len(),
         19 * BLOCK
     );
     for nth in 0..operations {
@@ -133,7 +133,7 @@ fn every_cut_leaves_a_flushed_state() {
             // A crash while the crash is mended changes nothing.
             let again = disk.crash(seed);
             again.fail_at(seed % 3, Fault::PowerCut);
-            let _ = setup.open(Arc::new(again.clone()));
+            let _ = setup.open(&arc(again.clone()));
             if let Err(what) = judge(&setup, again.crash(seed + 1), &durable) {
                 panic!("operation {nth}, seed {seed}, second crash: {what}");
             }

@@ -8,7 +8,7 @@ use rootstock_volume::{
     Base, BlockDevice, BlockError, OpenError, OverlayOptions, ResizeError, Segments, Volume, Zero,
 };
 
-use crate::bench_disk::{BLOCK, Setup, base_of, pattern, read, read_all};
+use crate::bench_disk::{BLOCK, Setup, arc, base_of, pattern, read, read_all};
 
 fn setup() -> Setup {
     Setup {
@@ -48,7 +48,7 @@ fn a_full_disk_loses_nothing() {
     let after = read_all(&volume);
     assert_eq!(after[BLOCK..], before[BLOCK..]);
     drop(volume);
-    let volume = setup.open(Arc::new(disk.crash(1))).expect("opens");
+    let volume = setup.open(&arc(disk.crash(1))).expect("opens");
     assert_eq!(read_all(&volume), after);
 }
 
@@ -69,7 +69,7 @@ fn a_failed_sync_is_not_believed_the_second_time() {
                 .expect("written");
             let expected = read_all(&volume);
             volume.flush().expect("the disk is well again");
-            let reopened = setup.open(Arc::new(disk.crash(seed))).expect("opens");
+            let reopened = setup.open(&arc(disk.crash(seed))).expect("opens");
             assert!(read_all(&reopened) == expected, "seed {seed}");
         }
     }
@@ -127,7 +127,7 @@ fn rot_in_the_log_is_told_from_a_torn_end() {
     ] {
         let damaged = disk.crash(0);
         damaged.flip_bit(log, at * 8).expect("a bit");
-        match setup.open(Arc::new(damaged)) {
+        match setup.open(&arc(damaged)) {
             Err(OpenError::Damaged { what, .. }) => assert!(what.contains(expected), "{what}"),
             Err(error) => panic!("{error}"),
             Ok(_) => panic!("a damaged log was believed at byte {at}"),
@@ -182,13 +182,13 @@ fn space_is_given_back() {
     assert_eq!(read(&volume, 0, BLOCK), setup.base);
     drop(volume);
     assert_eq!(
-        read(&setup.open(disk.clone()).expect("opens"), 0, BLOCK),
+        read(&setup.open(&disk).expect("opens"), 0, BLOCK),
         setup.base
     );
     Volume::delete(&*disk, "v").expect("deleted");
     Volume::delete(&*disk, "v").expect("deleting again does no harm");
     assert!(matches!(
-        setup.open(disk),
+        setup.open(&disk),
         Err(OpenError::Io { .. } | OpenError::NotAVolume { .. })
     ));
 }
@@ -294,6 +294,6 @@ fn a_huge_volume_is_made_and_discarded_at_once() {
     let status = volume.status(0, 16 << 40, 10).expect("status");
     assert_eq!(status.len(), 1);
     drop(volume);
-    let volume = setup.open(Arc::new(disk)).expect("opens");
+    let volume = setup.open(&arc(disk)).expect("opens");
     assert_eq!(read(&volume, 0, BLOCK), vec![0; BLOCK]);
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use rootstock_store::disk::{Disk, Fault, SimDisk};
 use rootstock_volume::{BlockDevice, OpenError, OverlayOptions, SnapshotView, Volume};
 
-use crate::bench_disk::{BLOCK, Setup, Step, read, read_all};
+use crate::bench_disk::{BLOCK, Setup, Step, arc, read, read_all};
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -146,18 +146,18 @@ impl Run {
     fn restart(&mut self, disk: SimDisk) {
         self.views.clear();
         self.disk = disk;
-        let opened = self.setup.open(Arc::new(self.disk.clone()));
+        let opened = self.setup.open(&arc(self.disk.clone()));
         self.volume = opened.unwrap_or_else(|error| {
             assert!(matches!(error, OpenError::Io { .. }), "{error}");
             // A planned fault came while it was opened.
             self.disk = self.disk.crash(11);
-            let opened = self.setup.open(Arc::new(self.disk.clone()));
+            let opened = self.setup.open(&arc(self.disk.clone()));
             opened.expect("the volume opens after whatever happened")
         });
         if self.is_cut() {
             // The cut came in the clearing up after it was opened.
             self.disk = self.disk.crash(12);
-            let opened = self.setup.open(Arc::new(self.disk.clone()));
+            let opened = self.setup.open(&arc(self.disk.clone()));
             self.volume = opened.expect("the volume opens after whatever happened");
         }
         let found = read_all(&self.volume);
@@ -226,7 +226,7 @@ impl Run {
             .expect("a copy on a healthy disk");
         let copy = self
             .setup
-            .open(Arc::new(disk.crash(3)))
+            .open(&arc(disk.crash(3)))
             .expect("the copy is durable");
         assert_eq!(&read_all(&copy), expected);
     }

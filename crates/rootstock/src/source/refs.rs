@@ -205,6 +205,7 @@ fn value_of(descriptor: &str, key: &str) -> Option<String> {
 fn check_vdi(image: &dyn ReadAt) -> Result<(), HeaderError> {
     let header = read(image, 0, 0x1c8)?;
     check_size(le64(&header, 0x170))?;
+    check_vdi_end(&header, image.len_bytes())?;
     let linked = header[0x1a8..0x1c8].iter().any(|byte| *byte != 0);
     match le32(&header, 0x4c) {
         1 | 2 if !linked => Ok(()),
@@ -215,16 +216,28 @@ fn check_vdi(image: &dyn ReadAt) -> Result<(), HeaderError> {
     }
 }
 
+/// Whether the blocks that a VDI says it has are there: QEMU does not look.
+fn check_vdi_end(header: &[u8], file_bytes: u64) -> Result<(), HeaderError> {
+    let blocks = u64::from(le32(header, 0x184));
+    let block_bytes = u64::from(le32(header, 0x178));
+    let end = blocks
+        .checked_mul(block_bytes)
+        .and_then(|len| len.checked_add(u64::from(le32(header, 0x158))));
+    if end.is_none_or(|end| end > file_bytes) {
+        return Err(HeaderError::Corrupt("its end is missing"));
+    }
+    Ok(())
+}
+
 /// Microsoft's "Virtual Hard Disk Image Format", "Hard Disk Footer Format".
 fn check_vhd(image: &dyn ReadAt) -> Result<(), HeaderError> {
     let last = image
         .len_bytes()
         .checked_sub(512)
         .ok_or(HeaderError::Short)?;
-    let mut footer = read(image, last, 512)?;
-    if !footer.starts_with(b"conectix") {
-        footer = read(image, 0, 512)?;
-    }
+    // A dynamic one has a copy at its beginning, but without the one at its end
+    // the blocks before that may be missing too.
+    let footer = read(image, last, 512)?;
     if !footer.starts_with(b"conectix") {
         return Err(HeaderError::Corrupt(
             "it has no VHD footer: its end is missing",
@@ -388,6 +401,8 @@ mod tests {
         vhd[512 + 63] = 4;
         let mut vdi = vec![0; 512];
         vdi[0x4c] = 4;
+        let mut cut = vdi.clone();
+        (cut[0x4c], cut[0x17a], cut[0x184]) = (1, 16, 1);
         let lines = [
             refusal(Foreign::Qcow2, &huge),
             refusal(Foreign::Qcow2, &encrypted),
@@ -395,6 +410,7 @@ mod tests {
             refusal(Foreign::Vhd, &vhd),
             refusal(Foreign::Vhd, &[0; 1024]),
             refusal(Foreign::Vdi, &vdi),
+            refusal(Foreign::Vdi, &cut),
         ];
         assert_snapshot!(lines.join("\n"), @r"
         it claims a disk of 18446744073709551615 bytes, and the limit is 70368744177664
@@ -403,6 +419,7 @@ mod tests {
         it takes data from a parent disk (it is a differencing disk)
         it has no VHD footer: its end is missing
         it takes data from a parent disk (it is a snapshot or a linked clone)
+        its end is missing
         ");
     }
 }

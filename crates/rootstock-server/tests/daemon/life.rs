@@ -1,0 +1,184 @@
+//! Starting, stopping, and starting where something else is; HTTPS and roles.
+
+use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
+
+use axum::body::Body;
+use hyper::{Method, Request, header};
+use rootstock_api::{Health, ImageList, ProblemCode, Site as SiteReport, TokenCreate, TokenRole, paths};
+use rootstock_server::{Daemon, DataDirError, ListenError, StartError, config::ApiAddress};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+
+use crate::support::{Answer, Disk, Site, config_in, exchange, json, request};
+
+#[tokio::test]
+async fn a_daemon_answers_keeps_its_state_and_leaves_no_socket() {
+    let mut site = Site::start().await;
+    let health: Health = site.get(paths::HEALTHZ).await.json();
+    assert_eq!(health.status, "ok");
+    let mode = std::fs::metadata(site.socket()).expect("is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let before: SiteReport = site.get(paths::SITE).await.json();
+    assert_eq!(before.role, TokenRole::Admin);
+    site.import("lab", &Disk::of(&[1, 2])).await;
+    site.restart().await;
+    let after: SiteReport = site.get(paths::SITE).await.json();
+    assert_eq!(after.public_key, before.public_key);
+    let images: ImageList = site.get(paths::IMAGES).await.json();
+    assert_eq!(images.images[0].version_count, 1);
+    site.stop().await;
+    assert!(!site.socket().exists());
+}
+
+#[tokio::test]
+async fn a_second_daemon_is_refused() {
+    let site = Site::start().await;
+    let Err(error) = Daemon::start(site.config()).await else {
+        panic!("it started");
+    };
+    let pid = std::process::id();
+    assert!(error.to_string().contains(&format!("(process {pid})")), "{error}");
+    assert!(matches!(error, StartError::DataDir(DataDirError::Locked { .. })));
+    // The same socket with other data.
+    let mut config = site.config();
+    config.data = site.dir.path().join("other");
+    let Err(error) = Daemon::start(config).await else {
+        panic!("it started");
+    };
+    assert!(matches!(error, StartError::Listen(ListenError::Taken { .. })), "{error}");
+    // The first is undisturbed.
+    let _: Health = site.get(paths::HEALTHZ).await.json();
+}
+
+#[tokio::test]
+async fn a_dead_daemons_socket_is_replaced_and_other_files_are_not() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("api.sock");
+    drop(std::os::unix::net::UnixListener::bind(&socket).expect("binds"));
+    assert!(socket.exists());
+    let daemon = Daemon::start(config_in(dir.path())).await.expect("starts");
+    daemon.shutdown().await.expect("stops");
+    std::fs::write(&socket, "precious").expect("writes");
+    let Err(error) = Daemon::start(config_in(dir.path())).await else {
+        panic!("it started");
+    };
+    assert!(matches!(error, StartError::Listen(ListenError::NoSocket { .. })), "{error}");
+    assert_eq!(std::fs::read_to_string(&socket).expect("reads"), "precious");
+}
+
+#[tokio::test]
+async fn newer_data_is_refused_and_left_alone() {
+    let mut site = Site::start().await;
+    site.stop().await;
+    let format = site.data().join("format");
+    std::fs::write(&format, "rootstock-data 99\n").expect("writes");
+    let Err(error) = Daemon::start(site.config()).await else {
+        panic!("it started");
+    };
+    assert!(error.to_string().contains("data format 99"), "{error}");
+    assert!(error.to_string().contains("start the newer release"), "{error}");
+    assert_eq!(std::fs::read_to_string(&format).expect("reads"), "rootstock-data 99\n");
+}
+
+#[tokio::test]
+async fn metrics_count() {
+    let site = Site::start().await;
+    site.import("lab", &Disk::of(&[1])).await;
+    let answer = site.get(paths::METRICS).await;
+    let text = String::from_utf8(answer.body.to_vec()).expect("is text");
+    assert!(text.contains("rootstock_chunks_stored_total 3"), "{text}");
+    let line = "rootstock_http_requests_total{method=\"POST\",route=\"/v1/imports\",status=\"201\"} 1";
+    assert!(text.contains(line), "{text}");
+    let document: serde_json::Value = site.get(paths::OPENAPI).await.json();
+    assert_eq!(document["info"]["title"], "Rootstock");
+}
+
+/// A client over HTTPS that trusts the site's authority.
+struct Remote {
+    address: std::net::SocketAddr,
+    tls: Arc<rustls::ClientConfig>,
+}
+
+impl Remote {
+    fn of(daemon: &Daemon) -> Self {
+        let pem = std::fs::read(daemon.authority_path()).expect("is there");
+        let mut roots = rustls::RootCertStore::empty();
+        let cert = CertificateDer::from_pem_slice(&pem).expect("is a certificate");
+        roots.add(cert).expect("is an authority");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Self {
+            address: daemon.https_addresses()[0],
+            tls: Arc::new(tls),
+        }
+    }
+
+    async fn send(&self, mut request: Request<Body>, secret: Option<&str>) -> Answer {
+        if let Some(secret) = secret {
+            let value = format!("Bearer {secret}").parse().expect("a header");
+            request.headers_mut().insert(header::AUTHORIZATION, value);
+        }
+        let stream = tokio::net::TcpStream::connect(self.address).await.expect("connects");
+        let name = ServerName::try_from("127.0.0.1").expect("a name");
+        let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.tls));
+        let stream = connector.connect(name, stream).await.expect("trusts");
+        exchange(stream, request).await
+    }
+
+    async fn get(&self, path: &str, secret: Option<&str>) -> Answer {
+        self.send(request(Method::GET, path, Body::empty()), secret).await
+    }
+}
+
+#[tokio::test]
+async fn over_https_tokens_decide() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut config = config_in(dir.path());
+    let https = ApiAddress::Https("127.0.0.1:0".to_owned());
+    config.api.listen.push(https);
+    let site = Site::start_with(dir, config).await;
+    let remote = Remote::of(site.daemon());
+    let mut secrets = Vec::new();
+    for role in [TokenRole::Reader, TokenRole::Admin] {
+        let create = TokenCreate {
+            name: role.as_str().to_owned(),
+            role,
+        };
+        let created: rootstock_api::TokenCreated = site.post(paths::TOKENS, &create).await.json();
+        secrets.push(created.secret);
+    }
+    let (reader, admin) = (secrets[0].as_str(), secrets[1].as_str());
+    // Nobody, a guess, and what is open to all.
+    for secret in [None, Some("rst_guess"), Some("")] {
+        let answer = remote.get(paths::IMAGES, secret).await;
+        assert_eq!(answer.headers[header::WWW_AUTHENTICATE], "Bearer");
+        assert_eq!(answer.problem().code, ProblemCode::Unauthorized);
+    }
+    assert!(remote.get(paths::HEALTHZ, None).await.status.is_success());
+    assert!(remote.get(paths::OPENAPI, None).await.status.is_success());
+    let report: SiteReport = remote.get(paths::SITE, Some(reader)).await.json();
+    assert_eq!(report.role, TokenRole::Reader);
+    // A reader reads and does not write.
+    assert!(remote.get(paths::IMAGES, Some(reader)).await.status.is_success());
+    let create = rootstock_api::ImportCreate {
+        image: "lab".parse().expect("a name"),
+        disk_bytes: 1,
+        source: String::new(),
+    };
+    let write = || json(Method::POST, paths::IMPORTS, &create);
+    let problem = remote.send(write(), Some(reader)).await.problem();
+    assert_eq!(problem.code, ProblemCode::Forbidden);
+    let problem = remote.get(paths::TOKENS, Some(reader)).await.problem();
+    assert_eq!(problem.code, ProblemCode::Forbidden);
+    let fetch = request(Method::POST, paths::CHUNKS_FETCH, Body::from(vec![7; 32]));
+    let problem = remote.send(fetch, Some(reader)).await.problem();
+    assert_eq!(problem.code, ProblemCode::ChunkNotFound);
+    assert!(remote.send(write(), Some(admin)).await.status.is_success());
+    // Revoked is revoked.
+    site.delete(&paths::token("admin")).await;
+    let problem = remote.send(write(), Some(admin)).await.problem();
+    assert_eq!(problem.code, ProblemCode::Unauthorized);
+}

@@ -1,0 +1,7 @@
+//! A daemon in this process, on a temporary directory, over its real socket.
+
+mod errors;
+mod images;
+mod imports;
+mod life;
+mod support;
