@@ -1,6 +1,6 @@
 //! What requests and workers share.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ed25519_dalek::SigningKey;
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, TryAcquireError};
 
 use crate::{
     config::Config, http::ApiError, imports::Sessions, leases::Leases, metrics::Metrics,
-    scrub::Scrub,
+    nbd::NbdHandle, scrub::Scrub, volumes::Volumes,
 };
 use rootstock_api::ProblemCode;
 
@@ -31,14 +31,14 @@ pub(crate) struct App {
     pub(crate) key: SigningKey,
     pub(crate) leases: Arc<Leases>,
     pub(crate) imports: Sessions,
+    pub(crate) volumes: Arc<Volumes>,
     pub(crate) metrics: Metrics,
     pub(crate) scrub: Scrub,
     pub(crate) body_places: Arc<Semaphore>,
     blocking_places: Arc<Semaphore>,
     verify_places: Arc<Semaphore>,
     pub(crate) started: Timestamp,
-    /// Where NBD clients connect, as they write it.
-    pub(crate) nbd_addresses: Mutex<Vec<String>>,
+    nbd: Mutex<Nbd>,
 }
 
 impl App {
@@ -47,8 +47,10 @@ impl App {
         catalog: Catalog,
         store: ChunkStore,
         key: SigningKey,
+        volumes: Volumes,
     ) -> Self {
         Self {
+            volumes: Arc::new(volumes),
             scrub: Scrub::new(config.store.scrub_rate_bytes),
             config,
             catalog,
@@ -61,7 +63,7 @@ impl App {
             blocking_places: Arc::new(Semaphore::new(BLOCKING_MAX)),
             verify_places: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
             started: Timestamp::now(),
-            nbd_addresses: Mutex::default(),
+            nbd: Mutex::default(),
         }
     }
 
@@ -105,15 +107,18 @@ impl App {
         Ok(())
     }
 
-    pub(crate) fn nbd_addresses(&self) -> Vec<String> {
-        let addresses = self.nbd_addresses.lock();
-        addresses.unwrap_or_else(PoisonError::into_inner).clone()
+    /// The NBD server, once it runs and until it stops.
+    pub(crate) fn nbd(&self) -> MutexGuard<'_, Nbd> {
+        self.nbd.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    pub(crate) fn set_nbd_addresses(&self, new: Vec<String>) {
-        let addresses = self.nbd_addresses.lock();
-        *addresses.unwrap_or_else(PoisonError::into_inner) = new;
-    }
+/// The NBD server, as the API shows it.
+#[derive(Default)]
+pub(crate) struct Nbd {
+    pub(crate) handle: Option<NbdHandle>,
+    /// Where its clients connect, as they write it.
+    pub(crate) addresses: Vec<String>,
 }
 
 /// A new random id, 32 hex digits.

@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use rootstock_catalog::Catalog;
 use rootstock_store::{ChunkStore, StoreOptions, disk::RealDisk, objects::DirectoryObjects};
 use tokio::{
+    runtime::Handle,
     sync::watch,
     task::{JoinHandle, JoinSet},
 };
@@ -12,16 +13,23 @@ use tokio::{
 use crate::{
     app::App,
     collector,
-    config::{ApiAddress, Config, NbdTls},
+    config::{ApiAddress, Config, NbdAddress, NbdTls},
     data_dir::{DataDir, DataDirError},
+    exports::DaemonExports,
     http::{self, ApiServer, ListenError},
-    imports, scrub,
+    imports,
+    nbd::{self, NbdLimits, NbdListener, NbdServer},
+    scrub,
     stop::Stop,
     tls::{self, TlsError},
+    volumes::{self, Volumes},
 };
 
 /// How long requests may take to finish at shutdown.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often volumes are flushed whose guests do not.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How often idle imports are looked for.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(3600);
@@ -38,9 +46,9 @@ pub enum StartError {
     /// The chunk store.
     #[error(transparent)]
     Store(#[from] rootstock_store::OpenError),
-    /// The store's directory.
-    #[error("cannot open the store's directory {}", path.display())]
-    StoreDir {
+    /// A directory of the data.
+    #[error("cannot open the directory {}", path.display())]
+    Directory {
         /// The directory.
         path: PathBuf,
         /// What the system said.
@@ -53,6 +61,18 @@ pub enum StartError {
     /// The API's addresses.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Volumes that a crash left unfinished.
+    #[error("cannot settle unfinished volumes")]
+    Volumes(#[source] Box<rootstock_api::Problem>),
+    /// The NBD server.
+    #[error("cannot serve NBD on {address}")]
+    Nbd {
+        /// Where.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// A part of the start failed in an unforeseen way.
     #[error("the start was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
@@ -76,6 +96,7 @@ pub struct Daemon {
     api: JoinHandle<()>,
     workers: JoinSet<()>,
     https: Vec<SocketAddr>,
+    nbd: Vec<SocketAddr>,
     /// Dropped last: the lock on the directory goes with it.
     data: DataDir,
 }
@@ -114,9 +135,20 @@ impl Daemon {
         let store_dir = data.store();
         let pack_bytes = u32::try_from(config.store.pack_bytes).unwrap_or(u32::MAX);
         let store = blocking(move || open_store(store_dir, pack_bytes)).await?;
-        let server = ApiServer::bind(&config.api.listen, tls).await?;
+        let volumes_dir = data.volumes();
+        let volumes_disk =
+            RealDisk::new(&volumes_dir).map_err(|source| StartError::Directory {
+                path: volumes_dir,
+                source,
+            })?;
+        let volumes = Volumes::new(volumes_disk, store.clone(), config.store.cache_bytes);
+        let server = ApiServer::bind(&config.api.listen, tls.clone()).await?;
         let https = server.https.clone();
-        let app = Arc::new(App::new(config, catalog, store, key));
+        let app = Arc::new(App::new(config, catalog, store, key, volumes));
+        volumes::settle(&app)
+            .await
+            .map_err(|error| StartError::Volumes(error.0))?;
+        let nbd = start_nbd(&app, tls)?;
         let (stop, stopped) = Stop::new();
         let router = http::router(Arc::clone(&app));
         let api = tokio::spawn(server.serve(router, stopped.clone(), SHUTDOWN_PATIENCE));
@@ -124,6 +156,7 @@ impl Daemon {
         if app.config.store.scrub_rate_bytes > 0 {
             workers.spawn(scrub::work(Arc::clone(&app), stopped.clone()));
         }
+        workers.spawn(flush_volumes(Arc::clone(&app), stopped.clone()));
         workers.spawn(tend_imports(Arc::clone(&app), stopped.clone()));
         if app.config.store.gc_interval_minutes > 0 {
             workers.spawn(collect_now_and_then(Arc::clone(&app), stopped));
@@ -135,6 +168,7 @@ impl Daemon {
             api,
             workers,
             https,
+            nbd,
             data,
         })
     }
@@ -143,6 +177,12 @@ impl Daemon {
     #[must_use]
     pub fn https_addresses(&self) -> &[SocketAddr] {
         &self.https
+    }
+
+    /// Where NBD clients connect over TCP, with the ports that the system chose.
+    #[must_use]
+    pub fn nbd_addresses(&self) -> &[SocketAddr] {
+        &self.nbd
     }
 
     /// The certificate that HTTPS clients are to trust when the daemon made its
@@ -160,12 +200,26 @@ impl Daemon {
     pub async fn shutdown(mut self) -> Result<(), ShutdownError> {
         tracing::info!("daemon stopping");
         self.stop.send_replace(true);
-        let mut result = self.api.await.map_err(ShutdownError::Panicked);
+        // Clients first: what they wrote is flushed when they have gone.
+        let nbd = self.app.nbd().handle.take();
+        let closed = tokio::task::spawn_blocking(move || {
+            if let Some(nbd) = nbd {
+                nbd.shutdown(SHUTDOWN_PATIENCE);
+            }
+        });
+        let mut result = closed.await.map_err(ShutdownError::Panicked);
+        remove_nbd_sockets(&self.app.config);
+        result = result.and(self.api.await.map_err(ShutdownError::Panicked));
         while let Some(worker) = self.workers.join_next().await {
             result = result.and(worker.map_err(ShutdownError::Panicked));
         }
         let store = self.app.store.clone();
-        let flushed = tokio::task::spawn_blocking(move || store.flush()).await;
+        let volumes = Arc::clone(&self.app.volumes);
+        let flushed = tokio::task::spawn_blocking(move || {
+            volumes.checkpoint();
+            store.flush()
+        })
+        .await;
         result = result.and(match flushed {
             Ok(flushed) => flushed.map_err(ShutdownError::Flush),
             Err(error) => Err(ShutdownError::Panicked(error)),
@@ -177,10 +231,87 @@ impl Daemon {
     }
 }
 
+/// Binds the NBD addresses and serves them.
+fn start_nbd(
+    app: &Arc<App>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+) -> Result<Vec<SocketAddr>, StartError> {
+    let config = &app.config.nbd;
+    if config.listen.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        let failed = |source| StartError::Nbd {
+            address: address.to_string(),
+            source,
+        };
+        listeners.push(match address {
+            NbdAddress::Unix(path) => NbdListener::Unix(http::bind_unix(path)?),
+            NbdAddress::Tcp(host) => {
+                NbdListener::Tcp(std::net::TcpListener::bind(host).map_err(failed)?)
+            }
+        });
+    }
+    let all = config.listen.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let tls = match (config.tls, tls) {
+        (NbdTls::Optional, Some(tls)) => nbd::NbdTls::Optional(tls),
+        (NbdTls::Required, Some(tls)) => nbd::NbdTls::Required(tls),
+        _ => nbd::NbdTls::Off,
+    };
+    let server = nbd::NbdConfig {
+        listeners,
+        tls,
+        limits: NbdLimits {
+            connections_max: config.connections_max as usize,
+            ..NbdLimits::default()
+        },
+    };
+    let exports = DaemonExports {
+        app: Arc::clone(app),
+        runtime: Handle::current(),
+    };
+    let handle = NbdServer::start(server, Arc::new(exports)).map_err(|source| StartError::Nbd {
+        address: all.join(", "),
+        source,
+    })?;
+    let tcp = handle.addresses().to_vec();
+    let unix = config.listen.iter().filter(|a| matches!(a, NbdAddress::Unix(_)));
+    let addresses = tcp.iter().map(ToString::to_string);
+    let mut nbd = app.nbd();
+    nbd.addresses = addresses.chain(unix.map(ToString::to_string)).collect();
+    nbd.handle = Some(handle);
+    Ok(tcp)
+}
+
+fn remove_nbd_sockets(config: &Config) {
+    for address in &config.nbd.listen {
+        if let NbdAddress::Unix(path) = address
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::warn!(path = %path.display(), %error, "socket not removed");
+        }
+    }
+}
+
+/// Bounds how long what guests wrote without flushing can be lost.
+async fn flush_volumes(app: Arc<App>, mut stop: Stop) {
+    while !stop.rest(CHECKPOINT_INTERVAL).await {
+        let volumes = Arc::clone(&app.volumes);
+        let flushing = app.blocking(move |_| {
+            volumes.checkpoint();
+            Ok(())
+        });
+        if let Err(error) = flushing.await {
+            tracing::error!(detail = error.0.detail, "volumes not flushed");
+        }
+    }
+}
+
 fn open_store(dir: PathBuf, pack_bytes: u32) -> Result<ChunkStore, StartError> {
     let objects = RealDisk::new(&dir)
         .and_then(|disk| DirectoryObjects::new(Arc::new(disk), ""))
-        .map_err(|source| StartError::StoreDir { path: dir, source })?;
+        .map_err(|source| StartError::Directory { path: dir, source })?;
     let options = StoreOptions {
         pack_bytes,
         ..StoreOptions::default()
@@ -198,8 +329,8 @@ fn tls_config(
         ApiAddress::Unix(_) => None,
     });
     let nbd_hosts = config.nbd.listen.iter().filter_map(|address| match address {
-        crate::config::NbdAddress::Tcp(host) => Some(host.as_str()),
-        crate::config::NbdAddress::Unix(_) => None,
+        NbdAddress::Tcp(host) => Some(host.as_str()),
+        NbdAddress::Unix(_) => None,
     });
     let mut names = vec![
         "localhost".to_owned(),

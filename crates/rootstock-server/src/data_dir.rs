@@ -114,6 +114,10 @@ impl DataDir {
         self.root.join("store")
     }
 
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
     pub(crate) fn keys(&self) -> PathBuf {
         self.root.join("keys")
     }

@@ -10,6 +10,8 @@ mod collector;
 pub mod config;
 mod daemon;
 mod data_dir;
+mod exports;
+mod facts;
 mod http;
 mod imports;
 mod leases;
@@ -21,6 +23,7 @@ mod sizes;
 mod stop;
 mod tls;
 mod verify;
+mod volumes;
 
 pub use config::{Config, ConfigError, Layers, Loaded};
 pub use daemon::{Daemon, ShutdownError, StartError};

@@ -26,6 +26,9 @@ mod images;
 mod imports;
 mod tokens;
 mod versions;
+mod volumes;
+
+pub(crate) use versions::lease;
 
 /// The API's OpenAPI 3.1 document.
 #[must_use]
@@ -70,6 +73,14 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(imports::chunks))
         .routes(routes!(imports::commit))
         .routes(routes!(chunks::fetch))
+        .routes(routes!(volumes::list, volumes::create))
+        .routes(routes!(volumes::show, volumes::delete))
+        .routes(routes!(volumes::resize))
+        .routes(routes!(volumes::reset))
+        .routes(routes!(volumes::snapshot))
+        .routes(routes!(volumes::commit))
+        .routes(routes!(admin::exports))
+        .routes(routes!(admin::clients))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
 }

@@ -188,7 +188,8 @@ impl Transport {
         config: &Arc<rustls::ServerConfig>,
         deadline: Instant,
     ) -> io::Result<()> {
-        let mut tls = rustls::ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+        let mut tls =
+            rustls::ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
         while tls.is_handshaking() {
             take_in(&mut tls, &self.socket, Wait::Until(deadline))?;
         }

@@ -85,7 +85,7 @@ async fn metrics_count() {
     site.import("lab", &Disk::of(&[1])).await;
     let answer = site.get(paths::METRICS).await;
     let text = String::from_utf8(answer.body.to_vec()).expect("is text");
-    assert!(text.contains("rootstock_chunks_stored_total 3"), "{text}");
+    assert!(text.contains("rootstock_chunks_stored_total 2"), "{text}");
     let line = "rootstock_http_requests_total{method=\"POST\",route=\"/v1/imports\",status=\"201\"} 1";
     assert!(text.contains(line), "{text}");
     let document: serde_json::Value = site.get(paths::OPENAPI).await.json();

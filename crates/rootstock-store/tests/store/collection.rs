@@ -1,6 +1,11 @@
 //! Collections: what goes, what stays, and what may happen meanwhile.
 
-use std::{collections::HashSet, io, ops::ControlFlow, sync::Arc};
+use std::{
+    collections::HashSet,
+    io,
+    ops::ControlFlow,
+    sync::{Arc, Barrier, Mutex},
+};
 
 use rootstock_store::{
     ChunkStore, CollectError, PutError, PutOutcome,
@@ -136,4 +141,33 @@ fn a_rest_that_cannot_be_stored_loses_nothing() {
     collect(&store, &live((0..60).step_by(5))).unwrap();
     assert_reads(&open(&objects), (0..60).step_by(5));
     assert_eq!(store.stats().chunks, 12);
+}
+
+#[test]
+fn a_commit_under_way_is_marked() {
+    let (_, store) = setup();
+    let catalog = Mutex::new(live([]));
+    let hold = store.hold();
+    assert!(store.contains(id(5)), "asked before the collection begins");
+    let start = Barrier::new(2);
+    std::thread::scope(|scope| {
+        let collector = scope.spawn(|| {
+            start.wait();
+            let collection = store.begin_collection().unwrap();
+            let mark = catalog.lock().unwrap().clone();
+            collection
+                .sweep(&mark, &HashSet::new(), &mut |_| ControlFlow::Continue(()))
+                .unwrap();
+        });
+        start.wait();
+        // Time for a collector that does not wait.
+        for _ in 0..10_000 {
+            std::thread::yield_now();
+        }
+        catalog.lock().unwrap().insert(id(5));
+        drop(hold);
+        collector.join().unwrap();
+    });
+    assert_reads(&store, [5]);
+    assert!(!store.contains(id(6)));
 }

@@ -4,10 +4,11 @@ use std::{collections::HashSet, sync::Arc};
 
 use rootstock_store::{
     ChunkStore, DamageKind, PackId, PutOutcome, ReadError,
+    disk::SimDisk,
     objects::{FaultyObjects, MemoryObjects, Objects},
 };
 
-use crate::support::{assert_reads, collect, id, live, open, put, put_all, raw};
+use crate::support::{assert_reads, collect, id, live, open, open_on, put, put_all, raw};
 
 struct Setup {
     faulty: Arc<FaultyObjects>,
@@ -207,4 +208,16 @@ fn a_collection_keeps_what_is_damaged() {
     // Once the disk gives it again, it reads.
     faulty.mend();
     assert_reads(&store, [0]);
+}
+
+#[test]
+fn a_mended_file_is_read_anew() {
+    let disk = SimDisk::new();
+    let store = open_on(&disk);
+    put_all(&store, [1]);
+    disk.flip_bit(&disk.files()[0], 8 * 200).unwrap();
+    assert!(store.read(id(1)).is_err());
+    put_all(&store, [1]);
+    assert_eq!(disk.files().len(), 1);
+    assert_reads(&store, [1]);
 }

@@ -297,3 +297,62 @@ fn a_huge_volume_is_made_and_discarded_at_once() {
     let volume = setup.open(&arc(disk)).expect("opens");
     assert_eq!(read(&volume, 0, BLOCK), vec![0; BLOCK]);
 }
+
+#[test]
+fn what_an_open_believed_stays() {
+    // Each operation of a reset fails once, the daemon gives up and is started
+    // again, writes over what is free now, and the power goes.
+    for operation in 0..6 {
+        for seed in 0..10 {
+            let setup = setup();
+            let disk = SimDisk::new();
+            let volume = setup.create(Arc::new(disk.clone())).expect("a volume");
+            volume.write(0, &pattern(2, 30 * BLOCK)).expect("written");
+            volume.flush().expect("flushed");
+            disk.fail_at(disk.operations() + operation, Fault::Io);
+            let _ = volume.reset();
+            drop(volume);
+            let volume = setup.open(&arc(disk.clone())).expect("opens");
+            let believed = read_all(&volume);
+            volume
+                .write(0, &pattern(3, 40 * BLOCK))
+                .expect("written, not flushed");
+            let reopened = setup.open(&arc(disk.crash(seed))).expect("opens");
+            assert!(
+                read_all(&reopened) == believed,
+                "operation {operation}, seed {seed}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_failed_compaction_is_overtaken() {
+    for operation in 0..60 {
+        let setup = Setup {
+            options: OverlayOptions {
+                log_bytes_min: 300,
+                ..OverlayOptions::default()
+            },
+            ..setup()
+        };
+        let disk = SimDisk::new();
+        let volume = setup.create(Arc::new(disk.clone())).expect("a volume");
+        disk.fail_at(disk.operations() + operation, Fault::Io);
+        for block in 0..16 {
+            let offset = block % 5 * BLOCK as u64;
+            // One of these fails, and the next takes its writes along.
+            let _ = volume.write(offset, &pattern(block, BLOCK));
+            let _ = volume.flush();
+        }
+        volume.flush().expect("the disk is well again");
+        let expected = read_all(&volume);
+        for seed in 0..6 {
+            let reopened = setup.open(&arc(disk.crash(seed))).expect("opens");
+            assert!(
+                read_all(&reopened) == expected,
+                "operation {operation}, seed {seed}"
+            );
+        }
+    }
+}

@@ -7,13 +7,17 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
-use rootstock_api::{CollectEvent, Health, Problem, ScrubStatus, Site, StoreReport, paths};
+use rootstock_api::{
+    Client, ClientList, CollectEvent, Export, ExportList, Health, HolderKind, Problem, ScrubStatus,
+    Site, StoreReport, paths,
+};
 
 use crate::{
     app::{App, hex},
-    collector,
+    collector, exports,
     http::{ApiError, auth::Caller, extract::ApiJson, progress::Progress},
     metrics::Gauge,
+    nbd::NbdHandle,
 };
 
 /// Whether the daemon is up
@@ -44,7 +48,10 @@ fn gauges(app: &App) -> Vec<Gauge> {
         value,
     };
     let store = app.store.stats();
-    vec![
+    let cache = app.volumes.cache.stats();
+    let mut gauges = vec![
+        gauge("rootstock_cache_used_bytes", "Bytes of decompressed chunks in memory.", cache.used_bytes),
+        gauge("rootstock_cache_capacity_bytes", "The most that they may take.", cache.capacity_bytes),
         gauge("rootstock_store_chunks", "Chunks stored.", store.chunks),
         gauge("rootstock_store_raw_bytes", "Raw bytes of the chunks.", store.raw_bytes),
         gauge("rootstock_store_frame_bytes", "Bytes of their frames.", store.frame_bytes),
@@ -52,7 +59,23 @@ fn gauges(app: &App) -> Vec<Gauge> {
         gauge("rootstock_store_pack_bytes", "Bytes of the packs.", store.pack_bytes),
         gauge("rootstock_store_unstored_bytes", "Bytes in memory until a flush.", store.unstored_bytes),
         gauge("rootstock_store_damaged_chunks", "Chunks known to be damaged.", store.damaged),
-    ]
+    ];
+    let counter = |name, help, value| Gauge {
+        kind: "counter",
+        ..gauge(name, help, value)
+    };
+    if let Some(nbd) = app.nbd().handle.as_ref().map(NbdHandle::stats) {
+        gauges.extend([
+            gauge("rootstock_nbd_connections", "NBD connections.", nbd.connections),
+            counter("rootstock_nbd_connections_total", "NBD connections accepted.", nbd.connections_total),
+            counter("rootstock_nbd_connections_refused_total", "NBD connections for which there was no room.", nbd.connections_refused_total),
+            counter("rootstock_nbd_requests_total", "NBD requests served.", nbd.requests_total),
+            counter("rootstock_nbd_read_bytes_total", "Bytes read over NBD.", nbd.read_bytes_total),
+            counter("rootstock_nbd_written_bytes_total", "Bytes written over NBD.", nbd.written_bytes_total),
+            counter("rootstock_nbd_errors_total", "NBD requests answered with an error.", nbd.errors_total),
+        ]);
+    }
+    gauges
 }
 
 /// The site
@@ -64,7 +87,7 @@ pub(crate) async fn site(State(app): State<Arc<App>>, caller: Caller) -> ApiJson
         public_key: hex(app.key.verifying_key().as_bytes()),
         started: app.started.to_string(),
         role: caller.role,
-        nbd: app.nbd_addresses(),
+        nbd: app.nbd().addresses.clone(),
     })
 }
 
@@ -83,7 +106,8 @@ pub(crate) async fn store(State(app): State<Arc<App>>) -> Result<ApiJson<StoreRe
         pack_bytes: stats.pack_bytes,
         used_bytes,
         free_bytes: free_bytes(&app),
-        ..StoreReport::default()
+        cache_bytes: app.volumes.cache.stats().used_bytes,
+        cache_bytes_max: app.volumes.cache.stats().capacity_bytes,
     };
     Ok(ApiJson(report))
 }
@@ -113,4 +137,56 @@ pub(crate) async fn gc(State(app): State<Arc<App>>) -> Response {
     (status = 200, body = ScrubStatus), (status = "default", body = Problem)))]
 pub(crate) async fn scrub(State(app): State<Arc<App>>) -> ApiJson<ScrubStatus> {
     ApiJson(app.scrub.status())
+}
+
+/// What can be opened over NBD
+#[utoipa::path(get, path = paths::EXPORTS, tag = "exports", operation_id = "export_list", responses(
+    (status = 200, body = ExportList), (status = "default", body = Problem)))]
+pub(crate) async fn exports(
+    State(app): State<Arc<App>>,
+) -> Result<ApiJson<ExportList>, ApiError> {
+    let clients = clients_of(&app);
+    let count = |name: &str| clients.iter().filter(|client| client.export == name).count() as u64;
+    let mut list = Vec::new();
+    for row in app.catalog.volumes().await? {
+        let name = exports::volume_name(&row.name);
+        list.push(Export {
+            size_bytes: app.volumes.measure(&row).0,
+            read_only: false,
+            client_count: count(&name),
+            name,
+        });
+    }
+    for row in app.catalog.all_versions().await? {
+        let name = format!("image/{}", row.spec());
+        list.push(Export {
+            size_bytes: row.disk_bytes,
+            read_only: true,
+            client_count: count(&name),
+            name,
+        });
+    }
+    list.truncate(exports::LIST_MAX);
+    Ok(ApiJson(ExportList { exports: list }))
+}
+
+/// Who has what open over NBD
+#[utoipa::path(get, path = paths::CLIENTS, tag = "exports", operation_id = "client_list", responses(
+    (status = 200, body = ClientList), (status = "default", body = Problem)))]
+pub(crate) async fn clients(State(app): State<Arc<App>>) -> ApiJson<ClientList> {
+    ApiJson(ClientList {
+        clients: clients_of(&app),
+    })
+}
+
+fn clients_of(app: &App) -> Vec<Client> {
+    let all = app.leases.all().into_iter();
+    let clients = all.filter(|(_, held)| held.holder.kind == HolderKind::Client);
+    clients
+        .map(|(key, held)| Client {
+            address: held.holder.name,
+            export: exports::export_of(&key),
+            since: held.since.to_string(),
+        })
+        .collect()
 }
