@@ -3,7 +3,6 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -24,6 +23,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 const BINARY_VARIABLE: &str = "ROOTSTOCK_BIN";
 /// The address of the NBD server of every daemon made here.
 const NBD_HOST: &str = "127.0.0.1";
+/// Lets the system choose a free port.
+const ANY_PORT: u16 = 0;
 
 /// Where and how a daemon runs.
 #[derive(Clone, Debug)]
@@ -98,14 +99,14 @@ impl Daemon {
     /// # Errors
     /// When it does not become healthy; the message holds its log.
     pub fn start_with(options: DaemonOptions) -> Result<Self> {
-        let nbd_port = free_port()?;
-        let process = spawn(&options, nbd_port)?;
+        let process = spawn(&options, ANY_PORT)?;
         let mut daemon = Self {
             options,
-            nbd_port,
+            nbd_port: ANY_PORT,
             process,
         };
         daemon.wait_healthy()?;
+        daemon.nbd_port = chosen_port(&daemon.socket())?;
         Ok(daemon)
     }
 
@@ -278,10 +279,13 @@ fn socket(options: &DaemonOptions) -> PathBuf {
     options.directory.join("api.sock")
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?.port())
+/// The port that the system gave the NBD server, as the API tells it.
+fn chosen_port(socket: &Path) -> Result<u16> {
+    let site: Value = serde_json::from_str(&http::get(socket, "/v1/site")?.body)?;
+    let address = site["nbd"][0].as_str();
+    let port = address.and_then(|address| address.rsplit_once(':'));
+    let (_, port) = port.with_context(|| format!("/v1/site names no NBD address: {site}"))?;
+    Ok(port.parse()?)
 }
 
 fn last_document(text: &str) -> Result<Value> {

@@ -19,7 +19,10 @@ use crate::{
 };
 
 /// Collects, reporting to whoever asked. Goes on when they leave.
-pub(crate) async fn run(app: &Arc<App>, progress: Option<Progress>) -> Result<CollectReport, ApiError> {
+pub(crate) async fn run(
+    app: &Arc<App>,
+    progress: Option<Progress>,
+) -> Result<CollectReport, ApiError> {
     let collected = collect(app, progress.clone()).await;
     let event = match &collected {
         Ok(report) => {
@@ -54,8 +57,17 @@ async fn collect(app: &Arc<App>, progress: Option<Progress>) -> Result<CollectRe
     let mut manifests: Vec<Digest> = versions.iter().map(|row| row.manifest).collect();
     manifests.sort_unstable();
     manifests.dedup();
-    app.blocking(move |app| sweep(app, collection, &manifests, &unnamed, &pins, progress.as_ref()))
-        .await
+    app.blocking(move |app| {
+        sweep(
+            app,
+            collection,
+            &manifests,
+            &unnamed,
+            &pins,
+            progress.as_ref(),
+        )
+    })
+    .await
 }
 
 async fn pins(app: &App) -> Result<HashSet<PackId>, ApiError> {

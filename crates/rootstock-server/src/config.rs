@@ -192,7 +192,9 @@ impl FromStr for ApiAddress {
         if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
             return Ok(Self::Unix(path.into()));
         }
-        let host = text.strip_prefix("https://").map(|h| h.trim_end_matches('/'));
+        let host = text
+            .strip_prefix("https://")
+            .map(|h| h.trim_end_matches('/'));
         match host.filter(|host| is_host_port(host)) {
             Some(host) => Ok(Self::Https(host.to_owned())),
             None => Err(AddressError {
@@ -307,7 +309,15 @@ mod tests {
         ] {
             assert_eq!(text.parse::<ApiAddress>().expect(text).to_string(), text);
         }
-        for bad in ["", "unix:", "http://a:1", "https://a", "https://a:x", "a:1", "https://::1:1"] {
+        for bad in [
+            "",
+            "unix:",
+            "http://a:1",
+            "https://a",
+            "https://a:x",
+            "a:1",
+            "https://::1:1",
+        ] {
             assert!(bad.parse::<ApiAddress>().is_err(), "{bad}");
         }
         for text in ["unix:/run/a.sock", "0.0.0.0:10809", "[::]:10809"] {

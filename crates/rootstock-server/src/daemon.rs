@@ -136,11 +136,10 @@ impl Daemon {
         let pack_bytes = u32::try_from(config.store.pack_bytes).unwrap_or(u32::MAX);
         let store = blocking(move || open_store(store_dir, pack_bytes)).await?;
         let volumes_dir = data.volumes();
-        let volumes_disk =
-            RealDisk::new(&volumes_dir).map_err(|source| StartError::Directory {
-                path: volumes_dir,
-                source,
-            })?;
+        let volumes_disk = RealDisk::new(&volumes_dir).map_err(|source| StartError::Directory {
+            path: volumes_dir,
+            source,
+        })?;
         let volumes = Volumes::new(volumes_disk, store.clone(), config.store.cache_bytes);
         let server = ApiServer::bind(&config.api.listen, tls.clone()).await?;
         let https = server.https.clone();
@@ -253,7 +252,11 @@ fn start_nbd(
             }
         });
     }
-    let all = config.listen.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let all = config
+        .listen
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>();
     let tls = match (config.tls, tls) {
         (NbdTls::Optional, Some(tls)) => nbd::NbdTls::Optional(tls),
         (NbdTls::Required, Some(tls)) => nbd::NbdTls::Required(tls),
@@ -276,7 +279,10 @@ fn start_nbd(
         source,
     })?;
     let tcp = handle.addresses().to_vec();
-    let unix = config.listen.iter().filter(|a| matches!(a, NbdAddress::Unix(_)));
+    let unix = config
+        .listen
+        .iter()
+        .filter(|a| matches!(a, NbdAddress::Unix(_)));
     let addresses = tcp.iter().map(ToString::to_string);
     let mut nbd = app.nbd();
     nbd.addresses = addresses.chain(unix.map(ToString::to_string)).collect();
@@ -324,14 +330,22 @@ fn tls_config(
     config: &Config,
     data: &DataDir,
 ) -> Result<Option<Arc<rustls::ServerConfig>>, StartError> {
-    let hosts = config.api.listen.iter().filter_map(|address| match address {
-        ApiAddress::Https(host) => Some(host.as_str()),
-        ApiAddress::Unix(_) => None,
-    });
-    let nbd_hosts = config.nbd.listen.iter().filter_map(|address| match address {
-        NbdAddress::Tcp(host) => Some(host.as_str()),
-        NbdAddress::Unix(_) => None,
-    });
+    let hosts = config
+        .api
+        .listen
+        .iter()
+        .filter_map(|address| match address {
+            ApiAddress::Https(host) => Some(host.as_str()),
+            ApiAddress::Unix(_) => None,
+        });
+    let nbd_hosts = config
+        .nbd
+        .listen
+        .iter()
+        .filter_map(|address| match address {
+            NbdAddress::Tcp(host) => Some(host.as_str()),
+            NbdAddress::Unix(_) => None,
+        });
     let mut names = vec![
         "localhost".to_owned(),
         "127.0.0.1".to_owned(),
@@ -341,7 +355,13 @@ fn tls_config(
     if hosts.is_empty() && config.nbd.tls == NbdTls::Off {
         return Ok(None);
     }
-    names.extend(rustix::system::uname().nodename().to_str().map(str::to_owned).ok());
+    names.extend(
+        rustix::system::uname()
+            .nodename()
+            .to_str()
+            .map(str::to_owned)
+            .ok(),
+    );
     for host in hosts.into_iter().chain(nbd_hosts) {
         let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
         names.push(name.trim_matches(['[', ']']).to_owned());

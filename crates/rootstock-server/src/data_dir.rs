@@ -90,9 +90,7 @@ impl DataDir {
     /// Takes the directory, making it when there is none.
     pub(crate) fn open(root: &Path) -> Result<Self, DataDirError> {
         make_dir(root)?;
-        let root = root
-            .canonicalize()
-            .map_err(failed("find", root))?;
+        let root = root.canonicalize().map_err(failed("find", root))?;
         refuse_foreign(&root)?;
         let lock = lock(&root)?;
         check_format(&root)?;
@@ -126,10 +124,8 @@ impl DataDir {
     pub(crate) fn site_key(&self) -> Result<SigningKey, DataDirError> {
         let path = self.keys().join("site.pem");
         match fs::read_to_string(&path) {
-            Ok(pem) => SigningKey::from_pkcs8_pem(&pem).map_err(|source| DataDirError::Key {
-                path,
-                source,
-            }),
+            Ok(pem) => SigningKey::from_pkcs8_pem(&pem)
+                .map_err(|source| DataDirError::Key { path, source }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => make_key(&path),
             Err(source) => Err(failed("read", &path)(source)),
         }
@@ -195,7 +191,10 @@ fn refuse_foreign(root: &Path) -> Result<(), DataDirError> {
     for entry in entries {
         let name = entry.map_err(failed("read", root))?.file_name();
         // What a first start leaves that was cut short.
-        if !["lock", "format.new", "lost+found"].iter().any(|own| name == *own) {
+        if !["lock", "format.new", "lost+found"]
+            .iter()
+            .any(|own| name == *own)
+        {
             return Err(DataDirError::Foreign {
                 path: root.to_owned(),
             });

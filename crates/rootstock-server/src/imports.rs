@@ -265,11 +265,7 @@ pub(crate) async fn publish(
 
 /// Checks that a manifest can be a version: it decodes, every page and chunk is
 /// in the store with the right length, and all of it is durable.
-pub(crate) fn check(
-    app: &App,
-    id: Digest,
-    disk_bytes: Option<u64>,
-) -> Result<Checked, ApiError> {
+pub(crate) fn check(app: &App, id: Digest, disk_bytes: Option<u64>) -> Result<Checked, ApiError> {
     // Most of the waiting before the hold, which collections wait for.
     app.store.flush()?;
     let hold = app.store.hold();

@@ -54,8 +54,10 @@ impl Metrics {
 
     pub(crate) fn chunks_received(&self, receipt: &ImportReceipt) {
         self.chunks_stored.fetch_add(receipt.stored_count, Relaxed);
-        self.chunks_present.fetch_add(receipt.present_count, Relaxed);
-        self.chunk_bytes_stored.fetch_add(receipt.stored_bytes, Relaxed);
+        self.chunks_present
+            .fetch_add(receipt.present_count, Relaxed);
+        self.chunk_bytes_stored
+            .fetch_add(receipt.stored_bytes, Relaxed);
     }
 
     pub(crate) fn chunks_served(&self, count: u64, bytes: u64) {
@@ -82,19 +84,59 @@ impl Metrics {
             value: value.load(Relaxed),
         };
         let own = [
-            counter("rootstock_chunks_stored_total", "Chunks received that were new.", &self.chunks_stored),
-            counter("rootstock_chunks_present_total", "Chunks received that the store had.", &self.chunks_present),
-            counter("rootstock_chunk_stored_bytes_total", "Bytes of new frames received.", &self.chunk_bytes_stored),
-            counter("rootstock_chunks_served_total", "Chunks sent to API clients.", &self.chunks_served),
-            counter("rootstock_chunk_served_bytes_total", "Bytes of frames sent to API clients.", &self.chunk_bytes_served),
-            counter("rootstock_collections_total", "Collections done.", &self.collections),
-            counter("rootstock_collected_bytes_total", "Bytes that collections freed.", &self.collected_bytes),
-            counter("rootstock_damage_found_total", "Damaged chunks found.", &self.damage_found),
+            counter(
+                "rootstock_chunks_stored_total",
+                "Chunks received that were new.",
+                &self.chunks_stored,
+            ),
+            counter(
+                "rootstock_chunks_present_total",
+                "Chunks received that the store had.",
+                &self.chunks_present,
+            ),
+            counter(
+                "rootstock_chunk_stored_bytes_total",
+                "Bytes of new frames received.",
+                &self.chunk_bytes_stored,
+            ),
+            counter(
+                "rootstock_chunks_served_total",
+                "Chunks sent to API clients.",
+                &self.chunks_served,
+            ),
+            counter(
+                "rootstock_chunk_served_bytes_total",
+                "Bytes of frames sent to API clients.",
+                &self.chunk_bytes_served,
+            ),
+            counter(
+                "rootstock_collections_total",
+                "Collections done.",
+                &self.collections,
+            ),
+            counter(
+                "rootstock_collected_bytes_total",
+                "Bytes that collections freed.",
+                &self.collected_bytes,
+            ),
+            counter(
+                "rootstock_damage_found_total",
+                "Damaged chunks found.",
+                &self.damage_found,
+            ),
         ];
         for gauge in own.iter().chain(others) {
-            let Gauge { name, help, kind, value } = gauge;
+            let Gauge {
+                name,
+                help,
+                kind,
+                value,
+            } = gauge;
             // Writing to a String cannot fail.
-            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+            let _ = write!(
+                text,
+                "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
+            );
         }
         self.render_requests(&mut text);
         text
@@ -104,13 +146,19 @@ impl Metrics {
         let requests = self.requests.lock();
         let requests = requests.unwrap_or_else(PoisonError::into_inner).clone();
         let name = "rootstock_http_requests_total";
-        let _ = write!(text, "# HELP {name} Requests to the API.\n# TYPE {name} counter\n");
+        let _ = write!(
+            text,
+            "# HELP {name} Requests to the API.\n# TYPE {name} counter\n"
+        );
         for ((method, route, status), entry) in &requests {
             let labels = format!("method=\"{method}\",route=\"{route}\",status=\"{status}\"");
             let _ = writeln!(text, "{name}{{{labels}}} {}", entry.count);
         }
         let name = "rootstock_http_request_seconds_total";
-        let _ = write!(text, "# HELP {name} Time to the answers' heads.\n# TYPE {name} counter\n");
+        let _ = write!(
+            text,
+            "# HELP {name} Time to the answers' heads.\n# TYPE {name} counter\n"
+        );
         for ((method, route, status), entry) in &requests {
             let labels = format!("method=\"{method}\",route=\"{route}\",status=\"{status}\"");
             let seconds = Duration::from_micros(entry.micros).as_secs_f64();

@@ -68,7 +68,9 @@ pub(crate) async fn pass(app: &Arc<App>, stop: &mut Stop) -> bool {
     }
     for pack in packs {
         let began = Instant::now();
-        let scrubbed = app.blocking(move |app| Ok(app.store.scrub_pack(pack))).await;
+        let scrubbed = app
+            .blocking(move |app| Ok(app.store.scrub_pack(pack)))
+            .await;
         let report = match scrubbed {
             Ok(report) => report,
             Err(error) => {
@@ -110,9 +112,7 @@ async fn note_damage(app: &Arc<App>, found: Vec<rootstock_store::Damage>) {
             return;
         }
     };
-    let placed = app
-        .blocking(move |app| place(app, &found, &versions))
-        .await;
+    let placed = app.blocking(move |app| place(app, &found, &versions)).await;
     match placed {
         Ok((damage, unused)) => {
             for damage in &damage {

@@ -3,8 +3,8 @@
 use std::{fs, io, path::Path, sync::Arc};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls::{
     ServerConfig,
@@ -61,11 +61,7 @@ pub(crate) fn server_config(
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .and_then(|builder| {
-            builder
-                .with_no_client_auth()
-                .with_single_cert(chain, key)
-        })
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
         .map_err(TlsError::Pair)?;
     Ok(Arc::new(config))
 }
@@ -78,7 +74,9 @@ fn site_identity(keys: &Path, names: &[String]) -> Result<Identity, TlsError> {
     let issuer = Issuer::new(authority_params(), authority_key(keys)?);
     let key = KeyPair::generate().map_err(TlsError::Make)?;
     let mut params = CertificateParams::new(names).map_err(TlsError::Make)?;
-    params.distinguished_name.push(DnType::CommonName, "Rootstock");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "Rootstock");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
     let cert = params.signed_by(&key, &issuer).map_err(TlsError::Make)?;
@@ -112,7 +110,9 @@ fn authority_key(keys: &Path) -> Result<KeyPair, TlsError> {
         });
     }
     let key = KeyPair::generate().map_err(TlsError::Make)?;
-    let cert = authority_params().self_signed(&key).map_err(TlsError::Make)?;
+    let cert = authority_params()
+        .self_signed(&key)
+        .map_err(TlsError::Make)?;
     // The key first: a certificate without its key would stay useless.
     write_secret(&key_path, key.serialize_pem().as_bytes()).map_err(failed("write", &key_path))?;
     write_secret(&cert_path, cert.pem().as_bytes()).map_err(failed("write", &cert_path))?;

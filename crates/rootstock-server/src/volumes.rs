@@ -90,11 +90,7 @@ impl Volumes {
     }
 
     /// Opens a volume, or joins those who have it open.
-    pub(crate) fn open(
-        self: &Arc<Self>,
-        row: &VolumeRow,
-        base: Digest,
-    ) -> Result<InUse, ApiError> {
+    pub(crate) fn open(self: &Arc<Self>, row: &VolumeRow, base: Digest) -> Result<InUse, ApiError> {
         let base = self.version_disk(base)?.into_base();
         let mut all = self.all();
         if let Some(open) = all.get_mut(&row.name) {
@@ -327,8 +323,13 @@ pub(crate) async fn reset(app: &Arc<App>, name: &VolumeName) -> Result<(), ApiEr
     let closed = app.leases.close(Key::Volume(name.clone()))?;
     let volume = open(app, name).await?;
     let owned = name.clone();
-    app.blocking(move |_| volume.volume.reset().map_err(|error| failed(&owned, &error)))
-        .await?;
+    app.blocking(move |_| {
+        volume
+            .volume
+            .reset()
+            .map_err(|error| failed(&owned, &error))
+    })
+    .await?;
     drop(closed);
     tracing::info!(volume = %name, "volume reset");
     Ok(())
@@ -439,7 +440,11 @@ pub(crate) async fn commit_volume(
         manifest: committed.manifest,
         disk_bytes: committed.disk_bytes,
         used_bytes: committed.used_bytes,
-        added_chunk_count: if added { committed.added_chunk_count } else { 0 },
+        added_chunk_count: if added {
+            committed.added_chunk_count
+        } else {
+            0
+        },
         added_bytes: if added { committed.added_bytes } else { 0 },
     })
 }
@@ -479,21 +484,17 @@ fn store_view(
     })
 }
 
-async fn view(
-    app: &Arc<App>,
-    name: &VolumeName,
-    volume: &InUse,
-) -> Result<SnapshotView, ApiError> {
+async fn view(app: &Arc<App>, name: &VolumeName, volume: &InUse) -> Result<SnapshotView, ApiError> {
     let (volume, name) = (Arc::clone(&volume.volume), name.clone());
-    app.blocking(move |_| volume.snapshot_view().map_err(|error| failed(&name, &error)))
-        .await
+    app.blocking(move |_| {
+        volume
+            .snapshot_view()
+            .map_err(|error| failed(&name, &error))
+    })
+    .await
 }
 
-fn operation(
-    app: &App,
-    name: &VolumeName,
-    doing: &str,
-) -> Result<crate::leases::Lease, ApiError> {
+fn operation(app: &App, name: &VolumeName, doing: &str) -> Result<crate::leases::Lease, ApiError> {
     app.leases
         .take(Key::Volume(name.clone()), HolderKind::Operation, doing)
 }
@@ -538,7 +539,10 @@ fn files_failed(error: &OpenError) -> ApiError {
         ProblemCode::Internal
     };
     tracing::error!(error = chain(error), "volume's files not made");
-    ApiError::new(code, format!("the volume's files cannot be made: {}", chain(error)))
+    ApiError::new(
+        code,
+        format!("the volume's files cannot be made: {}", chain(error)),
+    )
 }
 
 fn commit_failed(name: &VolumeName, error: CommitError) -> ApiError {

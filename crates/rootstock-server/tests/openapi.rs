@@ -19,7 +19,11 @@ fn it_is_openapi_3_1_and_complete() {
     let document = rootstock_server::openapi();
     let json: serde_json::Value =
         serde_json::from_str(&document.to_json().expect("serializes")).expect("is JSON");
-    assert!(json["openapi"].as_str().is_some_and(|v| v.starts_with("3.1.")));
+    assert!(
+        json["openapi"]
+            .as_str()
+            .is_some_and(|v| v.starts_with("3.1."))
+    );
     let text = json.to_string();
     // Every reference leads somewhere.
     for reference in text.split("#/components/schemas/").skip(1) {

@@ -133,8 +133,10 @@ impl Layers {
     /// [`ConfigError`], naming the file's line, the variable or the flag.
     pub fn load(&self) -> Result<Loaded, ConfigError> {
         let mut table = Table::new();
-        let mut origins: BTreeMap<_, _> =
-            KEYS.iter().map(|(key, _)| (*key, Origin::Default)).collect();
+        let mut origins: BTreeMap<_, _> = KEYS
+            .iter()
+            .map(|(key, _)| (*key, Origin::Default))
+            .collect();
         if let Some((path, text)) = self.read_file()? {
             table = parse_file(&path, &text)?;
             for (key, _) in KEYS {
@@ -233,7 +235,10 @@ fn lay(
             Value::Integer(number.map_err(|_| wrong(format!("'{text}' is not a number")))?)
         }
         Kind::List => {
-            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            let parts = text
+                .split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty());
             Value::Array(parts.map(|part| Value::String(part.to_owned())).collect())
         }
     };
@@ -349,7 +354,11 @@ mod tests {
 
     #[test]
     fn mistakes_are_named_with_their_place() {
-        let unknown = error(&layers(Some("data = '/srv'\n[api]\nlisen = []\n"), &[], vec![]));
+        let unknown = error(&layers(
+            Some("data = '/srv'\n[api]\nlisen = []\n"),
+            &[],
+            vec![],
+        ));
         insta::assert_snapshot!(unknown, @r"
         the configuration FILE is wrong: TOML parse error at line 3, column 1
           |
@@ -357,7 +366,11 @@ mod tests {
           | ^^^^^
         unknown field `lisen`, expected one of `listen`, `tls_cert`, `tls_key`
         ");
-        let variable = error(&layers(None, &[("ROOTSTOCK_STORE_CACHE_BYTES", "lots")], vec![]));
+        let variable = error(&layers(
+            None,
+            &[("ROOTSTOCK_STORE_CACHE_BYTES", "lots")],
+            vec![],
+        ));
         insta::assert_snapshot!(variable, @"environment ROOTSTOCK_STORE_CACHE_BYTES is wrong: 'lots' is not a size: write bytes or a number with K, M, G, T (powers of 1024), such as 20G");
         let flag = Override {
             flag: "--api",
@@ -388,7 +401,9 @@ mod tests {
         let mut keys = Vec::new();
         for (name, value) in table {
             match value {
-                Value::Table(section) => keys.extend(section.keys().map(|key| format!("{name}.{key}"))),
+                Value::Table(section) => {
+                    keys.extend(section.keys().map(|key| format!("{name}.{key}")))
+                }
                 _ => keys.push(name),
             }
         }

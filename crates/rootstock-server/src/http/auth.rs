@@ -44,7 +44,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        parts.extensions.get::<Self>().cloned().ok_or_else(unauthorized)
+        parts
+            .extensions
+            .get::<Self>()
+            .cloned()
+            .ok_or_else(unauthorized)
     }
 }
 
@@ -64,7 +68,10 @@ pub(crate) async fn authorize(
         Err(error) => return error.into_response(),
     };
     if caller.role < needed(request.method(), request.uri().path()) {
-        let detail = format!("token '{}' may read, and this changes something", caller.actor);
+        let detail = format!(
+            "token '{}' may read, and this changes something",
+            caller.actor
+        );
         return ApiError::new(ProblemCode::Forbidden, detail)
             .with_hint("use a token with the role admin")
             .into_response();
@@ -101,7 +108,10 @@ async fn identify(app: &App, local: bool, secret: Option<String>) -> Result<Call
     let token = token.ok_or_else(unauthorized)?;
     let now = Timestamp::now();
     let fresh = SignedDuration::from_mins(LAST_USED_MINUTES);
-    if token.last_used.is_none_or(|used| now.duration_since(used) > fresh) {
+    if token
+        .last_used
+        .is_none_or(|used| now.duration_since(used) > fresh)
+    {
         app.catalog.token_used(&token.name, now).await?;
     }
     Ok(Caller {
@@ -114,7 +124,11 @@ async fn identify(app: &App, local: bool, secret: Option<String>) -> Result<Call
 }
 
 fn bearer(request: &Request) -> Option<&str> {
-    let value = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
+    let value = request
+        .headers()
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?;
     let (scheme, secret) = value.split_once(' ')?;
     let secret = secret.trim();
     let known = scheme.eq_ignore_ascii_case("bearer") && secret.starts_with(TOKEN_PREFIX);

@@ -34,8 +34,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for ApiJson<T> {
         let bytes = body::read(request, JSON_BYTES_MAX).await?;
         let value = serde_json::from_slice(&bytes).map_err(|error| {
             let detail = format!("the JSON document is not what this path takes: {error}");
-            ApiError::new(ProblemCode::BadRequest, detail)
-                .with_hint("/openapi.json describes it")
+            ApiError::new(ProblemCode::BadRequest, detail).with_hint("/openapi.json describes it")
         })?;
         Ok(Self(value))
     }

@@ -113,12 +113,7 @@ impl ApiServer {
 
     /// Serves until `stop` is true, then finishes what is under way, for at most
     /// `patience`. The sockets' files are removed.
-    pub(crate) async fn serve(
-        self,
-        router: Router,
-        mut stop: Stop,
-        patience: Duration,
-    ) {
+    pub(crate) async fn serve(self, router: Router, mut stop: Stop, patience: Duration) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut listeners = JoinSet::new();
         let mut sockets = Vec::new();
@@ -155,9 +150,7 @@ impl ApiServer {
 
 /// Binds a Unix socket. A socket's file that nobody answers on is what a daemon
 /// left that was killed; it is replaced.
-pub(crate) fn bind_unix(
-    path: &Path,
-) -> Result<std::os::unix::net::UnixListener, ListenError> {
+pub(crate) fn bind_unix(path: &Path) -> Result<std::os::unix::net::UnixListener, ListenError> {
     let failed = |source| ListenError::Io {
         address: format!("unix:{}", path.display()),
         source,

@@ -16,21 +16,93 @@ async fn garbage_gets_a_problem() {
     let cases = [
         (Method::GET, "/nowhere", "", 404, ProblemCode::NoSuchPath),
         (Method::GET, "/v1/images/", "", 404, ProblemCode::NoSuchPath),
-        (Method::PATCH, "/v1/images", "", 405, ProblemCode::MethodNotAllowed),
-        (Method::DELETE, "/healthz", "", 405, ProblemCode::MethodNotAllowed),
-        (Method::GET, "/v1/images/a%20b", "", 400, ProblemCode::BadName),
-        (Method::GET, "/v1/images/%2e%2e%2fetc", "", 400, ProblemCode::BadName),
-        (Method::GET, "/v1/images/%F0%9F%8C%B1", "", 400, ProblemCode::BadName),
+        (
+            Method::PATCH,
+            "/v1/images",
+            "",
+            405,
+            ProblemCode::MethodNotAllowed,
+        ),
+        (
+            Method::DELETE,
+            "/healthz",
+            "",
+            405,
+            ProblemCode::MethodNotAllowed,
+        ),
+        (
+            Method::GET,
+            "/v1/images/a%20b",
+            "",
+            400,
+            ProblemCode::BadName,
+        ),
+        (
+            Method::GET,
+            "/v1/images/%2e%2e%2fetc",
+            "",
+            400,
+            ProblemCode::BadName,
+        ),
+        (
+            Method::GET,
+            "/v1/images/%F0%9F%8C%B1",
+            "",
+            400,
+            ProblemCode::BadName,
+        ),
         (Method::GET, "/v1/images/%ff", "", 400, ProblemCode::BadName),
         (Method::GET, &long, "", 400, ProblemCode::BadName),
-        (Method::GET, "/v1/images/lab/versions/0", "", 400, ProblemCode::BadName),
-        (Method::GET, "/v1/images/lab/versions/x", "", 400, ProblemCode::BadName),
-        (Method::GET, "/v1/images/lab/versions/1", "", 404, ProblemCode::ImageNotFound),
+        (
+            Method::GET,
+            "/v1/images/lab/versions/0",
+            "",
+            400,
+            ProblemCode::BadName,
+        ),
+        (
+            Method::GET,
+            "/v1/images/lab/versions/x",
+            "",
+            400,
+            ProblemCode::BadName,
+        ),
+        (
+            Method::GET,
+            "/v1/images/lab/versions/1",
+            "",
+            404,
+            ProblemCode::ImageNotFound,
+        ),
         (Method::GET, "/v1/diff", "", 400, ProblemCode::BadRequest),
-        (Method::GET, "/v1/diff?from=a&to=:", "", 400, ProblemCode::BadRequest),
-        (Method::POST, "/v1/imports", "{", 400, ProblemCode::BadRequest),
-        (Method::POST, "/v1/imports", "[]", 400, ProblemCode::BadRequest),
-        (Method::POST, "/v1/imports", "\u{1}\u{2}", 400, ProblemCode::BadRequest),
+        (
+            Method::GET,
+            "/v1/diff?from=a&to=:",
+            "",
+            400,
+            ProblemCode::BadRequest,
+        ),
+        (
+            Method::POST,
+            "/v1/imports",
+            "{",
+            400,
+            ProblemCode::BadRequest,
+        ),
+        (
+            Method::POST,
+            "/v1/imports",
+            "[]",
+            400,
+            ProblemCode::BadRequest,
+        ),
+        (
+            Method::POST,
+            "/v1/imports",
+            "\u{1}\u{2}",
+            400,
+            ProblemCode::BadRequest,
+        ),
         (
             Method::POST,
             "/v1/imports",
@@ -59,18 +131,52 @@ async fn garbage_gets_a_problem() {
             422,
             ProblemCode::BadValue,
         ),
-        (Method::GET, "/v1/imports/x", "", 404, ProblemCode::ImportNotFound),
-        (Method::POST, "/v1/imports/x/lacking", "", 404, ProblemCode::ImportNotFound),
-        (Method::POST, "/v1/imports/x/lacking", "odd", 400, ProblemCode::BadRequest),
-        (Method::POST, "/v1/chunks/fetch", "odd", 400, ProblemCode::BadRequest),
-        (Method::DELETE, "/v1/tokens/x", "", 404, ProblemCode::TokenNotFound),
+        (
+            Method::GET,
+            "/v1/imports/x",
+            "",
+            404,
+            ProblemCode::ImportNotFound,
+        ),
+        (
+            Method::POST,
+            "/v1/imports/x/lacking",
+            "",
+            404,
+            ProblemCode::ImportNotFound,
+        ),
+        (
+            Method::POST,
+            "/v1/imports/x/lacking",
+            "odd",
+            400,
+            ProblemCode::BadRequest,
+        ),
+        (
+            Method::POST,
+            "/v1/chunks/fetch",
+            "odd",
+            400,
+            ProblemCode::BadRequest,
+        ),
+        (
+            Method::DELETE,
+            "/v1/tokens/x",
+            "",
+            404,
+            ProblemCode::TokenNotFound,
+        ),
     ];
     for (method, path, body, status, code) in cases {
         let mut request = request(method.clone(), path, Body::from(body.to_owned()));
         let value = header::HeaderValue::from_static("application/json");
         request.headers_mut().insert(header::CONTENT_TYPE, value);
         let problem = site.send(request).await.problem();
-        assert_eq!((problem.status, problem.code), (status, code), "{method} {path}: {problem}");
+        assert_eq!(
+            (problem.status, problem.code),
+            (status, code),
+            "{method} {path}: {problem}"
+        );
         assert!(problem.detail.len() < 1000, "{problem}");
     }
 }
@@ -80,12 +186,22 @@ async fn bodies_are_bounded_and_typed() {
     let site = Site::start().await;
     let import = site.open_import("lab", &Disk::of(&[1])).await;
     let path = paths::import_chunks(&import.id);
-    let announced = request(Method::POST, &path, Body::from(vec![0; RECORDS_BYTES_MAX + 1]));
-    assert_eq!(site.send(announced).await.problem().code, ProblemCode::TooLarge);
+    let announced = request(
+        Method::POST,
+        &path,
+        Body::from(vec![0; RECORDS_BYTES_MAX + 1]),
+    );
+    assert_eq!(
+        site.send(announced).await.problem().code,
+        ProblemCode::TooLarge
+    );
     // Without a length, in parts, forever.
     let parts = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![0; 1 << 20]));
     let endless = request(Method::POST, &path, Body::from_stream(parts));
-    assert_eq!(site.send(endless).await.problem().code, ProblemCode::TooLarge);
+    assert_eq!(
+        site.send(endless).await.problem().code,
+        ProblemCode::TooLarge
+    );
     let ids = vec![1; 32 * 4097];
     let answer = site.bytes(&paths::import_lacking(&import.id), ids).await;
     assert_eq!(answer.problem().code, ProblemCode::BadRequest);
@@ -130,7 +246,10 @@ async fn tokens_are_made_listed_and_revoked() {
     let answer = site.get(paths::TOKENS).await;
     assert!(!String::from_utf8_lossy(&answer.body).contains(&created.secret));
     let list: TokenList = answer.json();
-    assert_eq!((list.tokens[0].name.as_str(), &list.tokens[0].revoked), ("ci", &None));
+    assert_eq!(
+        (list.tokens[0].name.as_str(), &list.tokens[0].revoked),
+        ("ci", &None)
+    );
     let answer = site.delete(&paths::token("ci")).await;
     assert_eq!(answer.status, StatusCode::NO_CONTENT);
     // The catalog has no trace of the secret itself.
@@ -138,7 +257,9 @@ async fn tokens_are_made_listed_and_revoked() {
     for entry in std::fs::read_dir(site.data()).expect("reads") {
         let path = entry.expect("reads").path();
         if path.is_file() {
-            files.push_str(&String::from_utf8_lossy(&std::fs::read(path).expect("reads")));
+            files.push_str(&String::from_utf8_lossy(
+                &std::fs::read(path).expect("reads"),
+            ));
         }
     }
     assert!(!files.contains(&created.secret));

@@ -33,7 +33,12 @@ async fn tags_point_and_protect() {
     assert!(problem.detail.contains("tag production"), "{problem}");
     let set: TagSet = site.put(path, &target("latest")).await.json();
     assert_eq!(set.before, Some(VersionNumber(1)));
-    assert!(site.delete("/v1/images/lab/versions/1").await.status.is_success());
+    assert!(
+        site.delete("/v1/images/lab/versions/1")
+            .await
+            .status
+            .is_success()
+    );
     let answer = site.get("/v1/images/lab/versions/@production").await;
     let detail: rootstock_api::VersionDetail = answer.json();
     assert_eq!(detail.summary.version, VersionNumber(2));
@@ -51,7 +56,12 @@ async fn a_collection_frees_what_nothing_needs_and_nothing_else() {
     site.import("lab", &Disk::of(&[1, 3])).await;
     let before: StoreReport = site.get(paths::STORE).await.json();
     assert_eq!(collect(&site).await.freed_chunk_count, 0);
-    assert!(site.delete("/v1/images/lab/versions/1").await.status.is_success());
+    assert!(
+        site.delete("/v1/images/lab/versions/1")
+            .await
+            .status
+            .is_success()
+    );
     let report = collect(&site).await;
     // The chunk, its page and its root document.
     assert_eq!(report.freed_chunk_count, 3, "{report:?}");
@@ -82,7 +92,9 @@ async fn damage_is_named_and_never_served() {
     for pack in packs(&site.data().join("store/packs")) {
         let mut bytes = std::fs::read(&pack).expect("reads");
         let frame = &disk.frames[1].bytes;
-        let at = bytes.windows(64).position(|window| window == &frame[512..576]);
+        let at = bytes
+            .windows(64)
+            .position(|window| window == &frame[512..576]);
         if let Some(at) = at {
             bytes[at] ^= 1;
             std::fs::write(&pack, bytes).expect("writes");

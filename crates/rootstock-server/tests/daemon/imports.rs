@@ -2,8 +2,7 @@
 
 use rootstock_api::{
     HistoryList, ImageList, ImportCommit, ImportList, Outcome, ProblemCode, Records, SEAL_HEADER,
-    VersionDetail, paths,
-    record::encode_ids,
+    VersionDetail, paths, record::encode_ids,
 };
 use rootstock_core::{CHUNK_BYTES, ChunkId, VersionNumber, VersionSelector};
 use rootstock_image::{
@@ -27,7 +26,9 @@ async fn an_import_becomes_a_version_that_can_be_fetched() {
     assert_eq!(latest.disk_bytes, 4 * CHUNK_BYTES);
 
     let lab = "lab".parse().expect("a name");
-    let answer = site.get(&paths::manifest(&lab, &VersionSelector::Latest)).await;
+    let answer = site
+        .get(&paths::manifest(&lab, &VersionSelector::Latest))
+        .await;
     let manifest = Manifest::decode(&answer.body).expect("is a manifest");
     assert_eq!(manifest.id(), disk.manifest);
     let seal = answer.headers[SEAL_HEADER].to_str().expect("is text");
@@ -119,7 +120,10 @@ async fn what_is_missing_is_named_and_the_import_stays() {
     assert_eq!(problem.code, ProblemCode::ChunksMissing);
     assert_eq!(problem.missing, [ChunkId(disk.manifest)]);
     // All but the second chunk.
-    let others = disk.frames.iter().filter(|f| f.chunk != disk.frames[1].chunk);
+    let others = disk
+        .frames
+        .iter()
+        .filter(|f| f.chunk != disk.frames[1].chunk);
     site.send_frames(&import.id, others).await;
     let problem = site.commit(&import.id, &disk, None).await.problem();
     assert_eq!(problem.missing, [disk.frames[1].chunk]);

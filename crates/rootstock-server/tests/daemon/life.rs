@@ -4,7 +4,9 @@ use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
 
 use axum::body::Body;
 use hyper::{Method, Request, header};
-use rootstock_api::{Health, ImageList, ProblemCode, Site as SiteReport, TokenCreate, TokenRole, paths};
+use rootstock_api::{
+    Health, ImageList, ProblemCode, Site as SiteReport, TokenCreate, TokenRole, paths,
+};
 use rootstock_server::{Daemon, DataDirError, ListenError, StartError, config::ApiAddress};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 
@@ -15,7 +17,10 @@ async fn a_daemon_answers_keeps_its_state_and_leaves_no_socket() {
     let mut site = Site::start().await;
     let health: Health = site.get(paths::HEALTHZ).await.json();
     assert_eq!(health.status, "ok");
-    let mode = std::fs::metadata(site.socket()).expect("is there").permissions().mode();
+    let mode = std::fs::metadata(site.socket())
+        .expect("is there")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o660);
     let before: SiteReport = site.get(paths::SITE).await.json();
     assert_eq!(before.role, TokenRole::Admin);
@@ -36,15 +41,24 @@ async fn a_second_daemon_is_refused() {
         panic!("it started");
     };
     let pid = std::process::id();
-    assert!(error.to_string().contains(&format!("(process {pid})")), "{error}");
-    assert!(matches!(error, StartError::DataDir(DataDirError::Locked { .. })));
+    assert!(
+        error.to_string().contains(&format!("(process {pid})")),
+        "{error}"
+    );
+    assert!(matches!(
+        error,
+        StartError::DataDir(DataDirError::Locked { .. })
+    ));
     // The same socket with other data.
     let mut config = site.config();
     config.data = site.dir.path().join("other");
     let Err(error) = Daemon::start(config).await else {
         panic!("it started");
     };
-    assert!(matches!(error, StartError::Listen(ListenError::Taken { .. })), "{error}");
+    assert!(
+        matches!(error, StartError::Listen(ListenError::Taken { .. })),
+        "{error}"
+    );
     // The first is undisturbed.
     let _: Health = site.get(paths::HEALTHZ).await.json();
 }
@@ -61,7 +75,10 @@ async fn a_dead_daemons_socket_is_replaced_and_other_files_are_not() {
     let Err(error) = Daemon::start(config_in(dir.path())).await else {
         panic!("it started");
     };
-    assert!(matches!(error, StartError::Listen(ListenError::NoSocket { .. })), "{error}");
+    assert!(
+        matches!(error, StartError::Listen(ListenError::NoSocket { .. })),
+        "{error}"
+    );
     assert_eq!(std::fs::read_to_string(&socket).expect("reads"), "precious");
 }
 
@@ -75,8 +92,14 @@ async fn newer_data_is_refused_and_left_alone() {
         panic!("it started");
     };
     assert!(error.to_string().contains("data format 99"), "{error}");
-    assert!(error.to_string().contains("start the newer release"), "{error}");
-    assert_eq!(std::fs::read_to_string(&format).expect("reads"), "rootstock-data 99\n");
+    assert!(
+        error.to_string().contains("start the newer release"),
+        "{error}"
+    );
+    assert_eq!(
+        std::fs::read_to_string(&format).expect("reads"),
+        "rootstock-data 99\n"
+    );
 }
 
 #[tokio::test]
@@ -86,7 +109,8 @@ async fn metrics_count() {
     let answer = site.get(paths::METRICS).await;
     let text = String::from_utf8(answer.body.to_vec()).expect("is text");
     assert!(text.contains("rootstock_chunks_stored_total 2"), "{text}");
-    let line = "rootstock_http_requests_total{method=\"POST\",route=\"/v1/imports\",status=\"201\"} 1";
+    let line =
+        "rootstock_http_requests_total{method=\"POST\",route=\"/v1/imports\",status=\"201\"} 1";
     assert!(text.contains(line), "{text}");
     let document: serde_json::Value = site.get(paths::OPENAPI).await.json();
     assert_eq!(document["info"]["title"], "Rootstock");
@@ -121,7 +145,9 @@ impl Remote {
             let value = format!("Bearer {secret}").parse().expect("a header");
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
-        let stream = tokio::net::TcpStream::connect(self.address).await.expect("connects");
+        let stream = tokio::net::TcpStream::connect(self.address)
+            .await
+            .expect("connects");
         let name = ServerName::try_from("127.0.0.1").expect("a name");
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.tls));
         let stream = connector.connect(name, stream).await.expect("trusts");
@@ -129,7 +155,8 @@ impl Remote {
     }
 
     async fn get(&self, path: &str, secret: Option<&str>) -> Answer {
-        self.send(request(Method::GET, path, Body::empty()), secret).await
+        self.send(request(Method::GET, path, Body::empty()), secret)
+            .await
     }
 }
 
@@ -162,7 +189,13 @@ async fn over_https_tokens_decide() {
     let report: SiteReport = remote.get(paths::SITE, Some(reader)).await.json();
     assert_eq!(report.role, TokenRole::Reader);
     // A reader reads and does not write.
-    assert!(remote.get(paths::IMAGES, Some(reader)).await.status.is_success());
+    assert!(
+        remote
+            .get(paths::IMAGES, Some(reader))
+            .await
+            .status
+            .is_success()
+    );
     let create = rootstock_api::ImportCreate {
         image: "lab".parse().expect("a name"),
         disk_bytes: 1,

@@ -4,4 +4,6 @@ mod errors;
 mod images;
 mod imports;
 mod life;
+mod nbd;
 mod support;
+mod volumes;

@@ -123,7 +123,8 @@ impl Site {
     }
 
     pub(crate) async fn delete(&self, path: &str) -> Answer {
-        self.send(request(Method::DELETE, path, Body::empty())).await
+        self.send(request(Method::DELETE, path, Body::empty()))
+            .await
     }
 
     pub(crate) async fn post(&self, path: &str, document: &impl Serialize) -> Answer {
@@ -135,7 +136,8 @@ impl Site {
     }
 
     pub(crate) async fn bytes(&self, path: &str, body: Vec<u8>) -> Answer {
-        self.send(request(Method::POST, path, Body::from(body))).await
+        self.send(request(Method::POST, path, Body::from(body)))
+            .await
     }
 
     pub(crate) async fn open_import(&self, image: &str, disk: &Disk) -> Import {

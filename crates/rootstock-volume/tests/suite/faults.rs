@@ -302,7 +302,7 @@ fn a_huge_volume_is_made_and_discarded_at_once() {
 fn what_an_open_believed_stays() {
     // Each operation of a reset fails once, the daemon gives up and is started
     // again, writes over what is free now, and the power goes.
-    for operation in 0..6 {
+    for operation in 0..8 {
         for seed in 0..10 {
             let setup = setup();
             let disk = SimDisk::new();

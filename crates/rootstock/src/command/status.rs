@@ -32,10 +32,6 @@ pub(crate) fn run(_: &StatusArgs, session: &Session) -> anyhow::Result<()> {
 }
 
 fn text(site: &Site, store: &StoreReport) -> String {
-    let hits = store.cache_hit_count;
-    let rate = (hits * 100)
-        .checked_div(hits + store.cache_miss_count)
-        .map_or_else(|| "unused".to_owned(), |rate| format!("{rate} % hits"));
     let saved = match store.stored_bytes {
         0 => String::new(),
         _ => format!(" for {} of versions", output::bytes(store.used_bytes)),
@@ -75,7 +71,7 @@ fn text(site: &Site, store: &StoreReport) -> String {
         (
             "cache",
             format!(
-                "{} of {}, {rate}",
+                "{} of {}",
                 output::bytes(store.cache_bytes),
                 output::bytes(store.cache_bytes_max)
             ),
@@ -114,7 +110,7 @@ mod tests {
         stored    790 MB in 8000 chunks for 4.10 GB of versions
         packs     800 MB in 50 packs
         free      -
-        cache     0 B of 268 MB, unused
+        cache     0 B of 268 MB
         ");
     }
 }

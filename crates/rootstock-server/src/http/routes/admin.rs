@@ -50,15 +50,43 @@ fn gauges(app: &App) -> Vec<Gauge> {
     let store = app.store.stats();
     let cache = app.volumes.cache.stats();
     let mut gauges = vec![
-        gauge("rootstock_cache_used_bytes", "Bytes of decompressed chunks in memory.", cache.used_bytes),
-        gauge("rootstock_cache_capacity_bytes", "The most that they may take.", cache.capacity_bytes),
+        gauge(
+            "rootstock_cache_used_bytes",
+            "Bytes of decompressed chunks in memory.",
+            cache.used_bytes,
+        ),
+        gauge(
+            "rootstock_cache_capacity_bytes",
+            "The most that they may take.",
+            cache.capacity_bytes,
+        ),
         gauge("rootstock_store_chunks", "Chunks stored.", store.chunks),
-        gauge("rootstock_store_raw_bytes", "Raw bytes of the chunks.", store.raw_bytes),
-        gauge("rootstock_store_frame_bytes", "Bytes of their frames.", store.frame_bytes),
+        gauge(
+            "rootstock_store_raw_bytes",
+            "Raw bytes of the chunks.",
+            store.raw_bytes,
+        ),
+        gauge(
+            "rootstock_store_frame_bytes",
+            "Bytes of their frames.",
+            store.frame_bytes,
+        ),
         gauge("rootstock_store_packs", "Packs stored.", store.packs),
-        gauge("rootstock_store_pack_bytes", "Bytes of the packs.", store.pack_bytes),
-        gauge("rootstock_store_unstored_bytes", "Bytes in memory until a flush.", store.unstored_bytes),
-        gauge("rootstock_store_damaged_chunks", "Chunks known to be damaged.", store.damaged),
+        gauge(
+            "rootstock_store_pack_bytes",
+            "Bytes of the packs.",
+            store.pack_bytes,
+        ),
+        gauge(
+            "rootstock_store_unstored_bytes",
+            "Bytes in memory until a flush.",
+            store.unstored_bytes,
+        ),
+        gauge(
+            "rootstock_store_damaged_chunks",
+            "Chunks known to be damaged.",
+            store.damaged,
+        ),
     ];
     let counter = |name, help, value| Gauge {
         kind: "counter",
@@ -66,13 +94,41 @@ fn gauges(app: &App) -> Vec<Gauge> {
     };
     if let Some(nbd) = app.nbd().handle.as_ref().map(NbdHandle::stats) {
         gauges.extend([
-            gauge("rootstock_nbd_connections", "NBD connections.", nbd.connections),
-            counter("rootstock_nbd_connections_total", "NBD connections accepted.", nbd.connections_total),
-            counter("rootstock_nbd_connections_refused_total", "NBD connections for which there was no room.", nbd.connections_refused_total),
-            counter("rootstock_nbd_requests_total", "NBD requests served.", nbd.requests_total),
-            counter("rootstock_nbd_read_bytes_total", "Bytes read over NBD.", nbd.read_bytes_total),
-            counter("rootstock_nbd_written_bytes_total", "Bytes written over NBD.", nbd.written_bytes_total),
-            counter("rootstock_nbd_errors_total", "NBD requests answered with an error.", nbd.errors_total),
+            gauge(
+                "rootstock_nbd_connections",
+                "NBD connections.",
+                nbd.connections,
+            ),
+            counter(
+                "rootstock_nbd_connections_total",
+                "NBD connections accepted.",
+                nbd.connections_total,
+            ),
+            counter(
+                "rootstock_nbd_connections_refused_total",
+                "NBD connections for which there was no room.",
+                nbd.connections_refused_total,
+            ),
+            counter(
+                "rootstock_nbd_requests_total",
+                "NBD requests served.",
+                nbd.requests_total,
+            ),
+            counter(
+                "rootstock_nbd_read_bytes_total",
+                "Bytes read over NBD.",
+                nbd.read_bytes_total,
+            ),
+            counter(
+                "rootstock_nbd_written_bytes_total",
+                "Bytes written over NBD.",
+                nbd.written_bytes_total,
+            ),
+            counter(
+                "rootstock_nbd_errors_total",
+                "NBD requests answered with an error.",
+                nbd.errors_total,
+            ),
         ]);
     }
     gauges
@@ -108,6 +164,7 @@ pub(crate) async fn store(State(app): State<Arc<App>>) -> Result<ApiJson<StoreRe
         free_bytes: free_bytes(&app),
         cache_bytes: app.volumes.cache.stats().used_bytes,
         cache_bytes_max: app.volumes.cache.stats().capacity_bytes,
+        ..StoreReport::default()
     };
     Ok(ApiJson(report))
 }
@@ -142,11 +199,14 @@ pub(crate) async fn scrub(State(app): State<Arc<App>>) -> ApiJson<ScrubStatus> {
 /// What can be opened over NBD
 #[utoipa::path(get, path = paths::EXPORTS, tag = "exports", operation_id = "export_list", responses(
     (status = 200, body = ExportList), (status = "default", body = Problem)))]
-pub(crate) async fn exports(
-    State(app): State<Arc<App>>,
-) -> Result<ApiJson<ExportList>, ApiError> {
+pub(crate) async fn exports(State(app): State<Arc<App>>) -> Result<ApiJson<ExportList>, ApiError> {
     let clients = clients_of(&app);
-    let count = |name: &str| clients.iter().filter(|client| client.export == name).count() as u64;
+    let count = |name: &str| {
+        clients
+            .iter()
+            .filter(|client| client.export == name)
+            .count() as u64
+    };
     let mut list = Vec::new();
     for row in app.catalog.volumes().await? {
         let name = exports::volume_name(&row.name);

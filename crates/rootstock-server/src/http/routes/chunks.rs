@@ -30,10 +30,7 @@ use crate::{
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
         (status = "default", body = Problem)))]
-pub(crate) async fn fetch(
-    State(app): State<Arc<App>>,
-    body: Binary,
-) -> Result<Response, ApiError> {
+pub(crate) async fn fetch(State(app): State<Arc<App>>, body: Binary) -> Result<Response, ApiError> {
     let ids = decode_ids(&body.bytes, FETCH_MAX).map_err(super::bad_body)?;
     drop(body);
     let parts = app

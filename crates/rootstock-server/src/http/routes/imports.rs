@@ -167,4 +167,3 @@ fn describe(app: &App, row: ImportRow) -> Import {
         added_bytes: row.added_bytes,
     }
 }
-

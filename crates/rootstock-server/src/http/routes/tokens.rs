@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use axum::{extract::State, http::StatusCode};
 use jiff::Timestamp;
-use rootstock_api::{
-    Problem, Token, TokenCreate, TokenCreated, TokenList, TokenRole, paths,
-};
+use rootstock_api::{Problem, Token, TokenCreate, TokenCreated, TokenList, TokenRole, paths};
 use rootstock_catalog::{Role, TokenRow};
 use rootstock_core::{Digest, TagName};
 
@@ -49,7 +47,11 @@ pub(crate) async fn create(
     app.catalog
         .add_token(&request.name, digest, role, Timestamp::now())
         .await?;
-    tracing::info!(token = request.name, role = request.role.as_str(), "token created");
+    tracing::info!(
+        token = request.name,
+        role = request.role.as_str(),
+        "token created"
+    );
     let created = TokenCreated {
         name: request.name,
         role: request.role,

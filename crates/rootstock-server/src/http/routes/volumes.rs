@@ -27,7 +27,9 @@ use crate::{
     (status = 200, body = VolumeList), (status = "default", body = Problem)))]
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<ApiJson<VolumeList>, ApiError> {
     let rows = app.catalog.volumes().await?;
-    let ready = rows.into_iter().filter(|row| row.state == VolumeState::Ready);
+    let ready = rows
+        .into_iter()
+        .filter(|row| row.state == VolumeState::Ready);
     let volumes = ready.map(|row| describe(&app, row)).collect();
     Ok(ApiJson(VolumeList { volumes }))
 }
