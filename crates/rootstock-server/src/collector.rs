@@ -51,8 +51,10 @@ async fn collect(app: &Arc<App>, progress: Option<Progress>) -> Result<CollectRe
     let collection = app
         .blocking(|app| app.store.begin_collection().map_err(ApiError::from))
         .await?;
-    let pins = pins(app).await?;
+    forget_ended(app).await?;
+    // Notes become pins: read in this order, none is missed on its way.
     let unnamed = app.imports.unnamed();
+    let pins = pins(app).await?;
     let versions = app.catalog.all_versions().await?;
     let mut manifests: Vec<Digest> = versions.iter().map(|row| row.manifest).collect();
     manifests.sort_unstable();
@@ -68,6 +70,19 @@ async fn collect(app: &Arc<App>, progress: Option<Progress>) -> Result<CollectRe
         )
     })
     .await
+}
+
+/// Forgets what imports relied on that ended while a request of theirs was under
+/// way. What is known is asked first: an import that opens meanwhile stays.
+async fn forget_ended(app: &App) -> Result<(), ApiError> {
+    let known = app.imports.known();
+    let open = app.catalog.imports().await?;
+    for import in known {
+        if open.iter().all(|row| row.id != import) {
+            app.imports.end(&import);
+        }
+    }
+    Ok(())
 }
 
 async fn pins(app: &App) -> Result<HashSet<PackId>, ApiError> {

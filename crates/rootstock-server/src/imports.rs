@@ -46,6 +46,13 @@ struct Session {
     unnamed: HashSet<ChunkId>,
 }
 
+/// Chunks whose packs have names, and those packs that are not pinned.
+#[derive(Debug, Default)]
+struct Named {
+    chunks: Vec<ChunkId>,
+    packs: HashSet<PackId>,
+}
+
 impl Sessions {
     /// Chunks that imports rely on and no pin covers.
     pub(crate) fn unnamed(&self) -> Vec<ChunkId> {
@@ -54,31 +61,49 @@ impl Sessions {
         unnamed.copied().collect()
     }
 
+    /// Imports that are known here.
+    pub(crate) fn known(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
     /// Forgets an import that ended.
     pub(crate) fn end(&self, import: &str) {
         self.lock().remove(import);
     }
 
-    /// Notes chunks that the import relies on. Answers the packs to be pinned.
-    fn rely(&self, store: &ChunkStore, import: &str, chunks: &[ChunkId]) -> Vec<PackId> {
+    /// Notes chunks that the import relies on from now on, before it is known
+    /// whether they are there: a collection that begins meanwhile keeps them.
+    fn rely(&self, import: &str, chunks: impl IntoIterator<Item = ChunkId>) {
         let mut sessions = self.lock();
         let session = sessions.entry(import.to_owned()).or_default();
         session.unnamed.extend(chunks);
-        let mut packs = HashSet::new();
-        session.unnamed.retain(|chunk| match store.pack_of(*chunk) {
-            Some(pack) => {
-                packs.insert(pack);
-                false
-            }
-            None => true,
-        });
-        packs.retain(|pack| !session.pinned.contains(pack));
-        packs.into_iter().collect()
     }
 
-    fn pinned(&self, import: &str, packs: Vec<PackId>) {
+    /// The packs of the noted chunks, as far as they have names.
+    fn named(&self, store: &ChunkStore, import: &str) -> Named {
+        let sessions = self.lock();
+        let mut named = Named::default();
+        let Some(session) = sessions.get(import) else {
+            return named;
+        };
+        for chunk in &session.unnamed {
+            if let Some(pack) = store.pack_of(*chunk) {
+                named.chunks.push(*chunk);
+                if !session.pinned.contains(&pack) {
+                    named.packs.insert(pack);
+                }
+            }
+        }
+        named
+    }
+
+    /// The packs are pinned: the chunks in them need no note any more.
+    fn pinned(&self, import: &str, named: Named) {
         if let Some(session) = self.lock().get_mut(import) {
-            session.pinned.extend(packs);
+            session.pinned.extend(named.packs);
+            for chunk in named.chunks {
+                session.unnamed.remove(&chunk);
+            }
         }
     }
 
@@ -95,18 +120,15 @@ pub(crate) async fn lacking(
     ids: Vec<ChunkId>,
 ) -> Result<Bitmap, ApiError> {
     app.catalog.import(import).await?;
-    let hold = hold(app).await?;
+    let asked = ids.iter().copied().filter(|id| !id.is_zero());
+    app.imports.rely(import, asked);
     let mut bitmap = Bitmap::new(ids.len());
-    let mut have = Vec::new();
     for (index, id) in ids.into_iter().enumerate() {
         if !app.store.contains(id) {
             bitmap.set(index);
-        } else if !id.is_zero() {
-            have.push(id);
         }
     }
-    pin(app, import, &have).await?;
-    drop(hold);
+    pin(app, import).await?;
     Ok(bitmap)
 }
 
@@ -117,10 +139,11 @@ pub(crate) async fn store_chunks(
     body: bytes::Bytes,
 ) -> Result<ImportReceipt, ApiError> {
     app.catalog.import(import).await?;
-    let hold = hold(app).await?;
-    let (receipt, chunks) = app.blocking(move |app| put_records(app, &body)).await?;
-    pin(app, import, &chunks).await?;
-    drop(hold);
+    let owned = import.to_owned();
+    let receipt = app
+        .blocking(move |app| put_records(app, &owned, &body))
+        .await?;
+    pin(app, import).await?;
     app.catalog
         .touch_import(
             import,
@@ -133,9 +156,10 @@ pub(crate) async fn store_chunks(
     Ok(receipt)
 }
 
-fn put_records(app: &App, body: &[u8]) -> Result<(ImportReceipt, Vec<ChunkId>), ApiError> {
+fn put_records(app: &App, import: &str, body: &[u8]) -> Result<ImportReceipt, ApiError> {
     let mut receipt = ImportReceipt::default();
-    let mut chunks = Vec::new();
+    let good = Records::new(body).map_while(Result::ok);
+    app.imports.rely(import, good.map(|record| record.chunk));
     for record in Records::new(body) {
         let bad = |detail: String| {
             ApiError::new(ProblemCode::BadChunk, detail).with_hint("send the chunk again")
@@ -161,26 +185,19 @@ fn put_records(app: &App, body: &[u8]) -> Result<(ImportReceipt, Vec<ChunkId>), 
             }
             PutOutcome::Present => receipt.present_count += 1,
         }
-        chunks.push(record.chunk);
     }
-    Ok((receipt, chunks))
+    Ok(receipt)
 }
 
 /// Pins what the import relies on, durably.
-async fn pin(app: &Arc<App>, import: &str, chunks: &[ChunkId]) -> Result<(), ApiError> {
-    let packs = app.imports.rely(&app.store, import, chunks);
-    if packs.is_empty() {
-        return Ok(());
+async fn pin(app: &Arc<App>, import: &str) -> Result<(), ApiError> {
+    let named = app.imports.named(&app.store, import);
+    if !named.packs.is_empty() {
+        let names: Vec<_> = named.packs.iter().map(ToString::to_string).collect();
+        app.catalog.pin(import, &names).await?;
     }
-    let names: Vec<_> = packs.iter().map(ToString::to_string).collect();
-    app.catalog.pin(import, &names).await?;
-    app.imports.pinned(import, packs);
+    app.imports.pinned(import, named);
     Ok(())
-}
-
-/// Taking a hold may wait for a step of a collection.
-async fn hold(app: &Arc<App>) -> Result<Hold, ApiError> {
-    app.blocking(|app| Ok(app.store.hold())).await
 }
 
 /// Makes an import a version.

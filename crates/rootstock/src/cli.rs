@@ -27,6 +27,11 @@ Examples:
 
 The daemon is found by --api, or ROOTSTOCK_API, or at unix:/run/rootstock/api.sock.";
 
+/// The longest word of a mistake that is repeated whole.
+const WORD_CHARS_MAX: usize = 200;
+/// How much of a longer one is.
+const WORD_CHARS_SHOWN: usize = 40;
+
 /// Everything that may be written.
 #[derive(Debug, Parser)]
 #[command(
@@ -101,7 +106,11 @@ pub(crate) fn run() -> ExitCode {
         Ok(cli) => cli,
         // Clap prints help to stdout, mistakes to stderr, and counts as we do.
         Err(error) => {
-            let _ = error.print();
+            if error.use_stderr() {
+                eprint!("{}", shortened(&error.to_string()));
+            } else {
+                let _ = error.print();
+            }
             return ExitCode::from(if error.use_stderr() {
                 error::WRONG_USE
             } else {
@@ -114,6 +123,19 @@ pub(crate) fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => error::report(&failure, &global),
     }
+}
+
+/// A message in which no word, such as a name of 10,000 letters, is too long.
+fn shortened(message: &str) -> String {
+    let word = |word: &str| {
+        if word.chars().count() <= WORD_CHARS_MAX {
+            return word.to_owned();
+        }
+        let start: String = word.chars().take(WORD_CHARS_SHOWN).collect();
+        format!("{start}…")
+    };
+    let words: Vec<String> = message.split(' ').map(word).collect();
+    words.join(" ")
 }
 
 fn dispatch(cli: &Cli) -> anyhow::Result<()> {

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use serde::Deserialize;
 use toml::Table;
 
 use crate::command;
@@ -45,23 +44,9 @@ pub(crate) fn check_links() -> Result<Vec<String>> {
 /// # Errors
 /// With those that have none, and with lines of crates that are gone.
 pub(crate) fn check_reasons() -> Result<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Manifest {
-        workspace: Workspace,
-    }
-    #[derive(Deserialize)]
-    struct Workspace {
-        dependencies: Table,
-    }
     let root = command::root();
-    let manifest: Manifest = toml::from_str(&fs::read_to_string(root.join("Cargo.toml"))?)?;
-    let names: BTreeSet<String> = manifest
-        .workspace
-        .dependencies
-        .into_iter()
-        .filter(|(_, value)| value.get("path").is_none())
-        .map(|(name, _)| name)
-        .collect();
+    let mut names = foreign(&root.join("Cargo.toml"), &["workspace", "dependencies"])?;
+    names.extend(foreign(&root.join("fuzz/Cargo.toml"), &["dependencies"])?);
     let reasons = fs::read_to_string(root.join(BOOK).join("dependencies.md"))?;
     let reasoned: BTreeSet<String> = reasons.lines().flat_map(reasoned_names).collect();
     let mut faults: Vec<String> = names
@@ -76,6 +61,21 @@ pub(crate) fn check_reasons() -> Result<Vec<String>> {
     Ok(Vec::new())
 }
 
+/// The crates that a manifest names in `section` and that are not ours.
+fn foreign(manifest: &Path, section: &[&str]) -> Result<BTreeSet<String>> {
+    let text =
+        fs::read_to_string(manifest).with_context(|| format!("read {}", manifest.display()))?;
+    let mut table: Table = toml::from_str(&text)?;
+    for key in section {
+        let next = table.remove(*key).and_then(|value| value.try_into().ok());
+        table = next.with_context(|| format!("{} has no {key}", manifest.display()))?;
+    }
+    let foreign = table
+        .into_iter()
+        .filter(|(_, value)| value.get("path").is_none());
+    Ok(foreign.map(|(name, _)| name).collect())
+}
+
 /// The crates of a line such as `- serde, serde_json: JSON.`
 fn reasoned_names(line: &str) -> Vec<String> {
     let Some((names, reason)) = line
@@ -87,10 +87,13 @@ fn reasoned_names(line: &str) -> Vec<String> {
     if reason.is_empty() {
         return Vec::new();
     }
-    names
-        .split(", ")
-        .map(|name| name.trim_matches('`').to_owned())
-        .collect()
+    names.split(", ").filter_map(crate_name).collect()
+}
+
+/// The name, without a remark such as `(in fuzz/ only)`.
+fn crate_name(text: &str) -> Option<String> {
+    let name = text.split_whitespace().next()?;
+    Some(name.trim_matches('`').to_owned())
 }
 
 /// The targets of the inline links of a Markdown text, code blocks left out.
@@ -155,6 +158,7 @@ mod tests {
             reasoned_names("- hyper, hyper-util: HTTP."),
             ["hyper", "hyper-util"]
         );
+        assert_eq!(reasoned_names("- a (in fuzz/ only): b."), ["a"]);
         assert!(reasoned_names("- hyper:").is_empty());
         assert!(reasoned_names("Text: more").is_empty());
     }

@@ -402,7 +402,7 @@ mod tests {
         for (name, value) in table {
             match value {
                 Value::Table(section) => {
-                    keys.extend(section.keys().map(|key| format!("{name}.{key}")))
+                    keys.extend(section.keys().map(|key| format!("{name}.{key}")));
                 }
                 _ => keys.push(name),
             }

@@ -172,7 +172,7 @@ fn bad_name(error: impl std::error::Error) -> ApiError {
 }
 
 /// A binary body that breaks them.
-fn bad_body(error: rootstock_api::RecordError) -> ApiError {
+fn bad_body(error: impl std::error::Error) -> ApiError {
     ApiError::new(ProblemCode::BadRequest, error.to_string())
         .with_hint("/openapi.json describes the body")
 }

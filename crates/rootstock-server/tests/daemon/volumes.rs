@@ -145,12 +145,11 @@ async fn what_is_open_is_not_deleted_and_names_its_client() {
     let clients: ClientList = site.get(paths::CLIENTS).await.json();
     assert_eq!(clients.clients[0].export, "volume/seat");
     let exports: ExportList = site.get(paths::EXPORTS).await.json();
-    let counts: Vec<_> = exports
-        .exports
-        .iter()
-        .map(|e| (e.name.as_str(), e.client_count));
-    let counts: Vec<_> = counts.collect();
-    assert_eq!(counts, [("volume/seat", 1), ("image/lab:1", 0)]);
+    let count = |e: &rootstock_api::Export| (e.name.clone(), e.client_count);
+    let counts: Vec<_> = exports.exports.iter().map(count).collect();
+    let expected = [("volume/seat", 1), ("image/lab:1", 0)];
+    let expected = expected.map(|(name, count)| (name.to_owned(), count));
+    assert_eq!(counts, expected);
     client_gone(nbd).await;
     assert!(site.delete("/v1/volumes/seat").await.status.is_success());
     let version = client(&site, "image/lab:1", |nbd| nbd).await;
@@ -231,4 +230,47 @@ async fn volumes_grow_are_copied_and_forget() {
     };
     let problem = site.post(paths::VOLUMES, &small).await.problem();
     assert_eq!(problem.code, ProblemCode::BadValue);
+}
+
+#[tokio::test]
+async fn an_unfinished_volume_is_gone_after_a_restart() {
+    let mut site = Site::start().await;
+    site.import("lab", &Disk::of(&[1])).await;
+    site.stop().await;
+    // What a crash leaves between a volume's row and its files, either way.
+    let path = site.data().join("catalog.sqlite");
+    let catalog = rootstock_catalog::Catalog::open(&path).await;
+    let catalog = catalog.expect("opens");
+    for name in ["made", "deleted"] {
+        let directory = format!("dir-{name}");
+        let path = site.data().join("volumes").join(&directory);
+        std::fs::create_dir(&path).expect("makes");
+        std::fs::write(path.join("rest"), "…").expect("writes");
+        let new = rootstock_catalog::NewVolume {
+            name: name.parse().expect("a name"),
+            image: "lab".parse().expect("a name"),
+            version: rootstock_core::VersionNumber(1),
+            size_bytes: CHUNK_BYTES,
+            ephemeral: false,
+            directory,
+        };
+        let now = jiff::Timestamp::now();
+        catalog.add_volume(&new, now).await.expect("adds");
+    }
+    let deleted = "deleted".parse().expect("a name");
+    let deleting = rootstock_catalog::VolumeState::Deleting;
+    let set = catalog.set_volume_state(&deleted, deleting).await;
+    set.expect("sets");
+    catalog.close().await;
+    let site = site.started().await;
+    let list: VolumeList = site.get(paths::VOLUMES).await.json();
+    assert!(list.volumes.is_empty());
+    let dirs = std::fs::read_dir(site.data().join("volumes")).expect("reads");
+    assert_eq!(dirs.count(), 0);
+    assert!(
+        site.post(paths::VOLUMES, &create("made"))
+            .await
+            .status
+            .is_success()
+    );
 }

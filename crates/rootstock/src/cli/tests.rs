@@ -87,6 +87,14 @@ fn mistakes_are_explained() {
     ");
 }
 
+#[test]
+fn a_long_word_is_cut() {
+    let long = format!("error: '{}' is long", "é".repeat(10_000));
+    let cut = shortened(&long);
+    assert!(cut.starts_with("error: 'é") && cut.ends_with("… is long") && cut.len() < 200);
+    assert_eq!(shortened("a short one\n"), "a short one\n");
+}
+
 fn help(path: &[&str]) -> String {
     let mut command = Cli::command().term_width(90);
     command.build();
@@ -143,7 +151,7 @@ fn help_teaches() {
     assert_snapshot!(help(&["image", "import"]), @r"
     Make a version of a disk image, a block device or standard input
 
-    Usage: import [OPTIONS] <NAME> <SOURCE>
+    Usage: rootstock image import [OPTIONS] <NAME> <SOURCE>
 
     Arguments:
       <NAME>    The image that gets the version; made when it does not exist
@@ -164,6 +172,16 @@ fn help_teaches() {
                                repair
       -h, --help               Print help
 
+    Options of every command:
+          --api <ADDRESS>      Where the daemon is: unix:PATH or https://HOST:PORT (or set
+                               ROOTSTOCK_API); for serve, where it listens, and repeatable
+          --json               Print one JSON document (or one a line) instead of text
+      -q, --quiet              Print no progress and no remarks
+          --token-file <FILE>  A file with the bearer token for --api https:… (or set
+                               ROOTSTOCK_TOKEN)
+          --ca <FILE>          A file of PEM certificates to trust instead of the system's
+                               [env: ROOTSTOCK_CA=]
+
     Sources: a raw disk image, a block device, qcow2, VMDK, VDI, VHD, VHDX, an OVA, a
     Vagrant box, any of them packed with gzip, xz or zstd, and - for standard input.
 
@@ -180,7 +198,7 @@ fn help_teaches() {
     assert_snapshot!(help(&["volume"]), @r"
     Make and look after writable clones (a seat's writeback, a super client)
 
-    Usage: volume <COMMAND>
+    Usage: rootstock volume [OPTIONS] <COMMAND>
 
     Commands:
       create    Make a writable clone of a version; it costs nothing until it is written to
@@ -191,15 +209,24 @@ fn help_teaches() {
       snapshot  Copy a volume as it is now into a new one
       commit    Make a volume's contents a new version (café and lab words: apply, keep)
       reset     Drop what was written to a volume (empty its writeback)
-      help      Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help  Print help
+
+    Options of every command:
+          --api <ADDRESS>      Where the daemon is: unix:PATH or https://HOST:PORT (or set
+                               ROOTSTOCK_API); for serve, where it listens, and repeatable
+          --json               Print one JSON document (or one a line) instead of text
+      -q, --quiet              Print no progress and no remarks
+          --token-file <FILE>  A file with the bearer token for --api https:… (or set
+                               ROOTSTOCK_TOKEN)
+          --ca <FILE>          A file of PEM certificates to trust instead of the system's
+                               [env: ROOTSTOCK_CA=]
     ");
     assert_snapshot!(help(&["volume", "create"]), @r"
     Make a writable clone of a version; it costs nothing until it is written to
 
-    Usage: create [OPTIONS] --from <VERSION> <NAME>
+    Usage: rootstock volume create [OPTIONS] --from <VERSION> <NAME>
 
     Arguments:
       <NAME>  The new volume
@@ -210,6 +237,16 @@ fn help_teaches() {
           --ephemeral       Drop what was written when the last client leaves (frozen, no
                             writeback kept)
       -h, --help            Print help
+
+    Options of every command:
+          --api <ADDRESS>      Where the daemon is: unix:PATH or https://HOST:PORT (or set
+                               ROOTSTOCK_API); for serve, where it listens, and repeatable
+          --json               Print one JSON document (or one a line) instead of text
+      -q, --quiet              Print no progress and no remarks
+          --token-file <FILE>  A file with the bearer token for --api https:… (or set
+                               ROOTSTOCK_TOKEN)
+          --ca <FILE>          A file of PEM certificates to trust instead of the system's
+                               [env: ROOTSTOCK_CA=]
 
     A machine opens it over NBD as volume/NAME. What it writes (its writeback) stays in
     the volume; the version is not touched. To change an image, as with a 'super
