@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use rootstock_tests::tool;
+use rootstock_tests::undo::{Action, Undo};
 use serde_json::Value;
 
 /// The directories that hold programs which only root usually has in its path.
@@ -38,10 +39,13 @@ pub(crate) fn cargo() -> Command {
 /// # Errors
 /// When it cannot be started or fails.
 pub(crate) fn show(command: &mut Command) -> Result<()> {
-    let status = command
+    let mut child = command
         .stdin(Stdio::null())
-        .status()
+        .spawn()
         .with_context(|| format!("start {}", tool::shown(command)))?;
+    let undo = Undo::new(Action::Kill(child.id()));
+    let status = child.wait()?;
+    undo.forget();
     if !status.success() {
         bail!("{} ended with {status}", tool::shown(command));
     }

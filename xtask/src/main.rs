@@ -1,5 +1,6 @@
 //! One command for everything in this repository.
 
+mod bench;
 mod command;
 mod demo;
 mod licences;
@@ -51,7 +52,11 @@ enum Task {
         output: Option<PathBuf>,
     },
     /// Take a real Debian through import, upgrade, clone, boot and commit.
-    Demo,
+    Demo {
+        /// Show this program instead of building one.
+        #[arg(long)]
+        binary: Option<PathBuf>,
+    },
     /// Make the demo's Debian disk image, or take the cached one, and print its path.
     Image,
 }
@@ -78,7 +83,7 @@ fn run(task: &Task) -> Result<ExitCode> {
             let path = package::run(binary.as_deref(), output.as_deref())?;
             println!("{}", path.display());
         }
-        Task::Demo => demo::run()?,
+        Task::Demo { binary } => demo::run(binary.as_deref())?,
         Task::Image => println!("{}", demo::golden_image()?.display()),
     }
     Ok(ExitCode::SUCCESS)

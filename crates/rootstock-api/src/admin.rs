@@ -50,10 +50,10 @@ pub struct StoreReport {
     pub cache_bytes: u64,
     /// The most that they may take.
     pub cache_bytes_max: u64,
-    /// Reads that found their chunk in memory; 0 when not counted.
+    /// Reads that found their chunk in memory.
     #[serde(default)]
     pub cache_hit_count: u64,
-    /// Reads that did not; 0 when not counted.
+    /// Reads that did not.
     #[serde(default)]
     pub cache_miss_count: u64,
 }

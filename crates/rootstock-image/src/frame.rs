@@ -61,6 +61,34 @@ impl Frame {
     pub fn id(&self) -> FrameId {
         FrameId::of(&self.bytes)
     }
+
+    /// Checks what can be checked without decompressing.
+    ///
+    /// # Errors
+    /// [`FrameError::Bounds`] for lengths that no frame has, and
+    /// [`FrameError::WrongChunk`] for the marker of zeros, which is never stored.
+    pub fn check_bounds(&self) -> Result<(), FrameError> {
+        check_lengths(self.raw_bytes, self.codec, self.bytes.len())?;
+        if self.chunk.is_zero() {
+            let expected = self.chunk;
+            return Err(FrameError::WrongChunk { expected });
+        }
+        Ok(())
+    }
+}
+
+fn check_lengths(raw_bytes: u32, codec: Codec, frame_bytes: usize) -> Result<(), FrameError> {
+    let fits = match codec {
+        Codec::Raw => frame_bytes == raw_bytes as usize,
+        Codec::Zstd => (1..=FRAME_BYTES_MAX).contains(&frame_bytes),
+    };
+    if fits && (1..=CHUNK_BYTES).contains(&u64::from(raw_bytes)) {
+        return Ok(());
+    }
+    Err(FrameError::Bounds {
+        frame_bytes,
+        raw_bytes,
+    })
 }
 
 /// Why a frame was refused.
@@ -91,6 +119,8 @@ pub enum FrameError {
 /// Makes frames; keeps the compressor's tables between chunks.
 pub struct Encoder {
     context: zstd::bulk::Compressor<'static>,
+    /// Where frames are made before their length is known.
+    scratch: Vec<u8>,
 }
 
 impl Encoder {
@@ -102,7 +132,8 @@ impl Encoder {
     pub fn new() -> Self {
         #[expect(clippy::expect_used, reason = "level 3 exists; only memory can lack")]
         let context = zstd::bulk::Compressor::new(ZSTD_LEVEL).expect("memory for a zstd context");
-        Self { context }
+        let scratch = vec![0; FRAME_BYTES_MAX];
+        Self { context, scratch }
     }
 
     /// The frame of `raw`, whose digest the caller has computed.
@@ -117,13 +148,9 @@ impl Encoder {
         );
         // A frame must gain 3 %: a buffer of that size makes zstd stop early.
         let limit = raw.len() - raw.len() * 3 / 100;
-        let mut bytes = vec![0; limit];
-        let (codec, bytes) = match self.context.compress_to_buffer(raw, &mut bytes) {
-            Ok(len) if len < limit => {
-                bytes.truncate(len);
-                bytes.shrink_to_fit();
-                (Codec::Zstd, bytes)
-            }
+        let scratch = &mut self.scratch[..limit];
+        let (codec, bytes) = match self.context.compress_to_buffer(raw, scratch) {
+            Ok(len) if len < limit => (Codec::Zstd, self.scratch[..len].to_vec()),
             _ => (Codec::Raw, raw.to_vec()),
         };
         Frame {
@@ -170,20 +197,14 @@ impl Decoder {
         codec: Codec,
         frame: &[u8],
     ) -> Result<Vec<u8>, FrameError> {
-        let bounds = FrameError::Bounds {
-            frame_bytes: frame.len(),
-            raw_bytes,
-        };
-        if raw_bytes == 0 || u64::from(raw_bytes) > CHUNK_BYTES || frame.len() > FRAME_BYTES_MAX {
-            return Err(bounds);
-        }
+        check_lengths(raw_bytes, codec, frame.len())?;
         let raw = match codec {
-            Codec::Raw if frame.len() == raw_bytes as usize => frame.to_vec(),
-            Codec::Raw => return Err(bounds),
+            Codec::Raw => frame.to_vec(),
             Codec::Zstd => {
-                let mut raw = vec![0; raw_bytes as usize];
+                // Not zeroed first: the decompressor fills it or fails.
+                let mut raw = Vec::with_capacity(raw_bytes as usize);
                 match self.context.decompress_to_buffer(frame, &mut raw) {
-                    Ok(len) if len == raw.len() => raw,
+                    Ok(len) if len == raw_bytes as usize => raw,
                     _ => return Err(FrameError::Corrupt { raw_bytes }),
                 }
             }

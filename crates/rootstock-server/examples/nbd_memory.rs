@@ -40,7 +40,7 @@ impl Exports for Memory {
             .to_vec()
     }
 
-    fn open(&self, name: &str) -> Result<OpenExport, ExportError> {
+    fn open(&self, name: &str, _client: &str) -> Result<OpenExport, ExportError> {
         let device: Arc<dyn BlockDevice> = match name {
             "" | "volume/disk" => self.volume.clone(),
             "image/disk:1" => self.image.clone(),

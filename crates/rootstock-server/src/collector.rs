@@ -46,6 +46,7 @@ pub(crate) async fn run(
 }
 
 async fn collect(app: &Arc<App>, progress: Option<Progress>) -> Result<CollectReport, ApiError> {
+    let _notes = app.imports.keep_notes();
     // The order matters: what is committed, pinned or asked for after this line
     // is kept by the store itself; what was before is found by the mark.
     let collection = app

@@ -107,6 +107,7 @@ impl Daemon {
     /// # Errors
     /// [`StartError`], naming the thing and the next step.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        raise_open_files();
         let root = config.data.clone();
         let (data, key) = blocking(move || {
             let data = DataDir::open(&root)?;
@@ -399,5 +400,19 @@ async fn collect_now_and_then(app: Arc<App>, mut stop: Stop) {
         if let Err(error) = collector::run(&app, None).await {
             tracing::error!(detail = error.0.detail, "collection failed");
         }
+    }
+}
+
+/// Each NBD connection takes two descriptors, and systems give 1,024 unless they
+/// are asked: the limit that an administrator set is taken in full.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }

@@ -48,15 +48,15 @@ impl Exports for DaemonExports {
         }
     }
 
-    fn open(&self, name: &str) -> Result<OpenExport, ExportError> {
+    fn open(&self, name: &str, client: &str) -> Result<OpenExport, ExportError> {
         let Some(target) = parse(name) else {
             return Err(ExportError::Unknown {
                 name: name.chars().take(200).collect(),
             });
         };
         let opened = match target {
-            Target::Version(spec) => self.version(&spec),
-            Target::Volume(volume) => self.volume(&volume),
+            Target::Version(spec) => self.version(&spec, client),
+            Target::Volume(volume) => self.volume(&volume, client),
         };
         opened.map_err(|error| ExportError::Refused {
             reason: error.0.to_string(),
@@ -65,9 +65,8 @@ impl Exports for DaemonExports {
 }
 
 impl DaemonExports {
-    fn version(&self, spec: &VersionSpec) -> Result<OpenExport, ApiError> {
-        let client = client();
-        let leased = lease(&self.app, spec, HolderKind::Client, &client);
+    fn version(&self, spec: &VersionSpec, client: &str) -> Result<OpenExport, ApiError> {
+        let leased = lease(&self.app, spec, HolderKind::Client, client);
         let (row, lease) = self.runtime.block_on(leased)?;
         let device = self.app.volumes.version_disk(row.manifest)?;
         Ok(OpenExport {
@@ -77,9 +76,9 @@ impl DaemonExports {
         })
     }
 
-    fn volume(&self, name: &VolumeName) -> Result<OpenExport, ApiError> {
+    fn volume(&self, name: &VolumeName, client: &str) -> Result<OpenExport, ApiError> {
         let key = Key::Volume(name.clone());
-        let lease = self.app.leases.take(key, HolderKind::Client, &client())?;
+        let lease = self.app.leases.take(key, HolderKind::Client, client)?;
         let open = self.runtime.block_on(volumes::open(&self.app, name))?;
         Ok(OpenExport {
             device: Arc::clone(&open.volume) as Arc<_>,
@@ -90,12 +89,6 @@ impl DaemonExports {
             }),
         })
     }
-}
-
-/// How a lease names the connection that this thread serves.
-fn client() -> String {
-    let thread = std::thread::current();
-    thread.name().unwrap_or("nbd").to_owned()
 }
 
 /// All names, as they are listed: versions by number, then volumes.

@@ -9,7 +9,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use jiff::Timestamp;
@@ -24,7 +27,7 @@ use rootstock_image::{
     manifest::{Descend, Manifest, Visit},
     seal::Seal,
 };
-use rootstock_store::{ChunkStore, Hold, PackId, PutOutcome};
+use rootstock_store::{ChunkStore, Hold, Origin, PackId, PutOutcome};
 
 use crate::{
     app::{App, hex},
@@ -36,6 +39,9 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     by_import: Mutex<HashMap<String, Session>>,
+    /// Collections under way. A pin made meanwhile may be of a pack that is
+    /// being written anew under another name, so notes stay until it is over.
+    collections: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +65,14 @@ impl Sessions {
         let sessions = self.lock();
         let unnamed = sessions.values().flat_map(|session| &session.unnamed);
         unnamed.copied().collect()
+    }
+
+    /// Keeps all notes until what it returns is dropped.
+    pub(crate) fn keep_notes(&self) -> NotesKept<'_> {
+        // Under the lock: no note is on its way out when this returns.
+        let _sessions = self.lock();
+        self.collections.fetch_add(1, Ordering::Relaxed);
+        NotesKept(self)
     }
 
     /// Imports that are known here.
@@ -99,7 +113,11 @@ impl Sessions {
 
     /// The packs are pinned: the chunks in them need no note any more.
     fn pinned(&self, import: &str, named: Named) {
-        if let Some(session) = self.lock().get_mut(import) {
+        let mut sessions = self.lock();
+        if self.collections.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        if let Some(session) = sessions.get_mut(import) {
             session.pinned.extend(named.packs);
             for chunk in named.chunks {
                 session.unnamed.remove(&chunk);
@@ -110,6 +128,15 @@ impl Sessions {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Session>> {
         let sessions = self.by_import.lock();
         sessions.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Notes stay while it lives.
+pub(crate) struct NotesKept<'a>(&'a Sessions);
+
+impl Drop for NotesKept<'_> {
+    fn drop(&mut self) {
+        self.0.collections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -137,11 +164,12 @@ pub(crate) async fn store_chunks(
     app: &Arc<App>,
     import: &str,
     body: bytes::Bytes,
+    origin: Origin,
 ) -> Result<ImportReceipt, ApiError> {
     app.catalog.import(import).await?;
     let owned = import.to_owned();
     let receipt = app
-        .blocking(move |app| put_records(app, &owned, &body))
+        .blocking(move |app| put_records(app, &owned, &body, origin))
         .await?;
     pin(app, import).await?;
     app.catalog
@@ -156,7 +184,12 @@ pub(crate) async fn store_chunks(
     Ok(receipt)
 }
 
-fn put_records(app: &App, import: &str, body: &[u8]) -> Result<ImportReceipt, ApiError> {
+fn put_records(
+    app: &App,
+    import: &str,
+    body: &[u8],
+    origin: Origin,
+) -> Result<ImportReceipt, ApiError> {
     let mut receipt = ImportReceipt::default();
     let good = Records::new(body).map_while(Result::ok);
     app.imports.rely(import, good.map(|record| record.chunk));
@@ -178,7 +211,7 @@ fn put_records(app: &App, import: &str, body: &[u8]) -> Result<ImportReceipt, Ap
             codec,
             bytes: record.frame.to_vec(),
         };
-        match app.store.put(&frame)? {
+        match app.store.put_from(&frame, origin)? {
             PutOutcome::Stored => {
                 receipt.stored_count += 1;
                 receipt.stored_bytes += record.frame.len() as u64;

@@ -39,11 +39,12 @@ pub trait Exports: Send + Sync {
     /// The names a client may list.
     fn list(&self) -> Vec<String>;
 
-    /// Opens an export for one connection.
+    /// Opens an export for one connection of `client`, which is told apart by
+    /// its address.
     ///
     /// # Errors
     /// [`ExportError`]; its text is told to the client.
-    fn open(&self, name: &str) -> Result<OpenExport, ExportError>;
+    fn open(&self, name: &str, client: &str) -> Result<OpenExport, ExportError>;
 }
 
 /// An export in use.

@@ -144,7 +144,7 @@ pub(crate) fn compare(
     Ok(report)
 }
 
-/// The length of a chunk's frame; 0 when the store cannot say.
+/// The length of a chunk's frame; 0 when the store does not have it.
 fn frame_bytes(store: &ChunkStore, id: ChunkId) -> u64 {
-    store.frame(id).map_or(0, |frame| frame.bytes.len() as u64)
+    u64::from(store.frame_bytes(id).unwrap_or(0))
 }

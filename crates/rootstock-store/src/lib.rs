@@ -13,6 +13,6 @@ pub mod store;
 pub use pack::PackId;
 pub use store::{
     ChunkStore, CollectError, CollectProgress, CollectReport, Collection, Damage, DamageKind, Hold,
-    LiveSet, OpenError, PACKS_IN_FLIGHT_MAX, PutError, PutOutcome, ReadError, ScrubReport,
+    LiveSet, OpenError, Origin, PACKS_IN_FLIGHT_MAX, PutError, PutOutcome, ReadError, ScrubReport,
     StoreOptions, StoreStats, StoredFrame,
 };

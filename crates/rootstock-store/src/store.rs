@@ -37,7 +37,7 @@ pub use error::{CollectError, Damage, DamageKind, OpenError, PutError, ReadError
 pub use hold::Hold;
 pub use read::StoredFrame;
 pub use scrub::ScrubReport;
-pub use write::{PACKS_IN_FLIGHT_MAX, PutOutcome};
+pub use write::{Origin, PACKS_IN_FLIGHT_MAX, PutOutcome};
 
 /// How a store works.
 #[derive(Debug, Clone)]
@@ -140,6 +140,12 @@ impl ChunkStore {
     #[must_use]
     pub fn raw_bytes(&self, chunk: ChunkId) -> Option<u32> {
         Some(self.index().chunks.get(chunk)?.raw_bytes)
+    }
+
+    /// The length of a chunk's frame, if the store has it.
+    #[must_use]
+    pub fn frame_bytes(&self, chunk: ChunkId) -> Option<u32> {
+        Some(self.index().chunks.get(chunk)?.frame_bytes)
     }
 
     /// The stored pack that holds the chunk; `None` too while the chunk is in

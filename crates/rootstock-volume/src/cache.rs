@@ -45,6 +45,10 @@ pub struct CacheStats {
     pub capacity_bytes: u64,
     /// Cached chunks.
     pub chunks: u64,
+    /// Lookups that found their chunk.
+    pub hits: u64,
+    /// Lookups that did not.
+    pub misses: u64,
 }
 
 impl ChunkCache {
@@ -87,6 +91,8 @@ impl ChunkCache {
             used_bytes: self.chunks.weight(),
             capacity_bytes: self.chunks.capacity(),
             chunks: self.chunks.len() as u64,
+            hits: self.chunks.hits(),
+            misses: self.chunks.misses(),
         }
     }
 

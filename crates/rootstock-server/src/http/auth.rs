@@ -12,6 +12,8 @@ use jiff::{SignedDuration, Timestamp};
 use rootstock_api::{ProblemCode, TokenRole, paths};
 use rootstock_catalog::Role;
 use rootstock_core::Digest;
+use rootstock_store::Origin;
+use tokio::net::UnixStream;
 
 use super::ApiError;
 use crate::app::App;
@@ -27,8 +29,22 @@ const LAST_USED_MINUTES: i64 = 1;
 pub(crate) enum Peer {
     /// Over a Unix socket; the file system let it in.
     Local,
+    /// Over a Unix socket, by root or by the user that the daemon runs as: who
+    /// could write its files as well.
+    SameUser,
     /// Over TLS.
     Remote,
+}
+
+impl Peer {
+    /// Who connected to a Unix socket.
+    pub(crate) fn of_unix(stream: &UnixStream) -> Self {
+        let own = rustix::process::geteuid().as_raw();
+        match stream.peer_cred() {
+            Ok(peer) if peer.uid() == own || peer.uid() == 0 => Self::SameUser,
+            _ => Self::Local,
+        }
+    }
 }
 
 /// Who makes a request.
@@ -38,6 +54,8 @@ pub(crate) struct Caller {
     pub(crate) role: TokenRole,
     /// How history names them.
     pub(crate) actor: String,
+    /// Whether their frames are what they say.
+    pub(crate) origin: Origin,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
@@ -61,9 +79,10 @@ pub(crate) async fn authorize(
     if is_open(request.uri().path()) {
         return next.run(request).await;
     }
-    let local = request.extensions().get::<Peer>() == Some(&Peer::Local);
+    let peer = request.extensions().get::<Peer>().copied();
+    let peer = peer.unwrap_or(Peer::Remote);
     let secret = bearer(&request).map(str::to_owned);
-    let caller = match identify(&app, local, secret).await {
+    let caller = match identify(&app, peer, secret).await {
         Ok(caller) => caller,
         Err(error) => return error.into_response(),
     };
@@ -94,11 +113,16 @@ fn needed(method: &Method, path: &str) -> TokenRole {
     }
 }
 
-async fn identify(app: &App, local: bool, secret: Option<String>) -> Result<Caller, ApiError> {
-    if local {
+async fn identify(app: &App, peer: Peer, secret: Option<String>) -> Result<Caller, ApiError> {
+    let origin = match peer {
+        Peer::SameUser => Origin::SameUser,
+        Peer::Local | Peer::Remote => Origin::Foreign,
+    };
+    if peer != Peer::Remote {
         return Ok(Caller {
             role: TokenRole::Admin,
             actor: "local".to_owned(),
+            origin,
         });
     }
     let secret = secret.ok_or_else(unauthorized)?;
@@ -120,6 +144,7 @@ async fn identify(app: &App, local: bool, secret: Option<String>) -> Result<Call
             Role::Admin => TokenRole::Admin,
         },
         actor: token.name,
+        origin,
     })
 }
 

@@ -200,7 +200,8 @@ impl Serving {
                 () = stop.wait() => break,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        connections.spawn(self.clone().connection(stream, Peer::Local, place));
+                        let peer = Peer::of_unix(&stream);
+                        connections.spawn(self.clone().connection(stream, peer, place));
                     }
                     Err(error) => pause(&error).await,
                 },

@@ -116,10 +116,11 @@ fn negotiate(
 ) -> Result<Option<Agreed>, ConnectionError> {
     let deadline = Instant::now() + shared.limits.negotiation_timeout;
     let (offer, tls) = tls_offer(&shared.tls, &transport.socket);
+    let client = transport.socket.client();
     let mut negotiation = Negotiation::new(offer);
     let mut out = negotiation::greeting().to_vec();
     loop {
-        let step = step(&mut negotiation, input, shared, &mut out);
+        let step = step(&mut negotiation, input, shared, &client, &mut out);
         if !matches!(step, Ok(Step::Again)) {
             transport
                 .send(&mut [IoSlice::new(&out)], More::Nothing)
@@ -154,6 +155,7 @@ fn step(
     negotiation: &mut Negotiation,
     input: &mut InputBuffer,
     shared: &Shared,
+    client: &str,
     out: &mut Vec<u8>,
 ) -> Result<Step, NegotiationError> {
     Ok(match negotiation.advance(input, out)? {
@@ -165,7 +167,7 @@ fn step(
             Step::Again
         }
         Progress::Ask(Question::Export { name, purpose }) => {
-            let open = open(shared, &name);
+            let open = open(shared, &name, client);
             let answer = open.as_ref().map(describe).map_err(Clone::clone);
             match (negotiation.answer_export(&answer, out)?, open, purpose) {
                 (Progress::Ready(agreement), Ok(export), Purpose::Use) => {
@@ -183,11 +185,11 @@ fn step(
     })
 }
 
-fn open(shared: &Shared, name: &str) -> Result<OpenExport, ExportRefusal> {
+fn open(shared: &Shared, name: &str, client: &str) -> Result<OpenExport, ExportRefusal> {
     if shared.is_stopping() {
         return Err(ExportRefusal::Shutdown);
     }
-    shared.exports.open(name).map_err(|error| {
+    shared.exports.open(name, client).map_err(|error| {
         let text = error.to_string();
         match error {
             ExportError::Unknown { .. } => ExportRefusal::Unknown { text },

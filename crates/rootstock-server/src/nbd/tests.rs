@@ -41,7 +41,7 @@ impl Exports for One {
         vec![NAME.to_owned()]
     }
 
-    fn open(&self, name: &str) -> Result<OpenExport, ExportError> {
+    fn open(&self, name: &str, _client: &str) -> Result<OpenExport, ExportError> {
         if name != NAME {
             let name = name.to_owned();
             return Err(ExportError::Unknown { name });

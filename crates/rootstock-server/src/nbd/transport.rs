@@ -52,6 +52,19 @@ impl Socket {
         }
     }
 
+    /// Who is at the other end, for people: an address, or a process.
+    pub(super) fn client(&self) -> String {
+        match self {
+            Self::Tcp(stream) => stream
+                .peer_addr()
+                .map_or_else(|_| "unknown".to_owned(), |address| address.to_string()),
+            Self::Unix(stream) => sockopt::socket_peercred(stream).map_or_else(
+                |_| "unix".to_owned(),
+                |credentials| format!("process {}", credentials.pid.as_raw_nonzero()),
+            ),
+        }
+    }
+
     /// Ends the stream of requests: the reader sees its end.
     pub(super) fn close_read(&self) {
         self.close(Shutdown::Read);

@@ -36,6 +36,16 @@ pub enum PutOutcome {
     Present,
 }
 
+/// Who made a frame, and so what has to be checked before it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Anybody: it is decompressed and compared with the chunk it claims.
+    Foreign,
+    /// A process that could as well write the packs: it has hashed the chunk, and
+    /// hashing it again would guard against nobody. Every read checks all the same.
+    SameUser,
+}
+
 /// The packs that are not stored yet.
 #[derive(Default)]
 pub(super) struct Writer {
@@ -69,12 +79,25 @@ impl ChunkStore {
     /// [`PutError`]: the chunk was not taken. When the disk is full, packs put
     /// before wait in memory, and the next put or flush tries again.
     pub fn put(&self, frame: &Frame) -> Result<PutOutcome, PutError> {
+        self.put_from(frame, Origin::Foreign)
+    }
+
+    /// Stores a frame after the checks that its origin needs.
+    ///
+    /// # Errors
+    /// As [`ChunkStore::put`].
+    pub fn put_from(&self, frame: &Frame, origin: Origin) -> Result<PutOutcome, PutError> {
         let chunk = frame.chunk;
         if !chunk.is_zero() && self.contains(chunk) {
             return Ok(PutOutcome::Present);
         }
-        decode(chunk, frame.raw_bytes, frame.codec, &frame.bytes)
-            .map_err(|source| PutError::Frame { chunk, source })?;
+        let checked = match origin {
+            Origin::Foreign => {
+                decode(chunk, frame.raw_bytes, frame.codec, &frame.bytes).map(|_| ())
+            }
+            Origin::SameUser => frame.check_bounds(),
+        };
+        checked.map_err(|source| PutError::Frame { chunk, source })?;
         self.append(chunk, frame.raw_bytes, frame.codec, &frame.bytes)
     }
 

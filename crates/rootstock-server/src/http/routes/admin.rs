@@ -60,6 +60,22 @@ fn gauges(app: &App) -> Vec<Gauge> {
             "The most that they may take.",
             cache.capacity_bytes,
         ),
+        Gauge {
+            kind: "counter",
+            ..gauge(
+                "rootstock_cache_hits_total",
+                "Reads that found their chunk in memory.",
+                cache.hits,
+            )
+        },
+        Gauge {
+            kind: "counter",
+            ..gauge(
+                "rootstock_cache_misses_total",
+                "Reads that did not.",
+                cache.misses,
+            )
+        },
         gauge("rootstock_store_chunks", "Chunks stored.", store.chunks),
         gauge(
             "rootstock_store_raw_bytes",
@@ -154,6 +170,7 @@ pub(crate) async fn store(State(app): State<Arc<App>>) -> Result<ApiJson<StoreRe
     let versions = app.catalog.all_versions().await?;
     let used_bytes = versions.iter().map(|row| row.used_bytes).sum();
     let stats = app.store.stats();
+    let cache = app.volumes.cache.stats();
     let report = StoreReport {
         chunk_count: stats.chunks,
         raw_bytes: stats.raw_bytes,
@@ -162,9 +179,10 @@ pub(crate) async fn store(State(app): State<Arc<App>>) -> Result<ApiJson<StoreRe
         pack_bytes: stats.pack_bytes,
         used_bytes,
         free_bytes: free_bytes(&app),
-        cache_bytes: app.volumes.cache.stats().used_bytes,
-        cache_bytes_max: app.volumes.cache.stats().capacity_bytes,
-        ..StoreReport::default()
+        cache_bytes: cache.used_bytes,
+        cache_bytes_max: cache.capacity_bytes,
+        cache_hit_count: cache.hits,
+        cache_miss_count: cache.misses,
     };
     Ok(ApiJson(report))
 }

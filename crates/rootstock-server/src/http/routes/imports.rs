@@ -125,10 +125,12 @@ pub(crate) async fn lacking(
     responses((status = 200, body = ImportReceipt), (status = "default", body = Problem)))]
 pub(crate) async fn chunks(
     State(app): State<Arc<App>>,
+    caller: Caller,
     ApiPath(import): ApiPath<String>,
     body: Binary,
 ) -> Result<ApiJson<ImportReceipt>, ApiError> {
-    let receipt = imports::store_chunks(&app, &import, body.bytes.clone()).await?;
+    let bytes = body.bytes.clone();
+    let receipt = imports::store_chunks(&app, &import, bytes, caller.origin).await?;
     Ok(ApiJson(receipt))
 }
 
