@@ -1,5 +1,7 @@
 //! The command line against a real daemon: what it prints and how it ends.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{fs, path::Path, process::Command};
 
 use rootstock_tests::{Daemon, daemon, disk, tool};

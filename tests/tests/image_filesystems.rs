@@ -4,6 +4,8 @@
 //! then what `inspect` calls free is zeroed, and the file system's own checker and
 //! every file in it have to find nothing changed.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::BTreeMap,
     fs,

@@ -1,5 +1,7 @@
 //! One disk in every format is one version, and comes out of it in every format.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::BTreeMap,
     fs::{self, File},

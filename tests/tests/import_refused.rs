@@ -1,5 +1,7 @@
 //! Sources that must not become versions: hostile, cut, damaged or changing ones.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     fs::{self, File},
     io::Write,

@@ -9,7 +9,7 @@ use rootstock_tests::{peer, tool};
 #[path = "nbd_memory/server.rs"]
 mod server;
 
-use server::{MemoryServer, SIZE, content};
+use server::{IMAGE, MemoryServer, SIZE, content};
 
 /// Writable and warm, read-only, and one whose reads all go by way of workers.
 const EXPORTS: [&str; 3] = ["volume/disk", "image/disk:1", "volume/cold"];
@@ -66,7 +66,7 @@ fn nbdinfo_sees_what_is_exported() {
 #[test]
 fn nbdcopy_and_qemu_img_read_the_same_bytes() {
     let server = MemoryServer::start(&[]).unwrap();
-    let image = server.image();
+    let image = server.dir.path().join(IMAGE);
     let copy = server.dir.path().join("copy.img");
     let copy = copy.to_str().unwrap();
     for export in EXPORTS {
@@ -306,7 +306,7 @@ fn tls_works_with_libnbd_and_qemu() {
         let target = format!(
             "driver=nbd,host={host},port={port},export=volume/disk,tls-creds=tls,tls-hostname=localhost"
         );
-        let image = server.image();
+        let image = server.dir.path().join(IMAGE);
         let image = format!("driver=raw,file.filename={}", image.display());
         let compare = [
             "compare",

@@ -15,12 +15,16 @@ mod source;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
+use crate::{
+    command,
+    setup::{self, Purpose},
+};
 use report::Report;
 
 /// What `cargo xtask bench` can be told.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Which part to run; all of them when left out.
     #[arg(value_enum)]
@@ -72,28 +76,18 @@ impl Bench {
 ///
 /// # Errors
 /// When a rival is not installed, a process fails, or a figure is missing.
-pub(crate) fn run(args: Args) -> Result<()> {
-    for (tool, package) in [
-        ("qemu-img", "qemu-utils"),
-        ("qemu-nbd", "qemu-utils"),
-        ("casync", "casync"),
-        ("borg", "borgbackup"),
-        ("nbdkit", "nbdkit"),
-        ("nbdcopy", "libnbd-bin"),
-        ("fio", "fio"),
-        ("mke2fs", "e2fsprogs"),
-        ("sfdisk", "fdisk"),
-    ] {
-        if process::find(tool).is_none() {
-            bail!("{tool} is missing (package {package}): run `cargo xtask setup` first");
-        }
-    }
-    process::run(process::cargo().args(["build", "--release", "--package", "rootstock"]))
+pub(crate) fn run(args: &Args) -> Result<()> {
+    setup::run(&[Purpose::Test, Purpose::Bench])?;
+    process::run(command::cargo().args(["build", "--release", "--package", "rootstock"]))
         .context("building the release binary")?;
-    let rootstock = std::env::current_dir()?.join("target/release/rootstock");
+    let rootstock = command::target().join("release/rootstock");
     let holder = match &args.scratch {
-        Some(dir) => tempfile::Builder::new().prefix("rootstock-bench-").tempdir_in(dir)?,
-        None => tempfile::Builder::new().prefix("rootstock-bench-").tempdir()?,
+        Some(dir) => tempfile::Builder::new()
+            .prefix("rootstock-bench-")
+            .tempdir_in(dir)?,
+        None => tempfile::Builder::new()
+            .prefix("rootstock-bench-")
+            .tempdir()?,
     };
     let scratch = holder.path().to_owned();
     let output = args.output.clone();
@@ -102,7 +96,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
     } else {
         args.parts.clone()
     };
-    let mut bench = Bench { args, scratch, rootstock, report: Report::new()? };
+    let mut bench = Bench {
+        args: args.clone(),
+        scratch,
+        rootstock,
+        report: Report::new()?,
+    };
     for part in parts {
         match part {
             Part::Import => import::run(&mut bench)?,

@@ -57,6 +57,8 @@ enum Task {
         #[arg(long)]
         binary: Option<PathBuf>,
     },
+    /// Measure imports, NBD and memory against real rivals, as ratios of one run.
+    Bench(bench::Args),
     /// Make the demo's Debian disk image, or take the cached one, and print its path.
     Image,
 }
@@ -84,6 +86,7 @@ fn run(task: &Task) -> Result<ExitCode> {
             println!("{}", path.display());
         }
         Task::Demo { binary } => demo::run(binary.as_deref())?,
+        Task::Bench(args) => bench::run(args)?,
         Task::Image => println!("{}", demo::golden_image()?.display()),
     }
     Ok(ExitCode::SUCCESS)

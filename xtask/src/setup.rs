@@ -14,6 +14,8 @@ pub(crate) enum Purpose {
     Test,
     /// `cargo xtask demo`.
     Demo,
+    /// `cargo xtask bench`.
+    Bench,
 }
 
 /// One package and its reason.
@@ -128,6 +130,19 @@ const STEPS: [&[Need]; 3] = [
                 "mmdebstrap",
                 "",
                 "making a Debian disk image from packages",
+            )
+        },
+        Need {
+            purpose: Purpose::Bench,
+            ..need("casync", "casync", "casync", "a rival: chunks by content")
+        },
+        Need {
+            purpose: Purpose::Bench,
+            ..need(
+                "borg",
+                "borgbackup",
+                "borgbackup",
+                "a rival: deduplicated backup",
             )
         },
     ],

@@ -161,7 +161,14 @@ impl Daemon {
         if app.config.store.gc_interval_minutes > 0 {
             workers.spawn(collect_now_and_then(Arc::clone(&app), stopped));
         }
-        tracing::info!(data = %app.config.data.display(), release = env!("CARGO_PKG_VERSION"), "daemon started");
+        // With the ports that the system chose, which the configuration cannot tell.
+        tracing::info!(
+            data = %app.config.data.display(),
+            release = env!("CARGO_PKG_VERSION"),
+            ?https,
+            ?nbd,
+            "daemon started"
+        );
         Ok(Self {
             app,
             stop,

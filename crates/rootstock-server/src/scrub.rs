@@ -169,17 +169,25 @@ fn place(
         let Ok(manifest) = manifest(&app.store, version.manifest) else {
             continue;
         };
-        let mut next_bytes = 0;
+        let grid = manifest.grid();
         let walked = manifest.walk(&StorePages(&app.store), |visit| match visit {
-            Visit::Page { id, .. } if damaged.contains(&id) => {
-                // What is below it begins after the last chunk that was seen.
-                add(id, next_bytes, 0);
+            Visit::Page {
+                id,
+                index,
+                chunk_count,
+                ..
+            } if damaged.contains(&id) => {
+                let start_bytes = grid.span(index).start_bytes;
+                let end_bytes = grid.span(index + chunk_count - 1).end_bytes();
+                add(id, start_bytes, end_bytes - start_bytes);
                 Descend::Past
             }
+            // A page that another pack lost is placed with that pack's damage, and
+            // must not hide what comes after it.
+            Visit::Page { id, .. } if app.store.read(id).is_err() => Descend::Past,
             Visit::Page { .. } => Descend::Into,
             Visit::Chunk { index, id } => {
-                let span = manifest.grid().span(index);
-                next_bytes = span.end_bytes();
+                let span = grid.span(index);
                 if damaged.contains(&id) {
                     add(id, span.start_bytes, u64::from(span.len_bytes));
                 }

@@ -13,6 +13,7 @@ use std::{
 use rootstock_core::ByteRange;
 use rustix::fs::FallocateFlags;
 
+mod direct;
 pub mod sim;
 
 pub use sim::{Fault, SimDisk};
@@ -255,23 +256,14 @@ impl DiskFile for RealFile {
         self.0.write_all_at(data, offset_bytes)
     }
 
-    fn write_vectored_at(&self, mut offset_bytes: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+    fn write_vectored_at(&self, offset_bytes: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
         let mut owned = parts.to_vec();
         let mut parts = &mut owned[..];
         IoSlice::advance_slices(&mut parts, 0);
-        while !parts.is_empty() {
-            let some = &parts[..parts.len().min(PARTS_MAX)];
-            match rustix::io::pwritev(&self.0, some, offset_bytes) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    offset_bytes += written as u64;
-                    IoSlice::advance_slices(&mut parts, written);
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(())
+        let len_bytes = parts.iter().map(|part| part.len()).sum();
+        let direct = direct::write(&self.0, offset_bytes, parts, len_bytes)?;
+        IoSlice::advance_slices(&mut parts, direct);
+        self.write_cached(offset_bytes + direct as u64, parts)
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -306,6 +298,22 @@ impl DiskFile for RealFile {
 }
 
 impl RealFile {
+    fn write_cached(&self, mut offset_bytes: u64, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        while !parts.is_empty() {
+            let some = &parts[..parts.len().min(PARTS_MAX)];
+            match rustix::io::pwritev(&self.0, some, offset_bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    offset_bytes += written as u64;
+                    IoSlice::advance_slices(&mut parts, written);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// What a file system that cannot punch holes gets instead.
     fn write_zeros(&self, mut at: u64, end: u64) -> io::Result<()> {
         static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];

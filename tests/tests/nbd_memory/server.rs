@@ -5,19 +5,21 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{ChildStdin, Command},
-    sync::OnceLock,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use rootstock_tests::{Process, tool};
+use rootstock_tests::Process;
 use tempfile::TempDir;
 
 /// Size of the disk that [`content`] makes, in bytes.
 pub(crate) const SIZE: usize = 24 << 20;
 
+/// The file in the server's directory that holds the disk it starts with.
+pub(crate) const IMAGE: &str = "disk.img";
+
 /// How long the server may take to shut down in good order.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(60);
 
 /// A disk with holes, data in odd places, and data at both ends.
 pub(crate) fn content() -> Vec<u8> {
@@ -48,7 +50,7 @@ impl MemoryServer {
 
     /// As [`MemoryServer::start`], in a directory that holds what the arguments name.
     pub(crate) fn start_in(dir: TempDir, arguments: &[&str]) -> Result<Self> {
-        let fill = dir.path().join("disk.img");
+        let fill = dir.path().join(IMAGE);
         std::fs::write(&fill, content())?;
         let mut command = Command::new(program()?);
         command
@@ -80,11 +82,6 @@ impl MemoryServer {
         })
     }
 
-    /// The disk it was started with.
-    pub(crate) fn image(&self) -> PathBuf {
-        self.dir.path().join("disk.img")
-    }
-
     /// An export over TCP.
     pub(crate) fn tcp(&self, export: &str) -> String {
         format!("nbd://{}/{export}", self.address)
@@ -108,36 +105,18 @@ impl MemoryServer {
     }
 }
 
-/// Builds the server's example once, and says where it is.
-fn program() -> Result<&'static Path> {
-    static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    PROGRAM
-        .get_or_init(|| build().map_err(|error| format!("{error:#}")))
-        .as_deref()
-        .map_err(|error| anyhow::anyhow!("{error}"))
-}
-
-fn build() -> Result<PathBuf> {
-    let cargo = env!("CARGO");
-    let arguments = [
-        "build",
-        "--quiet",
-        "-p",
-        "rootstock-server",
-        "--example",
-        "nbd_memory",
-    ];
-    tool::run_command(
-        Command::new(cargo)
-            .args(arguments)
-            .current_dir(env!("CARGO_MANIFEST_DIR")),
-    )?;
+/// The server's program, which is an example of its crate.
+fn program() -> Result<PathBuf> {
     // This test is in PROFILE/deps, the example in PROFILE/examples.
     let this = env::current_exe()?;
     let profile = this.parent().and_then(Path::parent);
     let program = profile
         .context("a test lies two directories deep")?
         .join("examples/nbd_memory");
-    ensure!(program.exists(), "{} was not built", program.display());
+    ensure!(
+        program.exists(),
+        "{} does not exist: build it with `cargo build --package rootstock-server --example nbd_memory`, or run `cargo xtask test`",
+        program.display()
+    );
     Ok(program)
 }

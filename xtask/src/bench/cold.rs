@@ -26,7 +26,9 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let qcow2 = bench.scratch("cold.qcow2");
     process::run(
         Command::new("qemu-img")
-            .args(["convert", "-c", "-m", "16", "-W", "-f", "raw", "-O", "qcow2"])
+            .args([
+                "convert", "-c", "-m", "16", "-W", "-f", "raw", "-O", "qcow2",
+            ])
             .args(["-o", "compression_type=zstd"])
             .arg(&source)
             .arg(&qcow2),
@@ -42,7 +44,10 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
             figures.entry(ROOTSTOCK.into()).or_default().push(ours);
             process::drop_page_cache()?;
             let (server, uri) = rival(&qcow2)?;
-            figures.entry(RIVAL.into()).or_default().push(workload(&uri)?);
+            figures
+                .entry(RIVAL.into())
+                .or_default()
+                .push(workload(&uri)?);
             server.stop()?;
         }
         bench.report.add(row, unit, Better::More, figures);
@@ -56,14 +61,22 @@ type Workload = fn(&str) -> Result<f64>;
 const WORKLOADS: [(&str, &str, Workload); 3] = [
     ("cold sequential read", "MB/s", sequential),
     ("cold randread 4k QD1", "operations/s", |uri| random(uri, 1)),
-    ("cold randread 4k QD32", "operations/s", |uri| random(uri, 32)),
+    ("cold randread 4k QD32", "operations/s", |uri| {
+        random(uri, 32)
+    }),
 ];
 
 fn rival(qcow2: &Path) -> Result<(Server, String)> {
     let port = process::free_port()?;
     let mut command = Command::new("qemu-nbd");
     command
-        .args(["--persistent", "--shared=16", "--read-only", "--format=qcow2", "--bind=127.0.0.1"])
+        .args([
+            "--persistent",
+            "--shared=16",
+            "--read-only",
+            "--format=qcow2",
+            "--bind=127.0.0.1",
+        ])
         .arg(format!("--port={port}"))
         .arg(qcow2);
     let server = Server::start(&mut command, || process::listens(port))?;

@@ -28,7 +28,10 @@ impl Daemon {
         let socket = data.with_extension("sock");
         let nbd_port = process::free_port()?;
         let config = data.with_extension("toml");
-        std::fs::write(&config, format!("[store]\ncache_bytes = {}\n", cache_mib << 20))?;
+        std::fs::write(
+            &config,
+            format!("[store]\ncache_bytes = {}\n", cache_mib << 20),
+        )?;
         let mut command = Command::new(&bench.rootstock);
         command
             .arg("serve")
@@ -43,7 +46,12 @@ impl Daemon {
         let server = Server::start(&mut command, || {
             UnixStream::connect(&socket).is_ok() && process::listens(nbd_port)
         })?;
-        Ok(Self { server, nbd_port, binary: bench.rootstock.clone(), socket })
+        Ok(Self {
+            server,
+            nbd_port,
+            binary: bench.rootstock.clone(),
+            socket,
+        })
     }
 
     /// The administrator's command, pointed at this daemon.
@@ -55,8 +63,13 @@ impl Daemon {
 
     /// Imports an image and returns the seconds it took.
     pub(crate) fn import(&self, name: &str, source: &Path) -> Result<f64> {
-        process::run(self.command().args(["image", "import", name]).arg(source).arg("--json"))
-            .context("importing")
+        process::run(
+            self.command()
+                .args(["image", "import", name])
+                .arg(source)
+                .arg("--json"),
+        )
+        .context("importing")
     }
 
     /// The NBD URI of an export.

@@ -11,6 +11,7 @@ use super::{
     report::{Better, ROOTSTOCK},
     source,
 };
+use crate::command;
 
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let disk = source::filled_disk(bench)?;
@@ -27,15 +28,24 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
             // What one candidate wrote is not left for the next one's time.
             process::output(&mut Command::new("sync"))?;
             let took = (candidate.run)(&disk, &target)?;
-            seconds.entry(candidate.name.to_owned()).or_default().push(took);
+            seconds
+                .entry(candidate.name.to_owned())
+                .or_default()
+                .push(took);
             let bytes = process::disk_bytes(&target)? as f64 / 1e6;
-            stored.entry(candidate.name.to_owned()).or_default().push(bytes);
+            stored
+                .entry(candidate.name.to_owned())
+                .or_default()
+                .push(bytes);
             fs::remove_dir_all(&target)?;
         }
         let data = bench.scratch("data");
         process::output(&mut Command::new("sync"))?;
         let daemon = Daemon::start(bench, &data, 64)?;
-        seconds.entry(ROOTSTOCK.into()).or_default().push(daemon.import("bench", &disk)?);
+        seconds
+            .entry(ROOTSTOCK.into())
+            .or_default()
+            .push(daemon.import("bench", &disk)?);
         stored
             .entry(ROOTSTOCK.into())
             .or_default()
@@ -46,9 +56,16 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     }
     seconds.insert("bound: zstd-3, all cores".into(), bound);
     bench.report.add("import", "seconds", Better::Less, seconds);
-    bench.report.add("import, stored", "MB", Better::Less, stored);
+    bench
+        .report
+        .add("import, stored", "MB", Better::Less, stored);
     let again = BTreeMap::from([(ROOTSTOCK.to_owned(), again)]);
-    bench.report.add("import of the same image again", "seconds", Better::Less, again);
+    bench.report.add(
+        "import of the same image again",
+        "seconds",
+        Better::Less,
+        again,
+    );
     Ok(())
 }
 
@@ -58,15 +75,26 @@ struct Candidate {
 }
 
 const CANDIDATES: [Candidate; 3] = [
-    Candidate { name: "qemu-img convert", run: qemu_img },
-    Candidate { name: "casync make", run: casync },
-    Candidate { name: "borg create", run: borg },
+    Candidate {
+        name: "qemu-img convert",
+        run: qemu_img,
+    },
+    Candidate {
+        name: "casync make",
+        run: casync,
+    },
+    Candidate {
+        name: "borg create",
+        run: borg,
+    },
 ];
 
 fn qemu_img(disk: &Path, target: &Path) -> Result<f64> {
     process::run(
         Command::new("qemu-img")
-            .args(["convert", "-c", "-m", "16", "-W", "-f", "raw", "-O", "qcow2"])
+            .args([
+                "convert", "-c", "-m", "16", "-W", "-f", "raw", "-O", "qcow2",
+            ])
             .args(["-o", "compression_type=zstd"])
             .arg(disk)
             .arg(target.join("disk.qcow2")),
@@ -89,13 +117,22 @@ fn borg(disk: &Path, target: &Path) -> Result<f64> {
     let borg = || {
         let mut command = Command::new("borg");
         // Its cache belongs to what it stores, and to nobody's home directory.
-        command.env("BORG_BASE_DIR", target).env("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "yes");
+        command
+            .env("BORG_BASE_DIR", target)
+            .env("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "yes");
         command
     };
     process::run(borg().args(["init", "-e", "none"]).arg(&repository))?;
     process::run(
         borg()
-            .args(["create", "--chunker-params", "fixed,4194304", "-C", "zstd,3", "--sparse"])
+            .args([
+                "create",
+                "--chunker-params",
+                "fixed,4194304",
+                "-C",
+                "zstd,3",
+                "--sparse",
+            ])
             .arg(format!("{}::bench", repository.display()))
             .arg(disk),
     )
@@ -105,10 +142,19 @@ fn borg(disk: &Path, target: &Path) -> Result<f64> {
 /// being in memory.
 fn compressor_bound(disk: &Path) -> Result<f64> {
     let printed = process::output(
-        process::cargo()
-            .args(["run", "--release", "--quiet", "--package", "rootstock-image"])
+        command::cargo()
+            .args([
+                "run",
+                "--release",
+                "--quiet",
+                "--package",
+                "rootstock-image",
+            ])
             .args(["--example", "compressor_bound", "--"])
             .arg(disk),
     )?;
-    printed.trim().parse().context("compressor_bound prints seconds")
+    printed
+        .trim()
+        .parse()
+        .context("compressor_bound prints seconds")
 }

@@ -56,10 +56,21 @@ fn sparse_import(bench: &mut Bench) -> Result<()> {
         client_peak = process::peak_bytes_of(child.id()).unwrap_or(client_peak);
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    ensure!(child.wait()?.success(), "the import of the sparse terabyte failed");
-    add(bench, "peak memory of the client, importing a sparse 1 TiB", client_peak);
+    ensure!(
+        child.wait()?.success(),
+        "the import of the sparse terabyte failed"
+    );
+    add(
+        bench,
+        "peak memory of the client, importing a sparse 1 TiB",
+        client_peak,
+    );
     let server_peak = daemon.server.peak_bytes()?;
-    add(bench, "peak memory of the daemon, importing a sparse 1 TiB (64 MiB cache)", server_peak);
+    add(
+        bench,
+        "peak memory of the daemon, importing a sparse 1 TiB (64 MiB cache)",
+        server_peak,
+    );
     daemon.server.stop()?;
     std::fs::remove_dir_all(&data)?;
     std::fs::remove_file(&disk)?;
@@ -83,13 +94,23 @@ fn connections(bench: &mut Bench) -> Result<()> {
         .spawn()?;
     let mut answer = String::new();
     BufReader::new(shell.stdout.take().context("stdout")?).read_line(&mut answer)?;
-    ensure!(answer.trim() == "done", "the {CONNECTIONS} connections did not finish: {answer}");
+    ensure!(
+        answer.trim() == "done",
+        "the {CONNECTIONS} connections did not finish: {answer}"
+    );
     let peak = daemon.server.peak_bytes()?;
     if let Some(mut stdin) = shell.stdin.take() {
         stdin.write_all(b"\n")?;
     }
-    ensure!(shell.wait()?.success(), "the client of {CONNECTIONS} connections failed");
-    add(bench, "peak memory of the daemon, 200 connections reading (64 MiB cache)", peak);
+    ensure!(
+        shell.wait()?.success(),
+        "the client of {CONNECTIONS} connections failed"
+    );
+    add(
+        bench,
+        "peak memory of the daemon, 200 connections reading (64 MiB cache)",
+        peak,
+    );
     daemon.server.stop()?;
     std::fs::remove_dir_all(&data)?;
     Ok(())

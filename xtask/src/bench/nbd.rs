@@ -28,7 +28,13 @@ const fn row(
     depth: u32,
     connections: u32,
 ) -> Row {
-    Row { name, rw, block_bytes, depth, connections }
+    Row {
+        name,
+        rw,
+        block_bytes,
+        depth,
+        connections,
+    }
 }
 
 const ROWS: [Row; 10] = [
@@ -64,10 +70,18 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     // The cache holds the whole gigabyte: these rows are about warm reads.
     let daemon = Daemon::start(bench, &data, 1400)?;
     daemon.import("bench", &source)?;
-    process::run(daemon.command().args(["volume", "create", "scratch", "--from", "bench"]))?;
+    process::run(
+        daemon
+            .command()
+            .args(["volume", "create", "scratch", "--from", "bench"]),
+    )?;
     let (read_uri, write_uri) = (daemon.uri("image/bench:1"), daemon.uri("volume/scratch"));
-    let mut candidates =
-        vec![Candidate { name: ROOTSTOCK, server: daemon.server, read_uri, write_uri }];
+    let mut candidates = vec![Candidate {
+        name: ROOTSTOCK,
+        server: daemon.server,
+        read_uri,
+        write_uri,
+    }];
     candidates.push(rival(bench, "qemu-nbd raw", &source, qemu_nbd_raw)?);
     candidates.push(rival(bench, "qemu-nbd qcow2", &source, qemu_nbd_qcow2)?);
     candidates.push(rival(bench, "nbdkit file", &source, nbdkit)?);
@@ -93,13 +107,22 @@ fn measure(bench: &mut Bench, row: &Row, candidates: &[Candidate]) -> Result<()>
     let large = row.block_bytes == "1m";
     for _ in 0..bench.args.rounds {
         for candidate in candidates {
-            let uri = if row.writes() { &candidate.write_uri } else { &candidate.read_uri };
+            let uri = if row.writes() {
+                &candidate.write_uri
+            } else {
+                &candidate.read_uri
+            };
             let before = candidate.server.cpu_seconds()?;
             let (operations, seconds) = fio(row, uri, bench.args.seconds)?;
             let cpu = (candidate.server.cpu_seconds()? - before).max(0.01);
             let unit = if large { 1.048_576 } else { 1.0 };
-            rate.entry(candidate.name.into()).or_default().push(operations * unit / seconds);
-            per_cpu.entry(candidate.name.into()).or_default().push(operations * unit / cpu);
+            rate.entry(candidate.name.into())
+                .or_default()
+                .push(operations * unit / seconds);
+            per_cpu
+                .entry(candidate.name.into())
+                .or_default()
+                .push(operations * unit / cpu);
         }
     }
     let (unit, cpu_unit) = if large {
@@ -108,7 +131,12 @@ fn measure(bench: &mut Bench, row: &Row, candidates: &[Candidate]) -> Result<()>
         ("operations/s", "operations per server CPU-second")
     };
     bench.report.add(row.name, unit, Better::More, rate);
-    bench.report.add(&format!("{}, per CPU", row.name), cpu_unit, Better::More, per_cpu);
+    bench.report.add(
+        &format!("{}, per CPU", row.name),
+        cpu_unit,
+        Better::More,
+        per_cpu,
+    );
     Ok(())
 }
 
@@ -150,13 +178,24 @@ fn rival(
     let port = process::free_port()?;
     let server = Server::start(&mut command(&own, port)?, || process::listens(port))?;
     let uri = format!("nbd://127.0.0.1:{port}/");
-    Ok(Candidate { name, server, read_uri: uri.clone(), write_uri: uri })
+    Ok(Candidate {
+        name,
+        server,
+        read_uri: uri.clone(),
+        write_uri: uri,
+    })
 }
 
 fn qemu_nbd(file: &Path, port: u16, format: &str) -> Command {
     let mut command = Command::new("qemu-nbd");
     command
-        .args(["--persistent", "--shared=16", "--aio=io_uring", "--cache=writeback", "--bind=127.0.0.1"])
+        .args([
+            "--persistent",
+            "--shared=16",
+            "--aio=io_uring",
+            "--cache=writeback",
+            "--bind=127.0.0.1",
+        ])
         .arg(format!("--port={port}"))
         .arg(format!("--format={format}"))
         .arg(file);
@@ -170,13 +209,20 @@ fn qemu_nbd_raw(file: &Path, port: u16) -> Result<Command> {
 fn qemu_nbd_qcow2(file: &Path, port: u16) -> Result<Command> {
     let qcow2 = file.with_extension("qcow2");
     process::run(
-        Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(file).arg(&qcow2),
+        Command::new("qemu-img")
+            .args(["convert", "-f", "raw", "-O", "qcow2"])
+            .arg(file)
+            .arg(&qcow2),
     )?;
     Ok(qemu_nbd(&qcow2, port, "qcow2"))
 }
 
 fn nbdkit(file: &Path, port: u16) -> Result<Command> {
     let mut command = Command::new("nbdkit");
-    command.args(["--foreground", "--ipaddr=127.0.0.1"]).arg(format!("--port={port}")).arg("file").arg(file);
+    command
+        .args(["--foreground", "--ipaddr=127.0.0.1"])
+        .arg(format!("--port={port}"))
+        .arg("file")
+        .arg(file);
     Ok(command)
 }

@@ -3,7 +3,7 @@
 use std::{
     io::Write,
     net::TcpListener,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -12,21 +12,6 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// How long a server may take until it answers.
 const READY_SECONDS_MAX: u64 = 30;
-
-/// Finds a tool on the path.
-pub(crate) fn find(tool: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    // Administrators' tools are not on every user's path.
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .map(|dir| dir.join(tool))
-        .find(|file| file.is_file())
-}
-
-/// The cargo that runs this xtask.
-pub(crate) fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-}
 
 /// Runs a command to its end and returns its wall-clock seconds.
 pub(crate) fn run(command: &mut Command) -> Result<f64> {
@@ -38,7 +23,10 @@ pub(crate) fn run(command: &mut Command) -> Result<f64> {
 /// Runs a command to its end and returns what it printed.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let shown = format!("{command:?}");
-    let output = command.stdin(Stdio::null()).output().with_context(|| shown.clone())?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| shown.clone())?;
     if !output.status.success() {
         std::io::stderr().write_all(&output.stderr)?;
         bail!("{shown}: {}", output.status);
@@ -66,7 +54,10 @@ impl Server {
             if let Some(status) = server.child.try_wait()? {
                 bail!("{shown} ended early: {status}");
             }
-            ensure!(start.elapsed().as_secs() < READY_SECONDS_MAX, "{shown} does not answer");
+            ensure!(
+                start.elapsed().as_secs() < READY_SECONDS_MAX,
+                "{shown} does not answer"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(server)
@@ -89,11 +80,6 @@ impl Server {
     /// The largest resident set so far, in bytes.
     pub(crate) fn peak_bytes(&self) -> Result<u64> {
         peak_bytes_of(self.child.id())
-    }
-
-    /// The server's process id.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
     }
 
     /// Asks it to end, and waits until it has.
@@ -136,7 +122,11 @@ pub(crate) fn listens(port: u16) -> bool {
 /// Bytes that the files under `path` take on the disk.
 pub(crate) fn disk_bytes(path: &Path) -> Result<u64> {
     let printed = output(Command::new("du").args(["-s", "--block-size=1"]).arg(path))?;
-    Ok(printed.split_whitespace().next().context("du prints a number")?.parse()?)
+    Ok(printed
+        .split_whitespace()
+        .next()
+        .context("du prints a number")?
+        .parse()?)
 }
 
 /// Drops the page cache, so that the next reads come from the disk.

@@ -30,7 +30,6 @@ pub(crate) enum Better {
 pub(crate) struct Report {
     machine: Machine,
     figures: Vec<Figure>,
-    notes: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -50,9 +49,14 @@ impl Report {
             .lines()
             .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
             .map_or_else(|| "unknown".to_owned(), |(_, name)| name.trim().to_owned());
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?
+            .trim()
+            .to_owned();
         let cores = std::thread::available_parallelism()?.get();
-        Ok(Self { machine: Machine { cpu, cores, kernel }, figures: Vec::new(), notes: Vec::new() })
+        Ok(Self {
+            machine: Machine { cpu, cores, kernel },
+            figures: Vec::new(),
+        })
     }
 
     /// Adds a row: each candidate's figures over the rounds.
@@ -63,24 +67,29 @@ impl Report {
         better: Better,
         candidates: BTreeMap<String, Vec<f64>>,
     ) {
-        let medians: BTreeMap<_, _> =
-            candidates.iter().map(|(name, rounds)| (name.clone(), median(rounds))).collect();
+        let medians: BTreeMap<_, _> = candidates
+            .iter()
+            .map(|(name, rounds)| (name.clone(), median(rounds)))
+            .collect();
         let ours = medians.get(ROOTSTOCK).copied();
         for (candidate, rounds) in candidates {
             let median = medians[&candidate];
-            let rootstock_ahead = ours.filter(|_| candidate != ROOTSTOCK).map(|ours| match better {
-                Better::More => ours / median,
-                Better::Less => median / ours,
-            });
+            let rootstock_ahead =
+                ours.filter(|_| candidate != ROOTSTOCK)
+                    .map(|ours| match better {
+                        Better::More => ours / median,
+                        Better::Less => median / ours,
+                    });
             let row = row.to_owned();
-            self.figures.push(Figure { row, candidate, unit, rounds, median, rootstock_ahead });
+            self.figures.push(Figure {
+                row,
+                candidate,
+                unit,
+                rounds,
+                median,
+                rootstock_ahead,
+            });
         }
-    }
-
-    /// Adds a sentence that the figures need.
-    pub(crate) fn note(&mut self, text: String) {
-        println!("  {text}");
-        self.notes.push(text);
     }
 
     /// Prints the table.
@@ -93,13 +102,16 @@ impl Report {
                 println!("\n{} ({})", figure.row, figure.unit);
                 last = &figure.row;
             }
-            let ahead = figure.rootstock_ahead.map_or_else(String::new, |r| format!("  {r:>6.2} x"));
-            println!("  {:<24} {:>12}{ahead}", figure.candidate, number(figure.median));
+            let ahead = figure
+                .rootstock_ahead
+                .map_or_else(String::new, |r| format!("  {r:>6.2} x"));
+            println!(
+                "  {:<24} {:>12}{ahead}",
+                figure.candidate,
+                number(figure.median)
+            );
         }
         println!("\nx: how many times rootstock is ahead of this one");
-        for note in &self.notes {
-            println!("- {note}");
-        }
     }
 
     /// Writes everything, the single rounds too.
@@ -113,7 +125,11 @@ impl Report {
 }
 
 fn number(value: f64) -> String {
-    if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+    if value >= 1000.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.2}")
+    }
 }
 
 /// The middle one of the figures, or the mean of the middle two.

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{Bench, process};
+use crate::command::find_program;
 
 /// Where real files come from, until there are enough of them.
 const TREES: [&str; 4] = ["/usr/lib", "/usr/share", "/usr/bin", "/usr/local"];
@@ -20,12 +21,20 @@ pub(crate) fn filled_disk(bench: &Bench) -> Result<PathBuf> {
         return Ok(disk);
     }
     let wanted = bench.args.used_mib << 20;
-    println!("making an image with {} MiB of real files", bench.args.used_mib);
+    println!(
+        "making an image with {} MiB of real files",
+        bench.args.used_mib
+    );
     let tree = bench.scratch("tree");
     fs::create_dir(&tree)?;
     let mut copied = 0;
     for from in TREES {
-        copy_tree(Path::new(from), &tree.join(from.trim_start_matches('/')), wanted, &mut copied)?;
+        copy_tree(
+            Path::new(from),
+            &tree.join(from.trim_start_matches('/')),
+            wanted,
+            &mut copied,
+        )?;
     }
     let disk_bytes = wanted * 3 / 2 + (1 << 30);
     let disk_bytes = disk_bytes.next_multiple_of(1 << 20);
@@ -33,8 +42,18 @@ pub(crate) fn filled_disk(bench: &Bench) -> Result<PathBuf> {
     partition(&disk, disk_bytes)?;
     let blocks = (disk_bytes - (2 << 20)) / 4096;
     process::output(
-        Command::new(process::find("mke2fs").context("mke2fs")?)
-            .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-E", "offset=1048576", "-d"])
+        Command::new(find_program("mke2fs").context("mke2fs")?)
+            .args([
+                "-q",
+                "-F",
+                "-t",
+                "ext4",
+                "-b",
+                "4096",
+                "-E",
+                "offset=1048576",
+                "-d",
+            ])
             .arg(&tree)
             .arg(&disk)
             .arg(blocks.to_string()),
@@ -46,10 +65,18 @@ pub(crate) fn filled_disk(bench: &Bench) -> Result<PathBuf> {
 fn partition(disk: &Path, disk_bytes: u64) -> Result<String> {
     let sectors = (disk_bytes - (2 << 20)) / 512;
     let script = disk.with_extension("sfdisk");
-    fs::write(&script, format!("label: gpt\nstart=2048, size={sectors}, type=linux\n"))?;
-    let sfdisk = process::find("sfdisk").context("sfdisk")?;
+    fs::write(
+        &script,
+        format!("label: gpt\nstart=2048, size={sectors}, type=linux\n"),
+    )?;
+    let sfdisk = find_program("sfdisk").context("sfdisk")?;
     // sfdisk reads its script from standard input only.
-    let command = format!("{} --quiet {} < {}", sfdisk.display(), disk.display(), script.display());
+    let command = format!(
+        "{} --quiet {} < {}",
+        sfdisk.display(),
+        disk.display(),
+        script.display()
+    );
     process::output(Command::new("sh").args(["-c", &command]))
 }
 

@@ -48,6 +48,10 @@ pub enum Visit {
         id: ChunkId,
         /// 1 for a page of chunks, one more for each level above.
         level: u8,
+        /// The number on the disk of the first chunk below it.
+        index: u64,
+        /// How many chunks are below it, zero ones included.
+        chunk_count: u64,
     },
     /// A chunk that is not zero.
     Chunk {
@@ -173,7 +177,13 @@ impl<P: PageSource, F: FnMut(Visit) -> Descend> Walk<'_, P, F> {
             (self.visit)(Visit::Chunk { index, id });
             return Ok(());
         }
-        if (self.visit)(Visit::Page { id, level }) == Descend::Past {
+        let page = Visit::Page {
+            id,
+            level,
+            index: self.region_first + first,
+            chunk_count: (self.chunk_count - first).min(chunks_under(level)),
+        };
+        if (self.visit)(page) == Descend::Past {
             return Ok(());
         }
         let count = entries_at(level, first, self.chunk_count);

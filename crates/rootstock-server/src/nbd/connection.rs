@@ -62,19 +62,18 @@ fn converse(socket: Arc<Socket>, admission: &Admission) -> Result<(), Connection
         .map_err(io_error("preparing the socket"))?;
     let mut input = InputBuffer::new(INPUT_BYTES);
     let mut transport = Transport::new(socket);
-    let agreed = negotiate(&mut transport, &mut input, shared)?;
+    let agreed = negotiate(&mut transport, &mut input, admission)?;
     let Some(agreed) = agreed else {
         transport.close();
         return Ok(());
     };
-    if !admission.settle() {
-        return Ok(());
-    }
     transport
         .socket
         .prepare(limits.write_timeout)
         .map_err(io_error("preparing the socket"))?;
     let served = transmission::serve(&mut transport, &mut input, admission, &agreed);
+    // Who sees the connection's end may delete the export at once.
+    drop(agreed);
     transport.close();
     linger(&mut transport);
     served
@@ -108,12 +107,14 @@ enum Step {
     Over(Option<Agreed>),
 }
 
-/// The handshake; `None` when the client left in good order.
+/// The handshake; `None` when the client left in good order, or when its place
+/// was given to a newcomer.
 fn negotiate(
     transport: &mut Transport,
     input: &mut InputBuffer,
-    shared: &Shared,
+    admission: &Admission,
 ) -> Result<Option<Agreed>, ConnectionError> {
+    let shared = &admission.shared;
     let deadline = Instant::now() + shared.limits.negotiation_timeout;
     let (offer, tls) = tls_offer(&shared.tls, &transport.socket);
     let client = transport.socket.client();
@@ -121,6 +122,10 @@ fn negotiate(
     let mut out = negotiation::greeting().to_vec();
     loop {
         let step = step(&mut negotiation, input, shared, &client, &mut out);
+        // Before the client hears of it: who was let in is not put out again.
+        if matches!(step, Ok(Step::Over(Some(_)))) && !admission.settle() {
+            return Ok(None);
+        }
         if !matches!(step, Ok(Step::Again)) {
             transport
                 .send(&mut [IoSlice::new(&out)], More::Nothing)

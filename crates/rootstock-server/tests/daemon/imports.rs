@@ -1,8 +1,10 @@
 //! Imports: whole, resumed, unchanged, incomplete and broken.
 
+use axum::body::Body;
+use hyper::Method;
 use rootstock_api::{
     HistoryList, ImageList, ImportCommit, ImportList, Outcome, ProblemCode, Records, SEAL_HEADER,
-    VersionDetail, paths, record::encode_ids,
+    TokenRole, VersionDetail, paths, record::encode_ids,
 };
 use rootstock_core::{CHUNK_BYTES, ChunkId, VersionNumber, VersionSelector};
 use rootstock_image::{
@@ -10,7 +12,10 @@ use rootstock_image::{
     manifest::Manifest,
 };
 
-use crate::support::{Disk, Site, chunk_of, record};
+use crate::{
+    remote::{Remote, site_with_https},
+    support::{Disk, Site, chunk_of, record, request},
+};
 
 #[tokio::test]
 async fn an_import_becomes_a_version_that_can_be_fetched() {
@@ -135,7 +140,9 @@ async fn what_is_missing_is_named_and_the_import_stays() {
 
 #[tokio::test]
 async fn lies_are_refused() {
-    let site = Site::start().await;
+    let site = site_with_https().await;
+    let remote = Remote::of(site.daemon());
+    let secret = site.token(TokenRole::Admin).await;
     let disk = Disk::of(&[1, 2]);
     let import = site.open_import("lab", &disk).await;
     let chunks = paths::import_chunks(&import.id);
@@ -147,7 +154,13 @@ async fn lies_are_refused() {
     *flipped.last_mut().expect("has bytes") ^= 1;
     let mut codec = body.clone();
     codec[40] = 9;
-    for bad in [flipped, codec, body[..60].to_vec()] {
+    for bad in [flipped, codec.clone(), body[..60].to_vec()] {
+        let post = request(Method::POST, &chunks, Body::from(bad));
+        let problem = remote.send(post, Some(&secret)).await.problem();
+        assert_eq!(problem.code, ProblemCode::BadChunk, "{problem}");
+    }
+    // The daemon's own user is believed about the bytes, not about the form.
+    for bad in [codec, body[..60].to_vec()] {
         let problem = site.bytes(&chunks, bad).await.problem();
         assert_eq!(problem.code, ProblemCode::BadChunk, "{problem}");
     }

@@ -1,16 +1,16 @@
 //! Starting, stopping, and starting where something else is; HTTPS and roles.
 
-use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
+use std::os::unix::fs::PermissionsExt as _;
 
 use axum::body::Body;
-use hyper::{Method, Request, header};
-use rootstock_api::{
-    Health, ImageList, ProblemCode, Site as SiteReport, TokenCreate, TokenRole, paths,
-};
-use rootstock_server::{Daemon, DataDirError, ListenError, StartError, config::ApiAddress};
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use hyper::{Method, header};
+use rootstock_api::{Health, ImageList, ProblemCode, Site as SiteReport, TokenRole, paths};
+use rootstock_server::{Daemon, DataDirError, ListenError, StartError};
 
-use crate::support::{Answer, Disk, Site, config_in, exchange, json, request};
+use crate::{
+    remote::{Remote, site_with_https},
+    support::{Disk, Site, config_in, json, request},
+};
 
 #[tokio::test]
 async fn a_daemon_answers_keeps_its_state_and_leaves_no_socket() {
@@ -116,68 +116,13 @@ async fn metrics_count() {
     assert_eq!(document["info"]["title"], "Rootstock");
 }
 
-/// A client over HTTPS that trusts the site's authority.
-struct Remote {
-    address: std::net::SocketAddr,
-    tls: Arc<rustls::ClientConfig>,
-}
-
-impl Remote {
-    fn of(daemon: &Daemon) -> Self {
-        let pem = std::fs::read(daemon.authority_path()).expect("is there");
-        let mut roots = rustls::RootCertStore::empty();
-        let cert = CertificateDer::from_pem_slice(&pem).expect("is a certificate");
-        roots.add(cert).expect("is an authority");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Self {
-            address: daemon.https_addresses()[0],
-            tls: Arc::new(tls),
-        }
-    }
-
-    async fn send(&self, mut request: Request<Body>, secret: Option<&str>) -> Answer {
-        if let Some(secret) = secret {
-            let value = format!("Bearer {secret}").parse().expect("a header");
-            request.headers_mut().insert(header::AUTHORIZATION, value);
-        }
-        let stream = tokio::net::TcpStream::connect(self.address)
-            .await
-            .expect("connects");
-        let name = ServerName::try_from("127.0.0.1").expect("a name");
-        let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.tls));
-        let stream = connector.connect(name, stream).await.expect("trusts");
-        exchange(stream, request).await
-    }
-
-    async fn get(&self, path: &str, secret: Option<&str>) -> Answer {
-        self.send(request(Method::GET, path, Body::empty()), secret)
-            .await
-    }
-}
-
 #[tokio::test]
 async fn over_https_tokens_decide() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut config = config_in(dir.path());
-    let https = ApiAddress::Https("127.0.0.1:0".to_owned());
-    config.api.listen.push(https);
-    let site = Site::start_with(dir, config).await;
+    let site = site_with_https().await;
     let remote = Remote::of(site.daemon());
-    let mut secrets = Vec::new();
-    for role in [TokenRole::Reader, TokenRole::Admin] {
-        let create = TokenCreate {
-            name: role.as_str().to_owned(),
-            role,
-        };
-        let created: rootstock_api::TokenCreated = site.post(paths::TOKENS, &create).await.json();
-        secrets.push(created.secret);
-    }
-    let (reader, admin) = (secrets[0].as_str(), secrets[1].as_str());
+    let reader = site.token(TokenRole::Reader).await;
+    let admin = site.token(TokenRole::Admin).await;
+    let (reader, admin) = (reader.as_str(), admin.as_str());
     // Nobody, a guess, and what is open to all.
     for secret in [None, Some("rst_guess"), Some("")] {
         let answer = remote.get(paths::IMAGES, secret).await;

@@ -5,5 +5,6 @@ mod images;
 mod imports;
 mod life;
 mod nbd;
+mod remote;
 mod support;
 mod volumes;

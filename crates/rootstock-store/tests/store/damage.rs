@@ -3,12 +3,12 @@
 use std::{collections::HashSet, sync::Arc};
 
 use rootstock_store::{
-    ChunkStore, DamageKind, PackId, PutOutcome, ReadError,
+    ChunkStore, DamageKind, Origin, PackId, PutError, PutOutcome, ReadError,
     disk::SimDisk,
     objects::{FaultyObjects, MemoryObjects, Objects},
 };
 
-use crate::support::{assert_reads, collect, id, live, open, open_on, put, put_all, raw};
+use crate::support::{assert_reads, collect, frame, id, live, open, open_on, put, put_all, raw};
 
 struct Setup {
     faulty: Arc<FaultyObjects>,
@@ -115,6 +115,26 @@ fn a_put_heals_for_good() {
     let store = open(&objects);
     let scrubs = store.packs().into_iter().map(|pack| store.scrub_pack(pack));
     assert!(scrubs.flatten().all(|report| report.damage.is_empty()));
+}
+
+#[test]
+fn what_the_same_user_got_wrong_is_never_served_and_healed() {
+    let Setup { store, .. } = setup();
+    let mut wrong = frame(5);
+    wrong.chunk = id(4);
+    let refused = store.put_from(&wrong, Origin::Foreign);
+    assert!(matches!(refused, Err(PutError::Frame { .. })));
+    let taken = store.put_from(&wrong, Origin::SameUser);
+    assert_eq!(taken.unwrap(), PutOutcome::Stored);
+    assert!(store.read(id(4)).is_err());
+    store.flush().unwrap();
+    let read = store.read(id(4));
+    assert!(matches!(read, Err(ReadError::Damaged(_))));
+    assert_eq!(put(&store, 4).unwrap(), PutOutcome::Stored);
+    assert_reads(&store, 0..5);
+    let mut endless = frame(6);
+    endless.raw_bytes = u32::MAX;
+    assert!(store.put_from(&endless, Origin::SameUser).is_err());
 }
 
 #[test]
