@@ -5,9 +5,10 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rootstock_tests::{Daemon, disk, http};
+use rootstock_tests::{Daemon, disk, http, wait};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -16,6 +17,10 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 /// What the daemon may hold after all that was thrown at it.
 const MEMORY_BYTES_MAX: u64 = 300 * MIB;
+/// Orders whose clients leave before the answer.
+const ORDERS: usize = 40;
+/// By how much later each leaves.
+const LEAVING_STEP: Duration = Duration::from_micros(150);
 
 fn started() -> (TempDir, Daemon) {
     let directory = tempfile::tempdir().unwrap();
@@ -30,12 +35,23 @@ fn connect(socket: &Path) -> UnixStream {
     stream
 }
 
-/// Sends bytes, and gives all that comes back until the daemon closes.
-fn exchange(socket: &Path, bytes: &[u8]) -> Vec<u8> {
+/// Sends bytes and ends, and gives all that comes back until the daemon closes.
+fn throw(socket: &Path, bytes: &[u8]) -> Vec<u8> {
     let mut stream = connect(socket);
     // It may close before it has read everything.
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(std::net::Shutdown::Write);
+    rest(stream)
+}
+
+/// Sends a request, and gives its answer.
+fn exchange(socket: &Path, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = connect(socket);
+    let _ = stream.write_all(bytes);
+    rest(stream)
+}
+
+fn rest(mut stream: UnixStream) -> Vec<u8> {
     let mut answer = Vec::new();
     // What was sent and never read makes the close a reset.
     let _ = stream.read_to_end(&mut answer);
@@ -76,7 +92,10 @@ fn what_is_not_http_is_cut_off() {
     let socket = daemon.socket();
     let long = vec![b'A'; 4 << 20];
     let many_headers = format!("GET /v1/site HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(5000));
-    let huge_header = format!("GET /v1/site HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(4 << 20));
+    let huge_header = format!(
+        "GET /v1/site HTTP/1.1\r\nX: {}\r\n\r\n",
+        "y".repeat(4 << 20)
+    );
     let huge_path = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "p".repeat(1 << 20));
     let cases: [&[u8]; 12] = [
         b"",
@@ -93,12 +112,9 @@ fn what_is_not_http_is_cut_off() {
         huge_path.as_bytes(),
     ];
     for bytes in cases {
-        let answer = exchange(&socket, bytes);
+        let answer = throw(&socket, bytes);
         let shown = String::from_utf8_lossy(&answer);
-        assert!(
-            answer.is_empty() || shown.starts_with("HTTP/1."),
-            "{shown}"
-        );
+        assert!(answer.is_empty() || shown.starts_with("HTTP/1."), "{shown}");
         assert!(!shown.starts_with("HTTP/1.1 2"), "{shown}");
         daemon.process().check_runs().unwrap();
     }
@@ -116,15 +132,36 @@ fn what_is_http_gets_a_problem_with_a_code() {
     let wide = format!(r#"{{"image":"{}"}}"#, "a".repeat(8 << 20));
     let percent = "%F0%9F%8C%B1".repeat(100);
     let cases: Vec<(u16, &str, Vec<u8>)> = vec![
-        (400, "bad-request", request("POST", "/v1/imports", JSON, "{")),
+        (
+            400,
+            "bad-request",
+            request("POST", "/v1/imports", JSON, "{"),
+        ),
         (400, "bad-request", request("POST", "/v1/imports", JSON, "")),
-        (400, "bad-request", request("POST", "/v1/imports", JSON, &deep)),
-        (400, "bad-request", request("POST", "/v1/imports", JSON, "\u{0}")),
-        (413, "too-large", request("POST", "/v1/imports", JSON, &wide)),
+        (
+            400,
+            "bad-request",
+            request("POST", "/v1/imports", JSON, &deep),
+        ),
+        (
+            400,
+            "bad-request",
+            request("POST", "/v1/imports", JSON, "\u{0}"),
+        ),
+        (
+            413,
+            "too-large",
+            request("POST", "/v1/imports", JSON, &wide),
+        ),
         (
             415,
             "unsupported-media-type",
-            request("POST", "/v1/imports", "Content-Type: text/plain\r\n", import),
+            request(
+                "POST",
+                "/v1/imports",
+                "Content-Type: text/plain\r\n",
+                import,
+            ),
         ),
         (
             415,
@@ -132,16 +169,31 @@ fn what_is_http_gets_a_problem_with_a_code() {
             request("POST", "/v1/imports", BINARY, import),
         ),
         (
-            415,
-            "unsupported-media-type",
-            request("POST", "/v1/chunks/fetch", JSON, "[]"),
+            400,
+            "bad-name",
+            request("GET", &format!("/v1/images/{percent}"), "", ""),
         ),
-        (400, "bad-name", request("GET", &format!("/v1/images/{percent}"), "", "")),
-        (400, "bad-name", request("GET", &format!("/v1/images/{long}"), "", "")),
-        (404, "no-such-path", request("GET", &format!("/{long}"), "", "")),
-        (404, "no-such-path", request("GET", "/v1/../../etc/passwd", "", "")),
+        (
+            400,
+            "bad-name",
+            request("GET", &format!("/v1/images/{long}"), "", ""),
+        ),
+        (
+            404,
+            "no-such-path",
+            request("GET", &format!("/{long}"), "", ""),
+        ),
+        (
+            404,
+            "no-such-path",
+            request("GET", "/v1/../../etc/passwd", "", ""),
+        ),
         (404, "no-such-path", request("GET", "//", "", "")),
-        (405, "method-not-allowed", request("BREW", "/v1/images", "", "")),
+        (
+            405,
+            "method-not-allowed",
+            request("BREW", "/v1/images", "", ""),
+        ),
         (
             405,
             "method-not-allowed",
@@ -152,7 +204,11 @@ fn what_is_http_gets_a_problem_with_a_code() {
             "bad-request",
             request("GET", "/v1/diff?from=%00&to=%ff", "", ""),
         ),
-        (400, "bad-request", request("POST", "/v1/chunks/fetch", BINARY, "abc")),
+        (
+            400,
+            "bad-request",
+            request("POST", "/v1/chunks/fetch", BINARY, "abc"),
+        ),
     ];
     for (status, code, bytes) in cases {
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).into_owned();
@@ -182,12 +238,15 @@ fn lengths_that_lie_take_no_memory() {
             held.push(stream);
         }
         let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\n{JSON}");
-        for lie in ["Content-Length: -1\r\n\r\n", "Content-Length: 5\r\nContent-Length: 6\r\n\r\n"] {
-            let answer = exchange(&socket, format!("{head}{lie}{{}}").as_bytes());
+        for lie in [
+            "Content-Length: -1\r\n\r\n",
+            "Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        ] {
+            let answer = throw(&socket, format!("{head}{lie}{{}}").as_bytes());
             assert!(!answer.starts_with(b"HTTP/1.1 2"));
         }
         let chunked = "Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\nx";
-        exchange(&socket, format!("{head}{chunked}").as_bytes());
+        throw(&socket, format!("{head}{chunked}").as_bytes());
     }
     // Half heads, held open beside them, in hundreds.
     for _ in 0..300 {
@@ -234,6 +293,64 @@ fn an_import_survives_garbage_in_its_path() {
         .unwrap();
     daemon.run(["image", "verify", "lab:1"]).unwrap();
     daemon.stop().unwrap();
+}
+
+#[test]
+fn a_client_that_leaves_leaves_nothing_half_done() {
+    let (directory, mut daemon) = started();
+    let source = directory.path().join("disk.img");
+    disk::noise(&source, MIB, 1).unwrap();
+    daemon
+        .run(["image", "import", "lab", source.to_str().unwrap()])
+        .unwrap();
+    let socket = daemon.socket();
+    let name = |number: usize| format!("v{number}");
+    for number in 0..ORDERS {
+        let body = format!(r#"{{"name":"{}","from":"lab"}}"#, name(number));
+        leave(
+            &socket,
+            &request("POST", "/v1/volumes", JSON, &body),
+            number,
+        );
+    }
+    // Each is there or never was: whichever, the name can be used.
+    for number in 0..ORDERS {
+        let name = name(number);
+        wait::until("a volume to be whole or absent", ANSWER_LIMIT, || {
+            let words = ["volume", "create", &name, "--from", "lab"];
+            let made = daemon.output(words)?.status.success();
+            let there = made || daemon.output(["volume", "show", &name])?.status.success();
+            Ok(there.then_some(()))
+        })
+        .unwrap();
+        leave(
+            &socket,
+            &request("DELETE", &format!("/v1/volumes/{name}"), "", ""),
+            number,
+        );
+    }
+    for number in 0..ORDERS {
+        let name = name(number);
+        wait::until("a volume to be whole or absent", ANSWER_LIMIT, || {
+            let there = daemon.output(["volume", "delete", &name])?.status.success();
+            let words = ["volume", "create", &name, "--from", "lab"];
+            let made = daemon.output(words)?.status.success();
+            Ok((there || made).then_some(()))
+        })
+        .unwrap();
+    }
+    daemon.stop().unwrap();
+}
+
+/// Sends a request and goes away, each time a little later.
+fn leave(socket: &Path, request: &[u8], number: usize) {
+    let mut stream = connect(socket);
+    stream.write_all(request).unwrap();
+    let leaving = Instant::now() + LEAVING_STEP * u32::try_from(number).unwrap();
+    // A socket's own timeout counts in milliseconds, which is too coarse.
+    while Instant::now() < leaving {
+        thread::yield_now();
+    }
 }
 
 #[test]

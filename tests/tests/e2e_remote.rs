@@ -113,7 +113,10 @@ fn https_port(log: &str) -> u16 {
 #[test]
 fn tokens_decide_what_may_be_done_from_elsewhere() {
     let mut site = Site::start();
-    let secrets = [site.token("owner", "admin"), site.token("watcher", "reader")];
+    let secrets = [
+        site.token("owner", "admin"),
+        site.token("watcher", "reader"),
+    ];
     let source = site.path("disk.img");
     disk::noise(&source, 2 * MIB, 3).unwrap();
     let source = source.to_str().unwrap();
@@ -126,7 +129,13 @@ fn tokens_decide_what_may_be_done_from_elsewhere() {
         let listed = site.done(&["image", "list"], token);
         assert!(listed.contains("lab"), "{listed}");
         let copy = site.path("copy.img");
-        let export = ["image", "export", "lab:1", copy.to_str().unwrap(), "--force"];
+        let export = [
+            "image",
+            "export",
+            "lab:1",
+            copy.to_str().unwrap(),
+            "--force",
+        ];
         site.done(&export, token);
         let copied = disk::sha256(&copy).unwrap();
         assert_eq!(copied, disk::sha256(Path::new(source)).unwrap());
@@ -173,7 +182,10 @@ fn tokens_decide_what_may_be_done_from_elsewhere() {
         assert_eq!(found.status.code(), Some(1), "{found:?}");
     }
     let log = fs::read_to_string(site.path("daemon.log")).unwrap();
-    assert!(log.contains("DEBUG"), "the log was not at its most talkative");
+    assert!(
+        log.contains("DEBUG"),
+        "the log was not at its most talkative"
+    );
 }
 
 #[test]

@@ -122,10 +122,7 @@ impl Fixture {
     fn damage(&self, id: &str) {
         let stored = stored(self.daemon.data());
         let place = &stored[id];
-        flip(
-            &place.pack,
-            place.frame_start_bytes + place.frame_bytes / 2,
-        );
+        flip(&place.pack, place.frame_start_bytes + place.frame_bytes / 2);
     }
 
     /// `image verify` fails and names the place.
@@ -151,7 +148,13 @@ impl Fixture {
         self.daemon.run(["image", "verify", "lab:1"]).unwrap();
         assert_eq!(self.read_all("image/lab:1"), "");
         let copy = self.directory.path().join("whole.img");
-        let words = ["image", "export", "lab:1", copy.to_str().unwrap(), "--force"];
+        let words = [
+            "image",
+            "export",
+            "lab:1",
+            copy.to_str().unwrap(),
+            "--force",
+        ];
         self.daemon.run(words).unwrap();
         assert_eq!(
             disk::sha256(&copy).unwrap(),
@@ -177,7 +180,7 @@ impl Fixture {
                 .daemon
                 .refused(words.into_iter().chain(["--format", format]))
                 .unwrap();
-            assert!(said.to_lowercase().contains("damage"), "{said}");
+            assert!(said.contains("image again"), "{said}");
             assert_eq!(fs::read_dir(&directory).unwrap().count(), 0, "{format}");
         }
     }
@@ -217,7 +220,10 @@ fn stored(data: &Path) -> HashMap<String, Stored> {
                 frame_start_bytes: number(64) + RECORD_HEAD_BYTES,
                 frame_bytes: number(72),
             };
-            let id: String = entry[..32].iter().map(|byte| format!("{byte:02x}")).collect();
+            let id: String = entry[..32]
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
             all.insert(id, place);
         }
     }
@@ -225,7 +231,11 @@ fn stored(data: &Path) -> HashMap<String, Stored> {
 }
 
 fn packs(data: &Path) -> Vec<PathBuf> {
-    let entries = |dir: &Path| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let entries = |dir: &Path| {
+        fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+    };
     let directories = entries(&data.join("store/packs")).filter(|path| path.is_dir());
     directories
         .flat_map(|dir| entries(&dir).collect::<Vec<_>>())
@@ -275,7 +285,9 @@ fn a_rotten_chunk_is_named_never_served_and_healed() {
         .run(["volume", "create", "seat", "--from", "lab:1"])
         .unwrap();
     assert_eq!(fixture.read_all("volume/seat"), error);
-    let write = format!("h.pwrite(b'x' * 4096, {place}); assert h.pread(4096, {place}) == b'x' * 4096; h.flush()");
+    let write = format!(
+        "h.pwrite(b'x' * 4096, {place}); assert h.pread(4096, {place}) == b'x' * 4096; h.flush()"
+    );
     peer::libnbd(&fixture.daemon.nbd_uri("volume/seat"), &write).unwrap();
     fixture.daemon.run(["volume", "reset", "seat"]).unwrap();
     fixture.assert_export_refused();
@@ -320,10 +332,7 @@ fn a_rotten_page_is_named_never_served_and_healed() {
 fn a_rotten_root_is_named_never_served_and_healed() {
     let mut fixture = Fixture::new();
     fixture.damage(&fixture.root);
-    let output = fixture.daemon.output(["image", "verify", "lab:1"]).unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("damage"), "{said}");
+    fixture.assert_verify_names(0);
     let uri = fixture.daemon.nbd_uri("image/lab:1");
     assert!(peer::libnbd(&uri, "print(h.pread(512, 0))").is_err());
     fixture.assert_export_refused();

@@ -21,7 +21,11 @@ impl PageSource for StorePages<'_> {
 
 /// The manifest of a version.
 pub(crate) fn manifest(store: &ChunkStore, id: Digest) -> Result<Manifest, ApiError> {
-    let bytes = store.read(ChunkId(id))?;
+    let bytes = store.read(ChunkId(id)).map_err(|error| match error {
+        // A version's own manifest was there when the version was made.
+        ReadError::Missing { .. } => ApiError::damaged(format!("manifest {id} is lost")),
+        error => error.into(),
+    })?;
     Manifest::decode(&bytes).map_err(|error| {
         let detail = format!("manifest {id} cannot be used: {}", chain(&error));
         ApiError::new(ProblemCode::BadManifest, detail)

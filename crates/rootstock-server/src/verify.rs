@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use rootstock_api::{Damage, VerifyEvent, VerifyReport};
+use rootstock_api::{Damage, ProblemCode, VerifyEvent, VerifyReport};
 use rootstock_catalog::VersionRow;
 use rootstock_core::ChunkId;
 use rootstock_image::manifest::{Manifest, PAGE_ENTRIES};
@@ -35,7 +35,12 @@ fn verify(
     version: &VersionRow,
     progress: &Progress,
 ) -> Result<Option<VerifyReport>, ApiError> {
-    let manifest = manifest(&app.store, version.manifest)?;
+    let manifest = match manifest(&app.store, version.manifest) {
+        Err(error) if error.0.code == ProblemCode::Damaged => {
+            return Ok(lost(app, version, error.0.detail, progress));
+        }
+        manifest => manifest?,
+    };
     let mut verify = Verify {
         store: &app.store,
         manifest: &manifest,
@@ -71,6 +76,30 @@ fn verify(
         }
     }
     Ok(Some(verify.report))
+}
+
+/// Without its manifest the whole disk is lost.
+fn lost(
+    app: &App,
+    version: &VersionRow,
+    reason: String,
+    progress: &Progress,
+) -> Option<VerifyReport> {
+    app.metrics.damage(1);
+    let damage = Damage {
+        image: version.image.clone(),
+        version: version.number,
+        offset_bytes: 0,
+        len_bytes: version.disk_bytes,
+        chunk: ChunkId(version.manifest),
+        reason,
+    };
+    progress.send(&VerifyEvent::Damage(damage)).ok()?;
+    Some(VerifyReport {
+        chunk_count: 1,
+        checked_bytes: version.disk_bytes,
+        damage_count: 1,
+    })
 }
 
 struct Verify<'a> {

@@ -29,6 +29,12 @@ impl ApiError {
         .with_hint("look into the daemon's log")
     }
 
+    /// What is stored cannot be read any more.
+    pub(crate) fn damaged(detail: impl Into<String>) -> Self {
+        Self::new(ProblemCode::Damaged, detail)
+            .with_hint("import the image again from its source: damaged chunks are stored anew")
+    }
+
     pub(crate) fn with_hint(self, hint: impl Into<String>) -> Self {
         (*self.0).with_hint(hint).into()
     }
@@ -150,7 +156,14 @@ impl From<ReadError> for ApiError {
         if code != ProblemCode::ChunkNotFound {
             tracing::error!(error = chain(&error), "store cannot read a chunk");
         }
-        Self::new(code, error.to_string())
+        if code == ProblemCode::Damaged {
+            return Self::damaged(error.to_string());
+        }
+        let problem = Self::new(code, error.to_string());
+        if code == ProblemCode::ChunkNotFound {
+            return problem.with_hint("if a version needs it, import its image again");
+        }
+        problem
     }
 }
 

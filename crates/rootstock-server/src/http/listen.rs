@@ -8,19 +8,19 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body};
+use axum::{Router, body::Body, response::IntoResponse as _};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-use super::auth::Peer;
+use super::{ApiError, auth::Peer};
 use crate::{config::ApiAddress, stop::Stop};
 
 /// Connections at once, to all of the API's addresses.
@@ -115,12 +115,15 @@ impl ApiServer {
     /// `patience`. The sockets' files are removed.
     pub(crate) async fn serve(self, router: Router, mut stop: Stop, patience: Duration) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        // Nothing is ever sent: it closes when the last request has ended.
+        let (requests, mut requests_ended) = mpsc::channel(1);
         let mut listeners = JoinSet::new();
         let mut sockets = Vec::new();
         for bound in self.bound {
             let serving = Serving {
                 router: router.clone(),
                 places: Arc::clone(&places),
+                requests: requests.clone(),
                 stop: stop.clone(),
                 patience,
             };
@@ -134,6 +137,7 @@ impl ApiServer {
                 }
             }
         }
+        drop(requests);
         stop.wait().await;
         for path in sockets {
             if let Err(error) = fs::remove_file(&path) {
@@ -144,6 +148,10 @@ impl ApiServer {
             if let Err(error) = done {
                 tracing::error!(%error, "listener panicked");
             }
+        }
+        let ended = tokio::time::timeout(patience, requests_ended.recv());
+        if ended.await.is_err() {
+            tracing::warn!("requests cut off at shutdown");
         }
     }
 }
@@ -187,6 +195,8 @@ pub(crate) fn bind_unix(path: &Path) -> Result<std::os::unix::net::UnixListener,
 struct Serving {
     router: Router,
     places: Arc<Semaphore>,
+    /// Held by every request that is being answered.
+    requests: mpsc::Sender<()>,
     stop: Stop,
     patience: Duration,
 }
@@ -256,10 +266,24 @@ impl Serving {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let router = self.router;
+        let (router, requests) = (self.router, self.requests);
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(peer);
-            router.clone().oneshot(request.map(Body::new))
+            let (router, requests) = (router.clone(), requests.clone());
+            // In a task of its own: when the client goes away the connection is
+            // dropped, and a change must not be dropped half-way with it.
+            let answer = tokio::spawn(async move {
+                let _requests = requests;
+                router.oneshot(request.map(Body::new)).await
+            });
+            async move {
+                match answer.await {
+                    Ok(answer) => answer,
+                    Err(error) => {
+                        Ok(ApiError::internal("answer a request", &error).into_response())
+                    }
+                }
+            }
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
