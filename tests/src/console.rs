@@ -159,7 +159,7 @@ mod tests {
     use super::*;
     use std::process::{Command, Stdio};
 
-    const LIMIT: Duration = Duration::from_secs(30);
+    const LIMIT: Duration = Duration::from_secs(60);
 
     fn console(script: &str, log: &Path) -> (Console, std::process::Child) {
         let mut child = Command::new("sh")

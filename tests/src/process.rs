@@ -203,7 +203,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "echo broken >&2; exit 7"]);
         let mut process = Process::start("the shell", &mut command, &log).unwrap();
-        let status = process.wait(Duration::from_secs(30)).unwrap();
+        let status = process.wait(Duration::from_secs(60)).unwrap();
         assert_eq!(status.code(), Some(7));
         let message = process.check_runs().unwrap_err().to_string();
         assert!(message.contains("broken"), "{message}");

@@ -286,7 +286,7 @@ fn damaged_and_lying_images_are_refused() {
     for source in &sources {
         fixture.refused(source, &[]);
     }
-    let mut packed = fs::read(pack(&fixture, "gzip", "bad.gz")).unwrap();
+    let mut packed = fs::read(pack(&fixture, "gzip", "-1", "bad.gz")).unwrap();
     let middle = packed.len() / 2;
     packed[middle..middle + 64].fill(0x55);
     fixture.refused(&fixture.write("bad.gz", &packed), &[]);

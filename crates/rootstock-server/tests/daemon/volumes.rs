@@ -169,12 +169,26 @@ async fn client_gone(nbd: Nbd) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_volume_is_made_at_once() {
+    let site = site().await;
+    let mut fastest = Duration::MAX;
+    for number in 0..8 {
+        let began = Instant::now();
+        let answer = site
+            .post(paths::VOLUMES, &create(&format!("seat-{number}")))
+            .await;
+        fastest = fastest.min(began.elapsed());
+        assert!(answer.status.is_success());
+    }
+    // The promise is 50 ms in a release build on an idle machine. The fastest
+    // of several says least about what else this machine does.
+    assert!(fastest < Duration::from_millis(500), "{fastest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn volumes_grow_are_copied_and_forget() {
     let site = site().await;
-    let began = Instant::now();
     site.post(paths::VOLUMES, &create("seat")).await;
-    // The bound is 50 ms; machines that run tests are busy.
-    assert!(began.elapsed() < Duration::from_secs(2));
     let problem = site.post(paths::VOLUMES, &create("seat")).await.problem();
     assert_eq!(problem.code, ProblemCode::Exists);
     client(&site, "volume/seat", |mut nbd| {
