@@ -37,13 +37,15 @@ impl Site {
             .arg(at("data"));
         let mut process = Process::start("the daemon", &mut command, &at("daemon.log")).unwrap();
         let socket = at("api.sock");
-        wait::until("an answer from /healthz", START_LIMIT, || {
+        let port = wait::until("an answer from /healthz and the port", START_LIMIT, || {
             process.check_runs()?;
             let answer = http::get(&socket, "/healthz").ok();
-            Ok(answer.filter(|answer| answer.status == 200))
+            let log = fs::read_to_string(at("daemon.log"))?;
+            Ok(answer
+                .filter(|answer| answer.status == 200)
+                .and_then(|_| https_port(&log)))
         })
         .unwrap();
-        let port = https_port(&fs::read_to_string(at("daemon.log")).unwrap());
         Self {
             process,
             port,
@@ -105,9 +107,9 @@ impl Site {
 }
 
 /// The port that the system chose, as the daemon's log tells it.
-fn https_port(log: &str) -> u16 {
-    let (_, port) = log.split_once("https=[127.0.0.1:").unwrap();
-    port.split_once(']').unwrap().0.parse().unwrap()
+fn https_port(log: &str) -> Option<u16> {
+    let (_, port) = log.split_once("https=[127.0.0.1:")?;
+    port.split_once(']')?.0.parse().ok()
 }
 
 #[test]

@@ -12,6 +12,9 @@ use serde_json::Value;
 /// The directories that hold programs which only root usually has in its path.
 const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
+/// How the variables begin that `cargo run` sets for the package it runs.
+const OF_CARGO_RUN: [&str; 3] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
+
 /// The workspace's root.
 #[must_use]
 pub(crate) fn root() -> PathBuf {
@@ -31,6 +34,15 @@ pub(crate) fn cargo() -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.current_dir(root());
+    // What `cargo run` says of xtask itself: build scripts that look at it would run
+    // again, and all that depends on them be built again, at each change between
+    // `cargo xtask` and `cargo`.
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy();
+        if OF_CARGO_RUN.iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(&*name);
+        }
+    }
     command
 }
 
