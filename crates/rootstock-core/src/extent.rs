@@ -58,8 +58,10 @@ impl Extents {
         if let Some((&s, &e)) = self.ranges.range(..=start).next_back()
             && e >= start
         {
+            if e >= end {
+                return;
+            }
             start = s;
-            end = end.max(e);
         }
         while let Some((&s, &e)) = self.ranges.range(start..=end).next() {
             end = end.max(e);

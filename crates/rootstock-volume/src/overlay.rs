@@ -516,6 +516,9 @@ impl State {
         let range = bytes_of(blocks);
         if self.pending.contains(range) {
             Some(true)
+        } else if range.len <= BLOCK_BYTES {
+            // Whole blocks are pending or not at all.
+            Some(false)
         } else if self.pending.within(range).next().is_none() {
             Some(false)
         } else {
