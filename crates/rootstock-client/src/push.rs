@@ -34,7 +34,10 @@ use plan::Plan;
 use send::Sender;
 
 /// Raw bytes that a worker reads at a time.
-pub const BATCH_BYTES_MAX: u64 = 8 << 20;
+pub const BATCH_BYTES_MAX: u64 = 4 << 20;
+
+/// Workers beyond one for each core.
+const WORKERS_WAITING: usize = 3;
 
 /// Ids that are remembered as sent; past it the daemon is asked again.
 const SEEN_IDS_MAX: usize = 1 << 20;
@@ -210,8 +213,9 @@ fn one_pass(client: &Client, push: &Push<'_>, import: &str) -> Result<ImportComm
         seen: Mutex::new(HashSet::new()),
         stop: AtomicBool::new(false),
     };
-    // One more than cores: while one waits for the daemon, another computes.
-    let workers = thread::available_parallelism().map_or(1, NonZero::get) + 1;
+    // More than cores: while some wait for the daemon to store a pack, others
+    // compute.
+    let workers = thread::available_parallelism().map_or(1, NonZero::get) + WORKERS_WAITING;
     let results: Vec<Result<(), PushError>> = thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)
             .map(|_| scope.spawn(|| shared.work()))
