@@ -109,9 +109,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::Cold => cold::run(&mut bench)?,
             Part::Memory => memory::run(&mut bench)?,
         }
+        // What is measured is kept, should a later part fail.
+        bench.report.write(&output)?;
     }
     bench.report.print();
-    bench.report.write(&output)?;
     println!("figures: {}", output.display());
     Ok(())
 }

@@ -132,10 +132,14 @@ for turn in range(4):
             at = ((number * 7 + turn * 4 + part) << 20) % (size - (1 << 20))
             client.aio_pread(nbd.Buffer(1 << 20), at)
     for client in clients:
-        while client.aio_in_flight() > 0:
-            client.poll(-1)
-            while client.aio_peek_command_completed() > 0:
-                client.aio_command_completed(client.aio_peek_command_completed())
+        left = 4
+        while left:
+            cookie = client.aio_peek_command_completed()
+            if cookie:
+                client.aio_command_completed(cookie)
+                left -= 1
+            else:
+                client.poll(-1)
 print("done", flush=True)
 sys.stdin.readline()
 "#;
