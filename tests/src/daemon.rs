@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::http;
+use crate::namespace;
 use crate::process::Process;
 use crate::tool;
 use crate::wait;
@@ -37,6 +38,8 @@ pub struct DaemonOptions {
     pub data: PathBuf,
     /// The configuration file's text.
     pub config: String,
+    /// The network namespace it runs in; this process's own when absent.
+    pub namespace: Option<String>,
 }
 
 /// A running daemon, killed when dropped.
@@ -81,6 +84,7 @@ impl DaemonOptions {
             directory: directory.to_owned(),
             data: directory.join("data"),
             config: String::new(),
+            namespace: None,
         })
     }
 }
@@ -256,7 +260,14 @@ fn spawn(options: &DaemonOptions, nbd_port: u16) -> Result<Process> {
     fs::create_dir_all(&options.directory)?;
     let config = options.directory.join("rootstock.toml");
     fs::write(&config, &options.config)?;
-    let mut command = Command::new(&options.binary);
+    let mut command = match &options.namespace {
+        Some(namespace) => {
+            let mut command = namespace::inside(namespace, "env");
+            command.arg(&options.binary);
+            command
+        }
+        None => Command::new(&options.binary),
+    };
     command
         .arg("serve")
         .arg("--config")

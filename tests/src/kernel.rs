@@ -69,7 +69,10 @@ impl SmallGuest<'_> {
 }
 
 /// Debian's newest kernel for guests, unpacked; fetched once and kept beside the build.
-fn fetched_kernel() -> Result<PathBuf> {
+///
+/// # Errors
+/// When apt cannot fetch it.
+pub fn fetched_kernel() -> Result<PathBuf> {
     let package = newest_kernel()?;
     let cache = cache()?;
     let tree = cache.join(&package);
@@ -126,7 +129,11 @@ fn cache() -> Result<PathBuf> {
         .join("guest-kernels"))
 }
 
-fn release(tree: &Path) -> Result<String> {
+/// The release of an unpacked kernel.
+///
+/// # Errors
+/// When it has no modules.
+pub fn release(tree: &Path) -> Result<String> {
     let path = find(&tree.join("lib/modules"), |_| true)?;
     let name = path.file_name().context("a module directory has a name")?;
     Ok(name.to_string_lossy().into_owned())

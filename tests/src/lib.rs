@@ -4,19 +4,25 @@
 //! what it waited for when that limit passes. Every process, mount and directory
 //! is taken back when its guard is dropped, and by [`undo::run_all`] on a signal.
 
+pub mod agent;
 pub mod console;
 pub mod daemon;
 pub mod disk;
+pub mod golden;
 pub mod guest;
 pub mod http;
 pub mod initrd;
 pub mod kernel;
 pub mod mount;
+pub mod namespace;
+pub mod node_service;
 pub mod peer;
 pub mod process;
+pub mod pxe;
 pub mod tool;
 pub mod undo;
 pub mod wait;
+pub mod watch;
 
 pub use daemon::{Daemon, DaemonOptions};
 pub use guest::{Guest, GuestOptions};

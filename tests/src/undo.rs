@@ -22,6 +22,8 @@ pub enum Action {
     Unmount(PathBuf),
     /// Remove a directory that we made, with all in it.
     RemoveTree(PathBuf),
+    /// Delete a network namespace that we made.
+    DeleteNamespace(String),
 }
 
 /// Takes its action back when dropped.
@@ -116,6 +118,7 @@ impl Action {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 other => other,
             },
+            Self::DeleteNamespace(name) => delete_namespace(name),
         }
     }
 }
@@ -138,6 +141,18 @@ fn unmount(path: &PathBuf) -> io::Result<()> {
         return Ok(());
     }
     Err(io::Error::other(format!("umount ended with {status}")))
+}
+
+fn delete_namespace(name: &str) -> io::Result<()> {
+    let status = Command::new("ip")
+        .args(["netns", "delete", name])
+        .status()?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "ip netns delete ended with {status}"
+    )))
 }
 
 #[cfg(test)]

@@ -33,9 +33,7 @@ fn source(dir: &Path) -> PathBuf {
 /// Starts an import and waits until it has sent a part of it.
 fn begin(daemon: &Daemon, source: &Path) -> Child {
     let mut command = daemon.command();
-    command
-        .args(["image", "import", "lab", "--quiet"])
-        .arg(source);
+    command.args(["image", "import", "lab"]).arg(source);
     let child = command
         .stderr(std::process::Stdio::piped())
         .spawn()
@@ -95,6 +93,31 @@ fn an_interrupted_import_says_how_to_go_on() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("run the same command again"), "{said}");
     finish(&daemon, &source);
+}
+
+#[test]
+fn an_import_finishes_when_its_daemon_is_restarted() {
+    for kill in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut daemon = Daemon::start(&dir.path().join("daemon")).unwrap();
+        let source = source(dir.path());
+        let child = begin(&daemon, &source);
+        if kill {
+            daemon.kill().unwrap();
+        } else {
+            daemon.stop().unwrap();
+        }
+        daemon.restart().unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains("tried again"), "{said}");
+        daemon.run(["image", "verify", "lab:1"]).unwrap();
+        let copy = dir.path().join("copy.img");
+        let words = ["image", "export", "lab:1", copy.to_str().unwrap()];
+        daemon.run(words).unwrap();
+        assert_eq!(disk::sha256(&copy).unwrap(), disk::sha256(&source).unwrap());
+    }
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! `cargo xtask demo`: a real Debian through import, upgrade, clone, boot, commit and boot again.
 
-mod image;
 mod progress;
 
 use std::fs;
@@ -8,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rootstock_tests::golden::{self, Golden, PASSWORD, UPGRADE};
 use rootstock_tests::undo::{Action, Undo};
 use rootstock_tests::{Daemon, DaemonOptions, Guest, GuestOptions, tool};
 use serde_json::Value;
 
 use crate::command;
-use crate::demo::image::{PASSWORD, UPGRADE};
 use crate::demo::progress::{Progress, note};
 use crate::setup::{self, Purpose};
 
@@ -53,7 +52,7 @@ pub(crate) fn run(binary: Option<&Path>) -> Result<()> {
     })?;
     progress.step(
         &format!("upgrading a copy of it with {}", UPGRADE.join(", ")),
-        || image::upgrade(&golden, &upgraded, &work.bulk),
+        || golden::upgrade(&golden, &upgraded, &work.bulk, &note),
     )?;
     let second = progress.step("importing the upgraded copy as version 2", || {
         import(&daemon, &upgraded, 2)
@@ -96,7 +95,11 @@ pub(crate) fn run(binary: Option<&Path>) -> Result<()> {
 /// # Errors
 /// When it cannot be made.
 pub(crate) fn golden_image() -> Result<PathBuf> {
-    image::build(&command::target().join("demo-cache"))
+    golden::build(
+        &command::target().join("demo-cache"),
+        Golden::Debian,
+        &note,
+    )
 }
 
 /// Where this run keeps what it makes.
@@ -158,6 +161,7 @@ fn start_daemon(work: &Work, binary: &Path) -> Result<Daemon> {
         directory: work.sockets.clone(),
         data: work.bulk.join("data"),
         config: String::new(),
+        namespace: None,
     })?;
     note(&format!(
         "it answers on {} and serves {}",

@@ -1,8 +1,10 @@
 //! One command for everything in this repository.
 
+mod agent;
 mod bench;
 mod command;
 mod demo;
+mod fuzz;
 mod licences;
 mod package;
 mod setup;
@@ -59,6 +61,10 @@ enum Task {
     },
     /// Measure imports, NBD and memory against real rivals, as ratios of one run.
     Bench(bench::Args),
+    /// Feed the parsers hostile input, after a check that this finds mistakes.
+    Fuzz(fuzz::Args),
+    /// Build the first stage's program, linked statically, and print its path.
+    Agent,
     /// Make the demo's Debian disk image, or take the cached one, and print its path.
     Image,
 }
@@ -87,6 +93,8 @@ fn run(task: &Task) -> Result<ExitCode> {
         }
         Task::Demo { binary } => demo::run(binary.as_deref())?,
         Task::Bench(args) => bench::run(args)?,
+        Task::Fuzz(args) => fuzz::run(args)?,
+        Task::Agent => println!("{}", agent::run()?.display()),
         Task::Image => println!("{}", demo::golden_image()?.display()),
     }
     Ok(ExitCode::SUCCESS)

@@ -154,7 +154,7 @@ pub struct ScrubStatus {
     pub done_pack_count: u64,
     /// Packs of this pass.
     pub total_pack_count: u64,
-    /// How fast it reads, bytes per second; 0 when it is off.
+    /// How fast it reads, bytes per second; 0 when it runs only when started.
     pub rate_bytes: u64,
     /// When the last whole pass ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -156,6 +156,30 @@ pub struct ImageFacts {
     /// Bytes that the file systems said are free and that read as zero now.
     #[serde(default)]
     pub dropped_free_bytes: u64,
+    /// What boots from it: the daemon's own finding, which an import does not send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<ImageBootFacts>,
+}
+
+/// What boots from a version, or why nothing does.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ImageBootFacts {
+    /// The version of the kernel that boots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// The partition of the root; 0 is the whole disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition: Option<u32>,
+    /// The kernel's name of the root's file system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fs: Option<String>,
+    /// The length of the first stage, once it was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initrd_bytes: Option<u64>,
+    /// Why nothing boots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why_not: Option<String>,
 }
 
 /// A partition.

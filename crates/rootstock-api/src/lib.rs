@@ -6,11 +6,15 @@
 //! first release is optional: a neighbour one release older or newer works.
 
 pub mod admin;
+pub mod boot;
+pub mod doctor;
 pub mod image;
 pub mod import;
+pub mod node;
 pub mod paths;
 pub mod problem;
 pub mod record;
+pub mod settings;
 pub mod volume;
 
 pub use admin::{
@@ -19,15 +23,22 @@ pub use admin::{
     VerifyEvent, VerifyReport,
 };
 pub use image::{
-    DiffReport, FsFacts, HistoryEntry, HistoryEvent, HistoryList, ImageDetail, ImageFacts,
-    ImageList, ImageSummary, PartitionFacts, Tag, TagSet, TagTarget, VersionDetail, VersionSize,
-    VersionSummary,
+    DiffReport, FsFacts, HistoryEntry, HistoryEvent, HistoryList, ImageBootFacts, ImageDetail,
+    ImageFacts, ImageList, ImageSummary, PartitionFacts, Tag, TagSet, TagTarget, VersionDetail,
+    VersionSize, VersionSummary,
 };
 pub use import::{
     Import, ImportCommit, ImportCommitted, ImportCreate, ImportList, ImportReceipt, Outcome,
 };
+pub use node::{
+    BootEvent, BootList, BootSummary, BootTranscript, Change, ChangeReport, FieldChange,
+    NamedChange, Node, NodeCreate, NodeDelete, NodeEvent, NodeFormat, NodeImport, NodeList,
+    NodeNames, NodeSet, NodeSpec, NodeState, NodeStatus, NodeText, NodesDone, Origin, Profile,
+    ProfileCreate, ProfileList, ProfileSet,
+};
 pub use problem::{Holder, HolderKind, Problem, ProblemCode};
 pub use record::{Bitmap, Record, RecordError, Records};
+pub use settings::{Setting, SettingError, Settings};
 pub use volume::{
     Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize, VolumeSnapshot,
 };

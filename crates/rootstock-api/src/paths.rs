@@ -2,7 +2,10 @@
 //!
 //! Names have no character that a path would escape, so builders only join.
 
-use rootstock_core::{ImageName, NameError, TagName, VersionNumber, VersionSelector, VolumeName};
+use rootstock_core::{
+    ImageName, NameError, NodeName, ProfileName, TagName, VersionNumber, VersionSelector,
+    VolumeName,
+};
 
 /// Whether the daemon is up; needs no token.
 pub const HEALTHZ: &str = "/healthz";
@@ -52,12 +55,37 @@ pub const VOLUME_RESET: &str = "/v1/volumes/{volume}/reset";
 pub const VOLUME_SNAPSHOT: &str = "/v1/volumes/{volume}/snapshot";
 /// Makes a volume's contents a new version.
 pub const VOLUME_COMMIT: &str = "/v1/volumes/{volume}/commit";
+/// All nodes; PATCH changes those of a host list.
+pub const NODES: &str = "/v1/nodes";
+/// How nodes do, live: a line for each change.
+pub const NODES_WATCH: &str = "/v1/nodes/watch";
+/// All nodes as text: `?format=csv`.
+pub const NODES_EXPORT: &str = "/v1/nodes/export";
+/// Adds and changes nodes so that they are as a text says.
+pub const NODES_IMPORT: &str = "/v1/nodes/import";
+/// Lets held nodes boot.
+pub const NODES_APPROVE: &str = "/v1/nodes/approve";
+/// Deletes nodes.
+pub const NODES_DELETE: &str = "/v1/nodes/delete";
+/// One node.
+pub const NODE: &str = "/v1/nodes/{node}";
+/// A node's boots: `?limit=1`.
+pub const NODE_BOOTS: &str = "/v1/nodes/{node}/boots";
+/// Names that no node can have: paths have them.
+pub const NODE_NAMES_RESERVED: [&str; 5] = ["watch", "export", "import", "approve", "delete"];
+/// All profiles.
+pub const PROFILES: &str = "/v1/profiles";
+/// One profile.
+pub const PROFILE: &str = "/v1/profiles/{profile}";
 /// What can be opened over NBD.
 pub const EXPORTS: &str = "/v1/exports";
 /// Who has what open.
 pub const CLIENTS: &str = "/v1/clients";
 /// What the store holds.
 pub const STORE: &str = "/v1/store";
+
+/// What the boot services have and lack.
+pub const BOOT_DOCTOR: &str = "/v1/boot/doctor";
 /// Frees what nothing needs.
 pub const GC: &str = "/v1/gc";
 /// How far the background scrub is, and what it found.
@@ -183,6 +211,24 @@ pub fn volume_snapshot(volume: &VolumeName) -> String {
 #[must_use]
 pub fn volume_commit(volume: &VolumeName) -> String {
     format!("{VOLUMES}/{volume}/commit")
+}
+
+/// [`NODE`] of this node.
+#[must_use]
+pub fn node(node: &NodeName) -> String {
+    format!("{NODES}/{node}")
+}
+
+/// [`NODE_BOOTS`] of this node.
+#[must_use]
+pub fn node_boots(node: &NodeName) -> String {
+    format!("{NODES}/{node}/boots")
+}
+
+/// [`PROFILE`] of this profile.
+#[must_use]
+pub fn profile(profile: &ProfileName) -> String {
+    format!("{PROFILES}/{profile}")
 }
 
 /// [`TOKEN`] of this token.

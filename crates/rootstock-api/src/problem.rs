@@ -94,6 +94,8 @@ impl fmt::Display for Holder {
             HolderKind::Tag => "tag",
             HolderKind::Client => "client",
             HolderKind::Operation => "operation",
+            HolderKind::Node => "node",
+            HolderKind::Profile => "profile",
             HolderKind::Unknown => "holder",
         };
         write!(f, "{kind} {}", self.name)
@@ -112,6 +114,10 @@ pub enum HolderKind {
     Client,
     /// Something the daemon is doing with it.
     Operation,
+    /// A node that is to run it, or runs it.
+    Node,
+    /// A profile that names it.
+    Profile,
     /// One that a newer release knows.
     #[serde(other)]
     Unknown,
@@ -180,6 +186,12 @@ codes! {
     TagNotFound = "tag-not-found", 404, "No such tag";
     /// No such volume.
     VolumeNotFound = "volume-not-found", 404, "No such volume";
+    /// No such node.
+    NodeNotFound = "node-not-found", 404, "No such node";
+    /// No such profile.
+    ProfileNotFound = "profile-not-found", 404, "No such profile";
+    /// No such boot.
+    BootNotFound = "boot-not-found", 404, "No such boot";
     /// No such import: committed, aborted or expired.
     ImportNotFound = "import-not-found", 404, "No such import";
     /// No such token.

@@ -2,7 +2,9 @@
 
 use std::{fmt, path::PathBuf};
 
-use rootstock_core::{ImageName, TagName, VersionNumber, VolumeName};
+use rootstock_core::{
+    ImageName, MacAddress, NodeName, ProfileName, TagName, VersionNumber, VolumeName,
+};
 
 /// Why the catalog did not open.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +81,82 @@ pub enum CatalogError {
         /// The volume.
         volume: VolumeName,
     },
+    /// No such node.
+    #[error("there is no node '{node}'")]
+    NodeNotFound {
+        /// The node.
+        node: NodeName,
+    },
+    /// No such profile.
+    #[error("there is no profile '{profile}'")]
+    ProfileNotFound {
+        /// The profile.
+        profile: ProfileName,
+    },
+    /// A node has no boot with this id.
+    #[error("there is no boot '{boot}'")]
+    BootNotFound {
+        /// The boot.
+        boot: String,
+    },
+    /// Another node has the card.
+    #[error("node '{node}' has the MAC address {mac} already")]
+    MacTaken {
+        /// The address.
+        mac: MacAddress,
+        /// Whose it is.
+        node: NodeName,
+    },
+    /// Another node has what is to be one node's.
+    #[error("node '{node}' has the {what} {value} already")]
+    Taken {
+        /// What sort of thing.
+        what: &'static str,
+        /// The thing.
+        value: String,
+        /// Whose it is.
+        node: NodeName,
+    },
+    /// All names of the pattern are taken.
+    #[error("all {count} names of '{pattern}' are taken")]
+    NoNameLeft {
+        /// The pattern.
+        pattern: String,
+        /// How many names it has.
+        count: usize,
+    },
+    /// A profile would inherit from itself.
+    #[error("profile '{profile}' cannot inherit from '{parent}', which inherits from it")]
+    Cycle {
+        /// The profile.
+        profile: ProfileName,
+        /// The parent it was to get.
+        parent: ProfileName,
+    },
+    /// Profiles inherit from one another through too many.
+    #[error("profile '{profile}' would inherit through more than {max} profiles")]
+    TooDeep {
+        /// The profile.
+        profile: ProfileName,
+        /// The limit.
+        max: usize,
+    },
+    /// Something inherits from the profile.
+    #[error("profile '{profile}' is in use by {}", list(holders))]
+    ProfileInUse {
+        /// The profile.
+        profile: ProfileName,
+        /// What needs it.
+        holders: Vec<Holder>,
+    },
+    /// Something names the image.
+    #[error("image '{image}' is in use by {}", list(holders))]
+    ImageInUse {
+        /// The image.
+        image: ImageName,
+        /// What needs it.
+        holders: Vec<Holder>,
+    },
     /// No such import.
     #[error("there is no open import '{import}': it was committed, aborted, or it expired")]
     ImportNotFound {
@@ -143,6 +221,10 @@ pub enum Holder {
     Tag(TagName),
     /// A volume was made from it.
     Volume(VolumeName),
+    /// A node is to run it, or runs it.
+    Node(NodeName),
+    /// A profile names it.
+    Profile(ProfileName),
 }
 
 impl fmt::Display for Holder {
@@ -150,6 +232,8 @@ impl fmt::Display for Holder {
         match self {
             Self::Tag(tag) => write!(f, "tag {tag}"),
             Self::Volume(volume) => write!(f, "volume {volume}"),
+            Self::Node(node) => write!(f, "node {node}"),
+            Self::Profile(profile) => write!(f, "profile {profile}"),
         }
     }
 }

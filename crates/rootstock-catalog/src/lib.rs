@@ -1,4 +1,4 @@
-//! What exists: images, versions, tags, volumes, imports and tokens.
+//! What exists: images, versions, tags, volumes, nodes, boots, imports and tokens.
 //!
 //! The one crate that knows SQL. It keeps rows and their rules: version numbers
 //! are never used twice, a version that a tag or a volume needs is not deleted,
@@ -6,18 +6,33 @@
 //! to it, facts are text, a pack is a name. Statements keep to what SQLite and
 //! PostgreSQL share. Time comes from the caller.
 
+mod boots;
 mod error;
 mod images;
 mod imports;
+mod leases;
+mod nodes;
+mod profiles;
 mod schema;
+mod strategies;
 mod tokens;
 mod versions;
 mod volumes;
 
+pub use boots::{
+    BOOTS_PER_NODE_MAX, BootRow, NewBoot, NewToken, Redeemed, STEPS_PER_BOOT_MAX, StepRow,
+};
 pub use error::{CatalogError, Holder, OpenError};
 pub use images::{HISTORY_LIST_MAX, HistoryRow, ImageRow, TagRow};
 pub use imports::{IMPORTS_MAX, ImportRow, NewImport};
+pub use leases::{LeaseRow, LeaseState, Reservation, Taken};
+pub use nodes::{
+    HELD_MAX, MACS_PER_NODE_MAX, NODES_MAX, NewNode, NodeChange, NodeRow, NodeState, Pass,
+    Registered, Registration,
+};
+pub use profiles::{NewProfile, PROFILE_DEPTH_MAX, PROFILES_MAX, ProfileRow};
 pub use schema::{Catalog, SCHEMA_VERSION};
+pub use strategies::STRATEGIES_MAX;
 pub use tokens::{Role, TOKENS_MAX, TokenRow};
 pub use versions::{AddedVersion, NewVersion, VERSIONS_MAX, VersionRow};
 pub use volumes::{NewVolume, VOLUMES_MAX, VolumeRow, VolumeState};

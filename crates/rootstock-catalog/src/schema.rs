@@ -13,7 +13,7 @@ use sqlx::{
 use crate::error::{CatalogError, OpenError, failed};
 
 /// The newest schema that this release knows.
-pub const SCHEMA_VERSION: i64 = 1;
+pub const SCHEMA_VERSION: i64 = 2;
 
 /// How long a statement waits for another's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -91,13 +91,28 @@ impl Catalog {
 }
 
 fn migrator() -> Migrator {
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "first".into(),
+    Migrator::with_migrations(vec![
+        migration(
+            1,
+            "first",
+            include_str!("../migrations/sqlite/0001_first.sql"),
+        ),
+        migration(
+            2,
+            "nodes",
+            include_str!("../migrations/sqlite/0002_nodes.sql"),
+        ),
+    ])
+}
+
+fn migration(version: i64, description: &'static str, sql: &'static str) -> Migration {
+    Migration::new(
+        version,
+        description.into(),
         MigrationType::Simple,
-        include_str!("../migrations/sqlite/0001_first.sql").into_sql_str(),
+        sql.into_sql_str(),
         false,
-    )])
+    )
 }
 
 #[cfg(test)]
@@ -122,6 +137,39 @@ mod tests {
         };
         assert_eq!((*found, *known), (7, SCHEMA_VERSION));
         assert!(error.to_string().contains("start the newer release"));
+    }
+
+    #[tokio::test]
+    async fn an_older_catalog_is_brought_up_with_what_it_holds() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("catalog.sqlite");
+        let mut first = migrator();
+        first.migrations.to_mut().truncate(1);
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true);
+        let pool = SqlitePool::connect_with(options).await.expect("opens");
+        first.run(&pool).await.expect("makes schema 1");
+        sqlx::query("INSERT INTO image VALUES ('lab', 2, 0, 1)")
+            .execute(&pool)
+            .await
+            .expect("is schema 1");
+        assert!(
+            sqlx::query("SELECT * FROM node")
+                .execute(&pool)
+                .await
+                .is_err()
+        );
+        pool.close().await;
+        let catalog = Catalog::open(&path).await.expect("is brought up");
+        assert_eq!(catalog.images().await.expect("is kept").len(), 1);
+        assert!(catalog.nodes().await.expect("has the table").is_empty());
+        let applied: Vec<(i64,)> =
+            sqlx::query_as("SELECT version FROM _sqlx_migrations ORDER BY version")
+                .fetch_all(&catalog.pool)
+                .await
+                .expect("says");
+        assert_eq!(applied.last(), Some(&(SCHEMA_VERSION,)));
     }
 
     #[tokio::test]

@@ -206,7 +206,7 @@ impl Catalog {
     /// Deletes a version.
     ///
     /// # Errors
-    /// [`CatalogError::InUse`] when a tag or a volume needs it.
+    /// [`CatalogError::InUse`] when a tag, a volume, a node or a profile needs it.
     pub async fn delete_version(
         &self,
         image: &ImageName,
@@ -228,7 +228,9 @@ impl Catalog {
     /// numbers it has used are kept.
     ///
     /// # Errors
-    /// [`CatalogError::InUse`] when a volume needs one of the versions.
+    /// [`CatalogError::InUse`] when a volume or a running node needs one of the
+    /// versions, [`CatalogError::ImageInUse`] when the settings of a node or of a
+    /// profile name the image.
     pub async fn delete_image(
         &self,
         image: &ImageName,
@@ -238,6 +240,13 @@ impl Catalog {
         let doing = "delete an image";
         let mut tx = self.begin(doing).await?;
         require(&mut tx, image).await?;
+        let holders = namers(&mut tx, image).await?;
+        if !holders.is_empty() {
+            return Err(CatalogError::ImageInUse {
+                image: image.clone(),
+                holders,
+            });
+        }
         sqlx::query("DELETE FROM tag WHERE image = $1")
             .bind(image.as_str())
             .execute(&mut *tx)
@@ -436,6 +445,24 @@ async fn holders(
             .fetch_all(&mut **tx)
             .await
             .map_err(failed(doing))?;
+    let profiles: Vec<(String,)> =
+        sqlx::query_as("SELECT name FROM profile WHERE image = $1 AND version = $2 ORDER BY name")
+            .bind(image.as_str())
+            .bind(i64::from(number.0))
+            .fetch_all(&mut **tx)
+            .await
+            .map_err(failed(doing))?;
+    // Named by the node's settings, or run by it now.
+    let nodes: Vec<(String,)> = sqlx::query_as(
+        "SELECT name FROM node WHERE image = $1 AND version = $2 \
+         UNION SELECT node FROM boot WHERE image = $1 AND version = $2 AND ended_ms IS NULL \
+         ORDER BY 1",
+    )
+    .bind(image.as_str())
+    .bind(i64::from(number.0))
+    .fetch_all(&mut **tx)
+    .await
+    .map_err(failed(doing))?;
     let mut holders = Vec::with_capacity(tags.len() + volumes.len());
     for (tag,) in tags {
         holders.push(Holder::Tag(parse("tag", &tag)?));
@@ -443,5 +470,33 @@ async fn holders(
     for (volume,) in volumes {
         holders.push(Holder::Volume(parse("volume name", &volume)?));
     }
+    for (profile,) in profiles {
+        holders.push(Holder::Profile(parse("profile name", &profile)?));
+    }
+    for (node,) in nodes {
+        holders.push(Holder::Node(parse("node name", &node)?));
+    }
     Ok(holders)
+}
+
+/// The nodes and profiles whose settings name an image, by tag or otherwise.
+async fn namers(tx: &mut Tx, image: &ImageName) -> Result<Vec<Holder>, CatalogError> {
+    let doing = "find what names an image";
+    let profiles: Vec<(String,)> =
+        sqlx::query_as("SELECT name FROM profile WHERE image = $1 ORDER BY name")
+            .bind(image.as_str())
+            .fetch_all(&mut **tx)
+            .await
+            .map_err(failed(doing))?;
+    let nodes: Vec<(String,)> =
+        sqlx::query_as("SELECT name FROM node WHERE image = $1 ORDER BY name")
+            .bind(image.as_str())
+            .fetch_all(&mut **tx)
+            .await
+            .map_err(failed(doing))?;
+    let profiles = profiles.iter();
+    let profiles = profiles.map(|(name,)| parse("profile name", name).map(Holder::Profile));
+    let nodes = nodes.iter();
+    let nodes = nodes.map(|(name,)| parse("node name", name).map(Holder::Node));
+    profiles.chain(nodes).collect()
 }

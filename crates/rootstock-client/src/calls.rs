@@ -1,15 +1,22 @@
 //! The API's calls, one method each.
 
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
 use reqwest::Method;
 use rootstock_api::{
-    Bitmap, ClientList, CollectEvent, CollectReport, DiffReport, ExportList, HistoryList,
-    ImageDetail, ImageList, Import, ImportCommit, ImportCommitted, ImportCreate, ImportList,
-    ImportReceipt, SEAL_HEADER, ScrubStatus, Site, StoreReport, TagSet, TagTarget, TokenCreate,
-    TokenCreated, TokenList, VERSION_HEADER, VerifyEvent, VerifyReport, VersionDetail, Volume,
-    VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize, VolumeSnapshot, paths,
-    record,
+    Bitmap, BootList, ChangeReport, ClientList, CollectEvent, CollectReport, DiffReport,
+    ExportList, HistoryList, ImageDetail, ImageList, Import, ImportCommit, ImportCommitted,
+    ImportCreate, ImportList, ImportReceipt, Node, NodeCreate, NodeDelete, NodeEvent, NodeFormat,
+    NodeImport, NodeList, NodeNames, NodeSet, NodeText, NodesDone, Profile, ProfileCreate,
+    ProfileList, ProfileSet, SEAL_HEADER, ScrubStatus, Site, StoreReport, TagSet, TagTarget,
+    TokenCreate, TokenCreated, TokenList, VERSION_HEADER, VerifyEvent, VerifyReport, VersionDetail,
+    Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize, VolumeSnapshot,
+    paths, record,
 };
-use rootstock_core::{ChunkId, ImageName, TagName, VersionSelector, VersionSpec, VolumeName};
+use rootstock_core::{
+    ChunkId, ImageName, NodeName, ProfileName, TagName, VersionSelector, VersionSpec, VolumeName,
+};
 
 use crate::{Client, ClientError};
 
@@ -31,6 +38,11 @@ impl Client {
     /// The site: release, public key, the caller's role.
     pub fn site(&self) -> Answer<Site> {
         self.get(paths::SITE)
+    }
+
+    /// What the boot services have and lack.
+    pub fn boot_doctor(&self) -> Answer<rootstock_api::doctor::BootDoctor> {
+        self.get(paths::BOOT_DOCTOR)
     }
 
     /// All images.
@@ -120,6 +132,11 @@ impl Client {
         self.get(paths::SCRUB)
     }
 
+    /// Begins a pass of the scrub, unless one is under way.
+    pub fn scrub_start(&self) -> Answer<ScrubStatus> {
+        self.send(Method::POST, paths::SCRUB, &())
+    }
+
     /// What the store holds.
     pub fn store(&self) -> Answer<StoreReport> {
         self.get(paths::STORE)
@@ -159,7 +176,7 @@ impl Client {
     }
 
     /// Sends chunk records; at most [`record::RECORDS_BYTES_MAX`].
-    pub fn import_chunks(&self, id: &str, records: Vec<u8>) -> Answer<ImportReceipt> {
+    pub fn import_chunks(&self, id: &str, records: Bytes) -> Answer<ImportReceipt> {
         self.send_bytes(&paths::import_chunks(id), records)
     }
 
@@ -227,6 +244,87 @@ impl Client {
         commit: &VolumeCommit,
     ) -> Answer<VolumeCommitted> {
         self.send(Method::POST, &paths::volume_commit(volume), commit)
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> Answer<NodeList> {
+        self.get(paths::NODES)
+    }
+
+    /// One node.
+    pub fn node(&self, node: &NodeName) -> Answer<Node> {
+        self.get(&paths::node(node))
+    }
+
+    /// Adds nodes.
+    pub fn node_create(&self, create: &NodeCreate) -> Answer<NodeList> {
+        self.send(Method::POST, paths::NODES, create)
+    }
+
+    /// Changes nodes, or works out what a change would do.
+    pub fn node_set(&self, set: &NodeSet) -> Answer<ChangeReport> {
+        self.send(Method::PATCH, paths::NODES, set)
+    }
+
+    /// Deletes nodes.
+    pub fn node_delete(&self, delete: &NodeDelete) -> Answer<NodesDone> {
+        self.send(Method::POST, paths::NODES_DELETE, delete)
+    }
+
+    /// Lets held nodes boot.
+    pub fn node_approve(&self, names: &NodeNames) -> Answer<NodesDone> {
+        self.send(Method::POST, paths::NODES_APPROVE, names)
+    }
+
+    /// All nodes as text.
+    pub fn node_export(&self, format: NodeFormat) -> Answer<NodeText> {
+        let format = match format {
+            NodeFormat::Json => "json",
+            NodeFormat::Toml => "toml",
+            NodeFormat::Csv => "csv",
+        };
+        self.get_with(paths::NODES_EXPORT, &format!("format={format}"))
+    }
+
+    /// Adds and changes nodes so that they are as a text says.
+    pub fn node_import(&self, import: &NodeImport) -> Answer<ChangeReport> {
+        self.send(Method::POST, paths::NODES_IMPORT, import)
+    }
+
+    /// The last boots of a node, newest first.
+    pub fn node_boots(&self, node: &NodeName, limit: usize) -> Answer<BootList> {
+        self.get_with(&paths::node_boots(node), &format!("limit={limit}"))
+    }
+
+    /// How nodes do, live, until the daemon stops or `event` answers
+    /// [`ControlFlow::Break`].
+    pub fn node_watch(&self, event: impl FnMut(NodeEvent) -> ControlFlow<()>) -> Answer<()> {
+        self.lines_of(Method::GET, paths::NODES_WATCH, event)
+    }
+
+    /// All profiles.
+    pub fn profiles(&self) -> Answer<ProfileList> {
+        self.get(paths::PROFILES)
+    }
+
+    /// One profile.
+    pub fn profile(&self, profile: &ProfileName) -> Answer<Profile> {
+        self.get(&paths::profile(profile))
+    }
+
+    /// Makes a profile.
+    pub fn profile_create(&self, create: &ProfileCreate) -> Answer<Profile> {
+        self.send(Method::POST, paths::PROFILES, create)
+    }
+
+    /// Changes a profile, or works out what a change would do.
+    pub fn profile_set(&self, profile: &ProfileName, set: &ProfileSet) -> Answer<ChangeReport> {
+        self.send(Method::PATCH, &paths::profile(profile), set)
+    }
+
+    /// Deletes a profile.
+    pub fn profile_delete(&self, profile: &ProfileName) -> Answer<()> {
+        self.order(Method::DELETE, &paths::profile(profile))
     }
 
     /// Tokens.

@@ -57,6 +57,14 @@ impl ClientError {
         }
     }
 
+    /// Whether it may pass by itself: the daemon is away, stops, or has too much to
+    /// do.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Lost { .. })
+            || self.code() == Some(ProblemCode::Unavailable)
+    }
+
     /// What the daemon says is to be done about it.
     #[must_use]
     pub fn hint(&self) -> Option<&str> {

@@ -32,5 +32,6 @@ pub fn facts(report: &DiskReport) -> ImageFacts {
         kernels: report.kernels.clone(),
         os: report.os.clone(),
         dropped_free_bytes: report.free.total_bytes(),
+        boot: None,
     }
 }

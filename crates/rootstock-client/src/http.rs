@@ -1,7 +1,16 @@
 //! Requests and answers: the one place that knows the HTTP library.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    ops::ControlFlow,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
+use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, Response, header};
 use rootstock_api::{BINARY_MEDIA_TYPE, Problem};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -19,6 +28,13 @@ const ANSWER_BYTES_MAX: usize = 32 << 20;
 /// The longest line of progress, in bytes.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
+/// How long a call that may be repeated is repeated while the daemon is away, as
+/// when it restarts.
+pub const AWAY_SECONDS_MAX: u64 = 30;
+/// The rest before a call is made again: at first, and at most.
+const AWAY_PAUSE_MIN: Duration = Duration::from_millis(100);
+const AWAY_PAUSE_MAX: Duration = Duration::from_secs(2);
+
 /// How to reach a daemon.
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
@@ -28,6 +44,8 @@ pub struct ClientOptions {
     pub token: Option<String>,
     /// A file of PEM certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// Hears that the daemon went away and is waited for; once each time.
+    pub on_away: fn(&ClientError),
 }
 
 /// A daemon's API.
@@ -37,6 +55,8 @@ pub struct Client {
     runtime: tokio::runtime::Runtime,
     endpoint: Endpoint,
     token: Option<String>,
+    on_away: fn(&ClientError),
+    away: AtomicBool,
 }
 
 impl Client {
@@ -69,6 +89,8 @@ impl Client {
             runtime,
             endpoint: options.endpoint,
             token: options.token,
+            on_away: options.on_away,
+            away: AtomicBool::new(false),
         })
     }
 
@@ -108,20 +130,48 @@ impl Client {
         })
     }
 
-    /// Sends bytes and reads a document.
+    /// Sends bytes and reads a document. May be sent again: see [`Self::exchange`].
     pub(crate) fn send_bytes<T: DeserializeOwned>(
         &self,
         path: &str,
-        body: Vec<u8>,
+        body: Bytes,
     ) -> Result<T, ClientError> {
-        self.json(self.binary(path, body))
+        self.parse(&self.repeat(path, &body)?)
     }
 
-    /// Sends bytes and reads bytes.
+    /// Sends bytes and reads bytes. Calls with bytes are about chunks, which their
+    /// content names: made twice they do what they do once, so they are made again
+    /// when the daemon goes away meanwhile.
     pub(crate) fn exchange(&self, path: &str, body: Vec<u8>) -> Result<Vec<u8>, ClientError> {
+        self.repeat(path, &body.into())
+    }
+
+    fn repeat(&self, path: &str, body: &Bytes) -> Result<Vec<u8>, ClientError> {
+        let mut lost = None;
+        let mut pause = AWAY_PAUSE_MIN;
         self.runtime.block_on(async {
-            let response = self.answer(self.binary(path, body)).await?;
-            self.body(response).await
+            loop {
+                let outcome = match self.answer(self.binary(path, body.clone())).await {
+                    Ok(response) => self.body(response).await,
+                    Err(error) => Err(error),
+                };
+                let error = match outcome {
+                    Err(error) if error.is_passing() => error,
+                    outcome => {
+                        self.away.store(false, Ordering::Relaxed);
+                        return outcome;
+                    }
+                };
+                let since = lost.get_or_insert_with(Instant::now);
+                if since.elapsed() >= Duration::from_secs(AWAY_SECONDS_MAX) {
+                    return Err(error);
+                }
+                if !self.away.swap(true, Ordering::Relaxed) {
+                    (self.on_away)(&error);
+                }
+                tokio::time::sleep(pause).await;
+                pause = AWAY_PAUSE_MAX.min(pause * 2);
+            }
         })
     }
 
@@ -150,14 +200,29 @@ impl Client {
         path: &str,
         mut line: impl FnMut(T),
     ) -> Result<(), ClientError> {
+        self.lines_of(Method::POST, path, |document| {
+            line(document);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// Hands every line of an answer to `line`, until it wants no more.
+    pub(crate) fn lines_of<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        mut line: impl FnMut(T) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
         self.runtime.block_on(async {
-            let mut response = self.answer(self.request(Method::POST, path)).await?;
+            let mut response = self.answer(self.request(method, path)).await?;
             let mut pending: Vec<u8> = Vec::new();
             while let Some(bytes) = response.chunk().await.map_err(|e| self.lost(e))? {
                 pending.extend_from_slice(&bytes);
                 while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
                     let rest = pending.split_off(end + 1);
-                    line(self.parse(&pending)?);
+                    if line(self.parse(&pending)?).is_break() {
+                        return Ok(());
+                    }
                     pending = rest;
                 }
                 if pending.len() > LINE_BYTES_MAX {
@@ -165,7 +230,8 @@ impl Client {
                 }
             }
             if !pending.is_empty() {
-                line(self.parse(&pending)?);
+                // It was the last one: whether more are wanted is all the same.
+                let _ = line(self.parse(&pending)?);
             }
             Ok(())
         })
@@ -191,7 +257,7 @@ impl Client {
         }
     }
 
-    fn binary(&self, path: &str, body: Vec<u8>) -> RequestBuilder {
+    fn binary(&self, path: &str, body: Bytes) -> RequestBuilder {
         self.request(Method::POST, path)
             .header(header::CONTENT_TYPE, BINARY_MEDIA_TYPE)
             .body(body)

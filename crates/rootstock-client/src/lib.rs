@@ -14,4 +14,4 @@ pub mod push;
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::ClientError;
 pub use facts::facts;
-pub use http::{Client, ClientOptions};
+pub use http::{AWAY_SECONDS_MAX, Client, ClientOptions};

@@ -13,6 +13,7 @@ use std::{
     collections::HashSet,
     io,
     num::NonZero,
+    ops::Range,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -21,17 +22,18 @@ use std::{
 };
 
 use rootstock_api::{ImageFacts, ImportCommit, ImportCommitted, ImportCreate, ProblemCode};
-use rootstock_core::{ByteRange, ChunkId, Extents, ImageName, TagName, units::is_zero};
+use rootstock_core::{
+    ByteRange, CHUNK_BYTES, ChunkId, Extents, ImageName, TagName, units::is_zero,
+};
 use rootstock_image::{
     ReadAt,
-    frame::Encoder,
     grid::{ChunkSpan, Grid, GridError},
     manifest::{BuildError, ManifestBuilder},
 };
 
 use crate::{Client, ClientError};
 use plan::Plan;
-use send::Sender;
+use send::{Offer, Sender};
 
 /// Raw bytes that a worker reads at a time.
 pub const BATCH_BYTES_MAX: u64 = 4 << 20;
@@ -207,7 +209,8 @@ fn open_import(client: &Client, push: &Push<'_>) -> Result<String, ClientError> 
 fn one_pass(client: &Client, push: &Push<'_>, import: &str) -> Result<ImportCommit, PushError> {
     let shared = Shared {
         push,
-        sender: Sender::new(client, import),
+        client,
+        import,
         plan: Mutex::new(Plan::new(push.grid, push.free)),
         builder: Mutex::new(ManifestBuilder::new(push.grid.clone())),
         seen: Mutex::new(HashSet::new()),
@@ -243,13 +246,13 @@ fn one_pass(client: &Client, push: &Push<'_>, import: &str) -> Result<ImportComm
         .builder
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
-    let mut pages = send::Batch::default();
-    let mut encoder = Encoder::new();
+    let mut sender = Sender::new(client, import);
+    let mut pages = Pages::default();
     let manifest = builder
         .finish(|id, page| {
             pages.push(id, page);
-            if pages.len_bytes() >= BATCH_BYTES_MAX as usize {
-                shared.sender.send(&mut encoder, &mut pages)?;
+            if pages.raw.len() >= BATCH_BYTES_MAX as usize {
+                pages.send(&mut sender)?;
             }
             Ok::<_, ClientError>(())
         })
@@ -259,7 +262,7 @@ fn one_pass(client: &Client, push: &Push<'_>, import: &str) -> Result<ImportComm
         })?;
     let document = manifest.encode();
     pages.push(ChunkId::of(&document), &document);
-    shared.sender.send(&mut encoder, &mut pages)?;
+    pages.send(&mut sender)?;
     Ok(ImportCommit {
         manifest: manifest.id(),
         tag: push.tag.cloned(),
@@ -268,10 +271,34 @@ fn one_pass(client: &Client, push: &Push<'_>, import: &str) -> Result<ImportComm
     })
 }
 
+/// Pages of the manifest on their way.
+#[derive(Default)]
+struct Pages {
+    offers: Vec<Offer>,
+    raw: Vec<u8>,
+}
+
+impl Pages {
+    fn push(&mut self, id: ChunkId, page: &[u8]) {
+        let start = self.raw.len();
+        self.raw.extend_from_slice(page);
+        let place = start..self.raw.len();
+        self.offers.push(Offer { id, place });
+    }
+
+    fn send(&mut self, sender: &mut Sender<'_>) -> Result<(), ClientError> {
+        sender.send(&self.raw, &self.offers)?;
+        self.offers.clear();
+        self.raw.clear();
+        Ok(())
+    }
+}
+
 /// What the workers share.
 struct Shared<'a> {
     push: &'a Push<'a>,
-    sender: Sender<'a>,
+    client: &'a Client,
+    import: &'a str,
     plan: Mutex<Plan<'a>>,
     builder: Mutex<ManifestBuilder>,
     /// The first halves of ids that this pass has sent or found at the daemon.
@@ -285,9 +312,9 @@ impl Shared<'_> {
     fn work(&self) -> Result<(), PushError> {
         let mut worker = Worker {
             shared: self,
-            encoder: Encoder::new(),
-            buffer: Vec::new(),
-            batch: send::Batch::default(),
+            sender: Sender::new(self.client, self.import),
+            raw: vec![0; (BATCH_BYTES_MAX + CHUNK_BYTES) as usize],
+            offers: Vec::new(),
         };
         let result = worker.run();
         if result.is_err() {
@@ -313,12 +340,14 @@ impl Shared<'_> {
     }
 }
 
-/// One thread's buffers.
+/// One thread's buffers, which it uses for batch after batch.
 struct Worker<'w, 'a> {
     shared: &'w Shared<'a>,
-    encoder: Encoder,
-    buffer: Vec<u8>,
-    batch: send::Batch,
+    sender: Sender<'w>,
+    /// Room for a batch.
+    raw: Vec<u8>,
+    /// Those chunks of the batch that may be new.
+    offers: Vec<Offer>,
 }
 
 impl Worker<'_, '_> {
@@ -346,66 +375,70 @@ impl Worker<'_, '_> {
 
     fn batch(&mut self, spans: &[ChunkSpan]) -> Result<(), PushError> {
         let mut counts = Counts::default();
+        let mut at = 0;
+        self.offers.clear();
         for run in spans.chunk_by(|a, b| a.end_bytes() == b.start_bytes) {
-            self.read(run)?;
-            self.digest(run, &mut counts);
+            let place = at..self.read(at, run)?;
+            at = place.end;
+            self.digest(place, run, &mut counts);
         }
-        let sent = self
-            .shared
-            .sender
-            .send(&mut self.encoder, &mut self.batch)?;
+        let sent = self.sender.send(&self.raw, &self.offers)?;
         counts.known_bytes += sent.known_bytes;
         counts.sent_bytes += sent.frame_bytes;
         self.shared.push.progress.advance(counts);
         Ok(())
     }
 
-    /// Fills the buffer with neighbouring chunks, their free parts as zeros.
-    fn read(&mut self, run: &[ChunkSpan]) -> Result<(), PushError> {
+    /// Reads neighbouring chunks to this place of the batch, their free parts as
+    /// zeros, and answers where they end.
+    fn read(&mut self, at: usize, run: &[ChunkSpan]) -> Result<usize, PushError> {
         let push = self.shared.push;
         let start = run[0].start_bytes;
         let range = ByteRange::new(start, run[run.len() - 1].end_bytes() - start);
-        self.buffer.resize(range.len as usize, 0);
+        let end = at + range.len as usize;
+        let raw = &mut self.raw[at..end];
         push.source
-            .read_exact_at(start, &mut self.buffer)
+            .read_exact_at(start, raw)
             .map_err(|cause| self.shared.source_error(range, cause))?;
         for free in push.free.within(range) {
             let from = (free.start - start) as usize;
-            self.buffer[from..from + free.len as usize].fill(0);
+            raw[from..from + free.len as usize].fill(0);
         }
-        Ok(())
+        Ok(end)
     }
 
-    /// Names the chunks of the buffer, and keeps those that may be new.
-    fn digest(&mut self, run: &[ChunkSpan], counts: &mut Counts) {
-        let start = run[0].start_bytes;
+    /// Names the chunks at this place of the batch, and offers those that may be
+    /// new.
+    fn digest(&mut self, place: Range<usize>, run: &[ChunkSpan], counts: &mut Counts) {
         let mut named = Vec::with_capacity(run.len());
+        let mut at = place.start;
         for span in run {
-            let from = (span.start_bytes - start) as usize;
-            let raw = &self.buffer[from..from + span.len_bytes as usize];
+            let place = at..at + span.len_bytes as usize;
+            at = place.end;
+            let raw = &self.raw[place.clone()];
             counts.read_bytes += u64::from(span.len_bytes);
             if is_zero(raw) {
                 counts.zero_bytes += u64::from(span.len_bytes);
             } else {
-                named.push((span.index, ChunkId::of(raw), raw));
-            }
-        }
-        {
-            let mut seen = lock(&self.shared.seen);
-            for (_, id, raw) in &named {
-                if seen.contains(&half(*id)) {
-                    counts.known_bytes += raw.len() as u64;
-                    continue;
-                }
-                if seen.len() < SEEN_IDS_MAX {
-                    seen.insert(half(*id));
-                }
-                self.batch.push(*id, raw);
+                let id = ChunkId::of(raw);
+                named.push((span.index, Offer { id, place }));
             }
         }
         let mut builder = lock(&self.shared.builder);
-        for (index, id, _) in named {
-            builder.set(index, id);
+        for (index, offer) in &named {
+            builder.set(*index, offer.id);
+        }
+        drop(builder);
+        let mut seen = lock(&self.shared.seen);
+        for (_, offer) in named {
+            if seen.contains(&half(offer.id)) {
+                counts.known_bytes += offer.place.len() as u64;
+                continue;
+            }
+            if seen.len() < SEEN_IDS_MAX {
+                seen.insert(half(offer.id));
+            }
+            self.offers.push(offer);
         }
     }
 }

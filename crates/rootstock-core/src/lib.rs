@@ -5,12 +5,16 @@
 
 pub mod digest;
 pub mod extent;
+pub mod hostlist;
 pub mod name;
+pub mod node;
 pub mod units;
 
 pub use digest::{ChunkId, Digest, FrameId};
 pub use extent::{ByteRange, Extents};
+pub use hostlist::{HOSTS_MAX, HostList, HostListError, fold};
 pub use name::{
     ImageName, NameError, TagName, VersionNumber, VersionSelector, VersionSpec, VolumeName,
 };
+pub use node::{MacAddress, MacError, NodeName, ProfileName};
 pub use units::{BLOCK_BYTES, CHUNK_BYTES, SECTOR_BYTES};

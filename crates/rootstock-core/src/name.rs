@@ -36,6 +36,14 @@ pub enum NameError {
         /// The first offender.
         character: char,
     },
+    /// What cannot be a host name (RFC 1123, section 2.1).
+    #[error("the {what} '{}' cannot be a host name: {HOST_RULE}", text.escape_debug())]
+    Host {
+        /// What was to be named.
+        what: &'static str,
+        /// What was written.
+        text: String,
+    },
     /// Not a version number.
     #[error("'{}' is not a version: write NAME, NAME:3 or NAME@tag", text.escape_debug())]
     Version {
@@ -46,7 +54,13 @@ pub enum NameError {
 
 const RULE: &str = "names are letters, digits, '.', '_' and '-', and begin with a letter or digit";
 
-fn check(what: &'static str, text: &str) -> Result<(), NameError> {
+const HOST_RULE: &str =
+    "write up to 63 lower-case letters, digits and '-', with a letter or digit at both ends";
+
+/// The longest host name, in bytes (RFC 1035, section 2.3.4: a label).
+const HOST_BYTES_MAX: usize = 63;
+
+pub(crate) fn check(what: &'static str, text: &str) -> Result<(), NameError> {
     if text.is_empty() {
         return Err(NameError::Empty { what });
     }
@@ -72,8 +86,25 @@ fn check(what: &'static str, text: &str) -> Result<(), NameError> {
     }
 }
 
+/// The rules of one label of a host name: what case would tell apart in names and
+/// not in DNS is refused.
+pub(crate) fn check_host(what: &'static str, text: &str) -> Result<(), NameError> {
+    check(what, text)?;
+    let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if text.len() > HOST_BYTES_MAX || text.ends_with('-') || !text.chars().all(known) {
+        return Err(NameError::Host {
+            what,
+            text: text.to_owned(),
+        });
+    }
+    Ok(())
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $crate::name::name! { $(#[$doc])* $name, $what, $crate::name::check }
+    };
+    ($(#[$doc:meta])* $name:ident, $what:literal, $check:path) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(String);
@@ -86,35 +117,37 @@ macro_rules! name {
             }
         }
 
-        impl FromStr for $name {
-            type Err = NameError;
+        impl std::str::FromStr for $name {
+            type Err = $crate::name::NameError;
 
-            fn from_str(text: &str) -> Result<Self, NameError> {
-                check($what, text)?;
+            fn from_str(text: &str) -> Result<Self, $crate::name::NameError> {
+                $check($what, text)?;
                 Ok(Self(text.to_owned()))
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.pad(&self.0)
             }
         }
 
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.serialize_str(&self.0)
             }
         }
 
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow::<'de, str> as serde::Deserialize<'de>>::deserialize(deserializer)?;
                 text.parse().map_err(serde::de::Error::custom)
             }
         }
     };
 }
+
+pub(crate) use name;
 
 name! {
     /// The name of an image.

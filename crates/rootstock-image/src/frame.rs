@@ -68,12 +68,53 @@ impl Frame {
     /// [`FrameError::Bounds`] for lengths that no frame has, and
     /// [`FrameError::WrongChunk`] for the marker of zeros, which is never stored.
     pub fn check_bounds(&self) -> Result<(), FrameError> {
+        self.borrowed().check_bounds()
+    }
+
+    /// The same without owning its bytes.
+    #[must_use]
+    pub fn borrowed(&self) -> FrameRef<'_> {
+        FrameRef {
+            chunk: self.chunk,
+            raw_bytes: self.raw_bytes,
+            codec: self.codec,
+            bytes: &self.bytes,
+        }
+    }
+}
+
+/// A [`Frame`] whose bytes lie elsewhere, such as in a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameRef<'a> {
+    /// BLAKE3 of the raw bytes.
+    pub chunk: ChunkId,
+    /// Length of the raw bytes: 1 to [`CHUNK_BYTES`].
+    pub raw_bytes: u32,
+    /// How `bytes` hold them.
+    pub codec: Codec,
+    /// The frame itself.
+    pub bytes: &'a [u8],
+}
+
+impl FrameRef<'_> {
+    /// Checks what can be checked without decompressing.
+    ///
+    /// # Errors
+    /// [`FrameError::Bounds`] for lengths that no frame has, and
+    /// [`FrameError::WrongChunk`] for the marker of zeros, which is never stored.
+    pub fn check_bounds(&self) -> Result<(), FrameError> {
         check_lengths(self.raw_bytes, self.codec, self.bytes.len())?;
         if self.chunk.is_zero() {
             let expected = self.chunk;
             return Err(FrameError::WrongChunk { expected });
         }
         Ok(())
+    }
+}
+
+impl<'a> From<&'a Frame> for FrameRef<'a> {
+    fn from(frame: &'a Frame) -> Self {
+        frame.borrowed()
     }
 }
 
@@ -142,22 +183,36 @@ impl Encoder {
     /// When `raw` is empty or longer than a chunk.
     #[must_use]
     pub fn encode(&mut self, chunk: ChunkId, raw: &[u8]) -> Frame {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let (codec, len) = self.encode_to(raw, &mut scratch);
+        let bytes = scratch[..len].to_vec();
+        self.scratch = scratch;
+        Frame {
+            chunk,
+            raw_bytes: raw.len() as u32,
+            codec,
+            bytes,
+        }
+    }
+
+    /// Makes a frame of `raw` at the start of `out`, without another copy;
+    /// answers how it holds the chunk, and its length in bytes.
+    ///
+    /// # Panics
+    /// When `raw` is empty or longer than a chunk, or `out` is shorter than `raw`.
+    pub fn encode_to(&mut self, raw: &[u8], out: &mut [u8]) -> (Codec, usize) {
         assert!(
             !raw.is_empty() && raw.len() as u64 <= CHUNK_BYTES,
             "a chunk has 1 B to 256 KiB"
         );
         // A frame must gain 3 %: a buffer of that size makes zstd stop early.
         let limit = raw.len() - raw.len() * 3 / 100;
-        let scratch = &mut self.scratch[..limit];
-        let (codec, bytes) = match self.context.compress_to_buffer(raw, scratch) {
-            Ok(len) if len < limit => (Codec::Zstd, self.scratch[..len].to_vec()),
-            _ => (Codec::Raw, raw.to_vec()),
-        };
-        Frame {
-            chunk,
-            raw_bytes: raw.len() as u32,
-            codec,
-            bytes,
+        match self.context.compress_to_buffer(raw, &mut out[..limit]) {
+            Ok(len) if len < limit => (Codec::Zstd, len),
+            _ => {
+                out[..raw.len()].copy_from_slice(raw);
+                (Codec::Raw, raw.len())
+            }
         }
     }
 }

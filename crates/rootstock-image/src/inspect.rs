@@ -72,6 +72,9 @@ pub struct DiskReport {
     pub os: Option<String>,
     /// What was odd and how it was taken, for people.
     pub notes: Vec<String>,
+    /// How large the disk is by its partition table, where that is more than
+    /// there is of it: then its end is missing.
+    pub table_says_bytes: Option<u64>,
 }
 
 /// A partition, or a disk without any.
@@ -129,6 +132,7 @@ pub fn inspect(disk: &dyn ReadAt, keep: FreeSpace) -> io::Result<DiskReport> {
         kernels: Vec::new(),
         os: None,
         notes: std::mem::take(&mut table.notes),
+        table_says_bytes: Some(table.disk_bytes).filter(|said| *said > disk_bytes),
     };
     if table.kind == TableKind::None {
         report.partitions = vec![PartitionReport::whole_disk(disk_bytes)];
@@ -166,6 +170,30 @@ pub fn inspect(disk: &dyn ReadAt, keep: FreeSpace) -> io::Result<DiskReport> {
     report.free = free.into_extents();
     (report.kernels, report.os) = facts.finish();
     Ok(report)
+}
+
+/// The partitions of a disk and what their signatures say is in them: much less
+/// work than [`inspect`], which reads all bitmaps.
+///
+/// # Errors
+/// The source's own errors.
+pub fn partitions(disk: &dyn ReadAt) -> io::Result<Vec<PartitionReport>> {
+    let table = table::read(disk)?;
+    let mut partitions: Vec<_> = if table.kind == TableKind::None {
+        vec![PartitionReport::whole_disk(disk.len_bytes())]
+    } else {
+        table.entries.iter().map(PartitionReport::new).collect()
+    };
+    for partition in &mut partitions {
+        let window = Window::new(disk, partition.start_bytes, partition.len_bytes);
+        let signatures = signature::find(&window)?;
+        let names: Vec<_> = signatures.iter().map(|one| one.name()).collect();
+        partition.fs = (!names.is_empty()).then(|| FsReport {
+            kind: names.join(" and "),
+            ..FsReport::default()
+        });
+    }
+    Ok(partitions)
 }
 
 impl PartitionReport {

@@ -3,6 +3,7 @@
 //! Bytes come in through [`ReadAt`] and slices; nothing here opens a file, reads
 //! a clock or draws a random number.
 
+pub mod boot;
 mod fields;
 pub mod frame;
 pub mod grid;

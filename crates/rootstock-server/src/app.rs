@@ -1,6 +1,6 @@
 //! What requests and workers share.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ed25519_dalek::SigningKey;
 use jiff::Timestamp;
@@ -9,8 +9,16 @@ use rootstock_store::ChunkStore;
 use tokio::sync::{Semaphore, TryAcquireError};
 
 use crate::{
-    config::Config, http::ApiError, imports::Sessions, leases::Leases, metrics::Metrics,
-    nbd::NbdHandle, scrub::Scrub, volumes::Volumes,
+    boot::{Boot, first_stage::FirstStages},
+    config::Config,
+    http::ApiError,
+    imports::Sessions,
+    leases::Leases,
+    metrics::Metrics,
+    nbd::NbdHandle,
+    nodes::Nodes,
+    scrub::Scrub,
+    volumes::Volumes,
 };
 use rootstock_api::ProblemCode;
 
@@ -32,8 +40,12 @@ pub(crate) struct App {
     pub(crate) leases: Arc<Leases>,
     pub(crate) imports: Sessions,
     pub(crate) volumes: Arc<Volumes>,
+    pub(crate) nodes: Nodes,
     pub(crate) metrics: Metrics,
     pub(crate) scrub: Scrub,
+    pub(crate) boot: Boot,
+    /// There once the daemon has started.
+    pub(crate) first_stages: OnceLock<FirstStages>,
     pub(crate) body_places: Arc<Semaphore>,
     blocking_places: Arc<Semaphore>,
     verify_places: Arc<Semaphore>,
@@ -51,14 +63,17 @@ impl App {
     ) -> Self {
         Self {
             volumes: Arc::new(volumes),
-            scrub: Scrub::new(config.store.scrub_rate_bytes),
+            scrub: Scrub::new(config.store.scrub_rate_bytes, &config.data),
+            boot: Boot::new(&config),
             config,
             catalog,
             store,
             key,
             leases: Arc::default(),
             imports: Sessions::default(),
+            nodes: Nodes::default(),
             metrics: Metrics::default(),
+            first_stages: OnceLock::new(),
             body_places: Arc::new(Semaphore::new(BODIES_MAX)),
             blocking_places: Arc::new(Semaphore::new(BLOCKING_MAX)),
             verify_places: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),

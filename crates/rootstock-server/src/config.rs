@@ -5,8 +5,14 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use rootstock_core::units::parse_size_bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+mod boot;
 mod layers;
 
+pub(crate) use boot::is_domain;
+pub use boot::{
+    BootConfig, BootInterface, BootMode, NetworkConfig, POOL_ADDRESSES_MAX, Pool, Subnet,
+    UnknownPolicy,
+};
 pub use layers::{ConfigError, Layers, Loaded, Origin, Override};
 
 /// Where the configuration is looked for when nobody says.
@@ -29,6 +35,10 @@ pub struct Config {
     pub store: StoreConfig,
     /// The log.
     pub log: LogConfig,
+    /// Booting machines.
+    pub boot: BootConfig,
+    /// The networks that they are in.
+    pub network: Vec<NetworkConfig>,
 }
 
 impl Default for Config {
@@ -39,6 +49,8 @@ impl Default for Config {
             nbd: NbdConfig::default(),
             store: StoreConfig::default(),
             log: LogConfig::default(),
+            boot: BootConfig::default(),
+            network: Vec::new(),
         }
     }
 }
@@ -97,7 +109,8 @@ pub struct StoreConfig {
     /// Size at which a pack is sealed.
     #[serde(with = "size")]
     pub pack_bytes: u64,
-    /// How fast the background scrub reads, bytes per second; 0 turns it off.
+    /// How fast the scrub reads, bytes per second; with 0 it runs only when it is
+    /// started, as fast as the disk.
     #[serde(with = "size")]
     pub scrub_rate_bytes: u64,
     /// Minutes between background collections; 0 turns them off.
@@ -179,9 +192,10 @@ pub enum NbdAddress {
 
 /// A text that is no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{text}' is not an address: write {expected}")]
+#[error("'{text}' is not {what}: write {expected}")]
 pub struct AddressError {
     text: String,
+    what: &'static str,
     expected: &'static str,
 }
 
@@ -199,6 +213,7 @@ impl FromStr for ApiAddress {
             Some(host) => Ok(Self::Https(host.to_owned())),
             None => Err(AddressError {
                 text: text.chars().take(200).collect(),
+                what: "an address",
                 expected: "unix:PATH or https://HOST:PORT",
             }),
         }
@@ -217,6 +232,7 @@ impl FromStr for NbdAddress {
         }
         Err(AddressError {
             text: text.chars().take(200).collect(),
+            what: "an address",
             expected: "HOST:PORT or unix:PATH",
         })
     }
@@ -268,6 +284,8 @@ macro_rules! as_text {
         }
     };
 }
+
+pub(crate) use as_text;
 
 as_text!(ApiAddress);
 as_text!(NbdAddress);

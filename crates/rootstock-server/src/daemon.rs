@@ -12,6 +12,10 @@ use tokio::{
 
 use crate::{
     app::App,
+    boot::{
+        self,
+        first_stage::{self, FirstStageError},
+    },
     collector,
     config::{ApiAddress, Config, NbdAddress, NbdTls},
     data_dir::{DataDir, DataDirError},
@@ -61,6 +65,9 @@ pub enum StartError {
     /// The API's addresses.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The directory of the first stages.
+    #[error("the directory of the first stages cannot be used")]
+    FirstStages(#[source] FirstStageError),
     /// Volumes that a crash left unfinished.
     #[error("cannot settle unfinished volumes")]
     Volumes(#[source] Box<rootstock_api::Problem>),
@@ -145,6 +152,12 @@ impl Daemon {
         let server = ApiServer::bind(&config.api.listen, tls.clone()).await?;
         let https = server.https.clone();
         let app = Arc::new(App::new(config, catalog, store, key, volumes));
+        first_stage::install(
+            &app,
+            data.root().join("boot"),
+            tls::authority_pem(&data.keys())?,
+        )
+        .map_err(StartError::FirstStages)?;
         volumes::settle(&app)
             .await
             .map_err(|error| StartError::Volumes(error.0))?;
@@ -153,9 +166,8 @@ impl Daemon {
         let router = http::router(Arc::clone(&app));
         let api = tokio::spawn(server.serve(router, stopped.clone(), SHUTDOWN_PATIENCE));
         let mut workers = JoinSet::new();
-        if app.config.store.scrub_rate_bytes > 0 {
-            workers.spawn(scrub::work(Arc::clone(&app), stopped.clone()));
-        }
+        workers.spawn(scrub::work(Arc::clone(&app), stopped.clone()));
+        workers.spawn(boot::work(Arc::clone(&app), data.keys(), stopped.clone()));
         workers.spawn(flush_volumes(Arc::clone(&app), stopped.clone()));
         workers.spawn(tend_imports(Arc::clone(&app), stopped.clone()));
         if app.config.store.gc_interval_minutes > 0 {
@@ -207,6 +219,8 @@ impl Daemon {
     pub async fn shutdown(mut self) -> Result<(), ShutdownError> {
         tracing::info!("daemon stopping");
         self.stop.send_replace(true);
+        // Live views would go on for ever.
+        self.app.nodes.close();
         // Clients first: what they wrote is flushed when they have gone.
         let nbd = self.app.nbd().handle.take();
         let closed = tokio::task::spawn_blocking(move || {

@@ -76,7 +76,8 @@ impl DaemonExports {
         })
     }
 
-    fn volume(&self, name: &VolumeName, client: &str) -> Result<OpenExport, ApiError> {
+    /// Opens a volume for a client, whatever the name it asked for.
+    pub(crate) fn volume(&self, name: &VolumeName, client: &str) -> Result<OpenExport, ApiError> {
         let key = Key::Volume(name.clone());
         let lease = self.app.leases.take(key, HolderKind::Client, client)?;
         let open = self.runtime.block_on(volumes::open(&self.app, name))?;

@@ -15,6 +15,7 @@ pub(crate) fn of(disk: &DiskReport) -> ImageFacts {
         kernels: disk.kernels.clone(),
         os: disk.os.clone(),
         dropped_free_bytes: disk.free.iter().map(|range| range.len).sum(),
+        boot: None,
     }
 }
 

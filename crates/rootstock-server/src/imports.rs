@@ -9,12 +9,15 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ops::RangeInclusive,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
+use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use rootstock_api::{
     Bitmap, ImportCommit, ImportCommitted, ImportReceipt, Outcome, Problem, ProblemCode, Records,
@@ -23,7 +26,7 @@ use rootstock_api::{
 use rootstock_catalog::{AddedVersion, NewVersion};
 use rootstock_core::{ChunkId, Digest};
 use rootstock_image::{
-    frame::{Codec, Frame},
+    frame::{Codec, FrameRef},
     manifest::{Descend, Manifest, Visit},
     seal::Seal,
 };
@@ -35,6 +38,15 @@ use crate::{
     pages::{StorePages, manifest},
 };
 
+/// Bodies whose memory is kept, at most, while imports are open.
+const BODIES_KEPT_MAX: usize = 8;
+
+/// Bodies whose memory is kept, in bytes: lists of ids are not worth it.
+const BODY_KEPT_BYTES: RangeInclusive<usize> = 1 << 18..=6 << 20;
+
+/// How often the catalog hears of an import that stores little.
+const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
+
 /// What the open imports rely on, as far as it is not in the catalog.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
@@ -42,14 +54,30 @@ pub(crate) struct Sessions {
     /// Collections under way. A pin made meanwhile may be of a pack that is
     /// being written anew under another name, so notes stay until it is over.
     collections: AtomicUsize,
+    /// Memory of bodies, used again by the next ones: fresh pages cost more
+    /// than the copy into them.
+    body_memory: Mutex<Vec<BytesMut>>,
 }
 
 #[derive(Debug, Default)]
 struct Session {
+    /// What was stored and is not in the catalog yet. Lost when the daemon dies,
+    /// as are the chunks themselves, whose pack has no name yet either.
+    added: Added,
+    /// When the catalog last heard of it.
+    touched: Option<Instant>,
     /// Packs that are pinned in the catalog.
     pinned: HashSet<PackId>,
     /// Chunks whose pack has no name yet.
     unnamed: HashSet<ChunkId>,
+}
+
+/// What an import brought.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Added {
+    pub(crate) chunks: u64,
+    /// Bytes of their frames.
+    pub(crate) bytes: u64,
 }
 
 /// Chunks whose packs have names, and those packs that are not pinned.
@@ -83,6 +111,60 @@ impl Sessions {
     /// Forgets an import that ended.
     pub(crate) fn end(&self, import: &str) {
         self.lock().remove(import);
+        self.bodies().clear();
+    }
+
+    /// What was stored for an import and is not in the catalog yet.
+    pub(crate) fn added(&self, import: &str) -> Added {
+        let sessions = self.lock();
+        sessions
+            .get(import)
+            .map_or_else(Added::default, |session| session.added)
+    }
+
+    /// Memory for a body of this announced length: none, or what an earlier one
+    /// had.
+    pub(crate) fn body_memory(&self, announced_bytes: usize) -> BytesMut {
+        if !BODY_KEPT_BYTES.contains(&announced_bytes) {
+            return BytesMut::new();
+        }
+        self.bodies().pop().unwrap_or_default()
+    }
+
+    /// Keeps the memory of a body that was read, if nobody else does.
+    pub(crate) fn keep_body_memory(&self, body: Bytes) {
+        if let Ok(mut memory) = body.try_into_mut() {
+            memory.clear();
+            let mut kept = self.bodies();
+            if kept.len() < BODIES_KEPT_MAX && BODY_KEPT_BYTES.contains(&memory.capacity()) {
+                kept.push(memory);
+            }
+        }
+    }
+
+    fn bodies(&self) -> MutexGuard<'_, Vec<BytesMut>> {
+        let bodies = self.body_memory.lock();
+        bodies.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what was stored; answers whether the catalog should hear of it.
+    fn add(&self, import: &str, receipt: &ImportReceipt) -> bool {
+        let mut sessions = self.lock();
+        let Some(session) = sessions.get_mut(import) else {
+            return false;
+        };
+        session.added.chunks += receipt.stored_count;
+        session.added.bytes += receipt.stored_bytes;
+        let recent = |at: Instant| at.elapsed() < TOUCH_INTERVAL;
+        !session.touched.is_some_and(recent)
+    }
+
+    /// Takes what is to be written to the catalog.
+    fn take_added(&self, import: &str) -> Option<Added> {
+        let mut sessions = self.lock();
+        let session = sessions.get_mut(import)?;
+        session.touched = Some(Instant::now());
+        Some(std::mem::take(&mut session.added))
     }
 
     /// Notes chunks that the import relies on from now on, before it is known
@@ -146,7 +228,7 @@ pub(crate) async fn lacking(
     import: &str,
     ids: Vec<ChunkId>,
 ) -> Result<Bitmap, ApiError> {
-    app.catalog.import(import).await?;
+    require(app, import).await?;
     let asked = ids.iter().copied().filter(|id| !id.is_zero());
     app.imports.rely(import, asked);
     let mut bitmap = Bitmap::new(ids.len());
@@ -163,23 +245,18 @@ pub(crate) async fn lacking(
 pub(crate) async fn store_chunks(
     app: &Arc<App>,
     import: &str,
-    body: bytes::Bytes,
+    body: Bytes,
     origin: Origin,
 ) -> Result<ImportReceipt, ApiError> {
-    app.catalog.import(import).await?;
+    require(app, import).await?;
     let owned = import.to_owned();
     let receipt = app
         .blocking(move |app| put_records(app, &owned, &body, origin))
         .await?;
+    if app.imports.add(import, &receipt) {
+        touch(app, import).await?;
+    }
     pin(app, import).await?;
-    app.catalog
-        .touch_import(
-            import,
-            receipt.stored_count,
-            receipt.stored_bytes,
-            Timestamp::now(),
-        )
-        .await?;
     app.metrics.chunks_received(&receipt);
     Ok(receipt)
 }
@@ -205,13 +282,13 @@ fn put_records(
                 record.chunk
             ))
         })?;
-        let frame = Frame {
+        let frame = FrameRef {
             chunk: record.chunk,
             raw_bytes: record.raw_bytes,
             codec,
-            bytes: record.frame.to_vec(),
+            bytes: record.frame,
         };
-        match app.store.put_from(&frame, origin)? {
+        match app.store.put_from(frame, origin)? {
             PutOutcome::Stored => {
                 receipt.stored_count += 1;
                 receipt.stored_bytes += record.frame.len() as u64;
@@ -228,8 +305,30 @@ async fn pin(app: &Arc<App>, import: &str) -> Result<(), ApiError> {
     if !named.packs.is_empty() {
         let names: Vec<_> = named.packs.iter().map(ToString::to_string).collect();
         app.catalog.pin(import, &names).await?;
+        // Once for each pack, not for each body: it waits for the disk.
+        touch(app, import).await?;
     }
     app.imports.pinned(import, named);
+    Ok(())
+}
+
+/// The import is open. One that is known here is: ends of imports are told here.
+async fn require(app: &App, import: &str) -> Result<(), ApiError> {
+    if !app.imports.lock().contains_key(import) {
+        app.catalog.import(import).await?;
+    }
+    Ok(())
+}
+
+/// Writes to the catalog what was stored for the import, and that it is active.
+async fn touch(app: &App, import: &str) -> Result<(), ApiError> {
+    if let Some(added) = app.imports.take_added(import) {
+        let now = Timestamp::now();
+        let catalog = &app.catalog;
+        catalog
+            .touch_import(import, added.chunks, added.bytes, now)
+            .await?;
+    }
     Ok(())
 }
 
@@ -240,6 +339,7 @@ pub(crate) async fn commit(
     request: ImportCommit,
     actor: String,
 ) -> Result<ImportCommitted, ApiError> {
+    touch(app, import).await?;
     let row = app.catalog.import(import).await?;
     let disk_bytes = row.disk_bytes;
     let manifest = request.manifest;
@@ -300,6 +400,11 @@ pub(crate) async fn publish(
         AddedVersion::Unchanged(row) => (Outcome::Unchanged, row),
     };
     tracing::info!(image = %row.image, version = row.number.0, ?outcome, added_bytes, "version committed");
+    if let Some(stages) = app.first_stages.get()
+        && app.config.boot.is_on()
+    {
+        stages.prepare(&row);
+    }
     Ok(ImportCommitted {
         outcome,
         image: row.image,

@@ -6,6 +6,7 @@
 //! binary hands both in as layers of the configuration.
 
 mod app;
+mod boot;
 mod collector;
 pub mod config;
 mod daemon;
@@ -17,6 +18,7 @@ mod imports;
 mod leases;
 mod metrics;
 pub mod nbd;
+mod nodes;
 mod pages;
 mod scrub;
 mod sizes;
@@ -25,6 +27,7 @@ mod tls;
 mod verify;
 mod volumes;
 
+pub use boot::{dhcp, first_stage::FirstStageError};
 pub use config::{Config, ConfigError, Layers, Loaded};
 pub use daemon::{Daemon, ShutdownError, StartError};
 pub use data_dir::DataDirError;

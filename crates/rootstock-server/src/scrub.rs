@@ -1,7 +1,13 @@
 //! The scrubber: reads what is stored before somebody needs it, at a gentle pace.
+//!
+//! Passes begin by themselves while the configured pace is not 0, and when they
+//! are asked for. What the last whole pass found outlives a restart.
+
+mod record;
 
 use std::{
     collections::HashSet,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -10,6 +16,7 @@ use jiff::Timestamp;
 use rootstock_api::{Damage, ScrubStatus};
 use rootstock_core::ChunkId;
 use rootstock_image::manifest::{Descend, Visit};
+use tokio::sync::Notify;
 
 use crate::{
     app::App,
@@ -28,17 +35,35 @@ const PASS_PAUSE: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(crate) struct Scrub {
     status: Mutex<ScrubStatus>,
+    /// A pass was asked for.
+    wanted: Notify,
+    /// Where the last result is kept.
+    record: PathBuf,
 }
 
 impl Scrub {
-    pub(crate) fn new(rate_bytes: u64) -> Self {
-        let status = ScrubStatus {
-            rate_bytes,
-            ..ScrubStatus::default()
-        };
+    /// A scrub that knows what the last whole pass found, even before a restart.
+    pub(crate) fn new(rate_bytes: u64, data: &Path) -> Self {
+        let record = data.join(record::FILE);
+        let last = record::read(&record).unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "last scrub's result not known");
+            ScrubStatus::default()
+        });
         Self {
-            status: Mutex::new(status),
+            status: Mutex::new(ScrubStatus { rate_bytes, ..last }),
+            wanted: Notify::new(),
+            record,
         }
+    }
+
+    /// Begins a pass, unless one is under way.
+    pub(crate) fn start(&self, pack_count: usize) -> ScrubStatus {
+        let mut status = self.lock();
+        if !status.running {
+            begin(&mut status, pack_count);
+            self.wanted.notify_one();
+        }
+        status.clone()
     }
 
     pub(crate) fn status(&self) -> ScrubStatus {
@@ -50,22 +75,32 @@ impl Scrub {
     }
 }
 
-/// Scrubs pass after pass until `stop`.
+/// Scrubs pass after pass until `stop`: at the pace of the configuration, or only
+/// when asked where that is 0.
 pub(crate) async fn work(app: Arc<App>, mut stop: Stop) {
-    while pass(&app, &mut stop).await && !stop.rest(PASS_PAUSE).await {}
+    let by_itself = app.config.store.scrub_rate_bytes > 0;
+    let mut goes_on = !by_itself || pass(&app, &mut stop).await;
+    while goes_on {
+        goes_on = tokio::select! {
+            () = stop.wait() => false,
+            () = app.scrub.wanted.notified() => pass(&app, &mut stop).await,
+            () = tokio::time::sleep(PASS_PAUSE), if by_itself => pass(&app, &mut stop).await,
+        };
+    }
+}
+
+fn begin(status: &mut ScrubStatus, pack_count: usize) {
+    status.running = true;
+    status.done_pack_count = 0;
+    status.total_pack_count = pack_count as u64;
+    status.damage.clear();
+    status.unused_damage_count = 0;
 }
 
 /// Scrubs every pack once. False when the daemon stops.
 pub(crate) async fn pass(app: &Arc<App>, stop: &mut Stop) -> bool {
     let packs = app.store.packs();
-    {
-        let mut status = app.scrub.lock();
-        status.running = true;
-        status.done_pack_count = 0;
-        status.total_pack_count = packs.len() as u64;
-        status.damage.clear();
-        status.unused_damage_count = 0;
-    }
+    begin(&mut app.scrub.lock(), packs.len());
     for pack in packs {
         let began = Instant::now();
         let scrubbed = app
@@ -92,15 +127,33 @@ pub(crate) async fn pass(app: &Arc<App>, stop: &mut Stop) -> bool {
             return false;
         }
     }
-    let mut status = app.scrub.lock();
-    status.running = false;
-    status.last_pass = Some(Timestamp::now().to_string());
+    keep(app).await;
     true
 }
 
-/// How long reading this much may take at this rate.
+/// Ends a whole pass, and writes down what it found.
+async fn keep(app: &Arc<App>) {
+    let ended = ScrubStatus {
+        running: false,
+        last_pass: Some(Timestamp::now().to_string()),
+        ..app.scrub.status()
+    };
+    let written = ended.clone();
+    let kept = app.blocking(move |app| {
+        record::write(&app.scrub.record, &written)
+            .map_err(|error| ApiError::internal("keep the scrub's result", &error))
+    });
+    if let Err(error) = kept.await {
+        tracing::error!(detail = error.0.detail, "scrub's result not kept");
+    }
+    *app.scrub.lock() = ended;
+}
+
+/// How long reading this much may take at this rate; a pass that was asked for
+/// where the pace is 0 goes as fast as the disk.
 fn pace(read_bytes: u64, rate_bytes: u64) -> Duration {
-    Duration::from_millis(read_bytes.saturating_mul(1000) / rate_bytes.max(1))
+    let millis = read_bytes.saturating_mul(1000).checked_div(rate_bytes);
+    Duration::from_millis(millis.unwrap_or(0))
 }
 
 async fn note_damage(app: &Arc<App>, found: Vec<rootstock_store::Damage>) {

@@ -58,12 +58,34 @@ pub(crate) fn server_config(
         (Some(cert), Some(key)) => (read_chain(cert)?, read_key(key)?),
         _ => site_identity(keys, names)?,
     };
+    config_of(chain, key)
+}
+
+/// The TLS configuration of the node service: first stages know the site's own
+/// authority, whatever certificate the API has.
+pub(crate) fn site_config(keys: &Path, names: &[String]) -> Result<Arc<ServerConfig>, TlsError> {
+    let (chain, key) = site_identity(keys, names)?;
+    config_of(chain, key)
+}
+
+fn config_of(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
         .map_err(TlsError::Pair)?;
     Ok(Arc::new(config))
+}
+
+/// The certificate of the site's own authority, PEM; both are made when they are
+/// not there yet.
+pub(crate) fn authority_pem(keys: &Path) -> Result<String, TlsError> {
+    authority_key(keys)?;
+    let path = keys.join(AUTHORITY_FILE);
+    fs::read_to_string(&path).map_err(failed("read", &path))
 }
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);

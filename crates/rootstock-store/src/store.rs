@@ -20,7 +20,7 @@ use rootstock_core::ChunkId;
 
 use crate::{
     objects::Objects,
-    pack::{PACK_BYTES_MAX, PACK_BYTES_MIN, PackId},
+    pack::{PACK_BYTES_MAX, PACK_BYTES_MIN, PackId, buffer::Spare},
 };
 
 mod collect;
@@ -114,6 +114,7 @@ struct Inner {
     options: StoreOptions,
     index: RwLock<index::Index>,
     writer: Mutex<write::Writer>,
+    spare: Arc<Spare>,
     /// A sealed pack was stored, or could not be.
     writer_changed: Condvar,
     /// Packs that are being put or deleted: one at a time for each id, since

@@ -29,9 +29,25 @@ const SHARD_BYTES_MIN: u64 = 8 << 20;
 /// What an entry costs beside its bytes.
 const ENTRY_BYTES: u64 = 128;
 
-/// Chunks, decompressed and checked, shared by all disks of a server.
-pub struct ChunkCache {
-    store: ChunkStore,
+/// Where a cache's chunks come from: a store, or a server far away.
+pub trait ChunkSource: Send + Sync {
+    /// A chunk's raw bytes, checked against its id. May wait for as long as it
+    /// takes.
+    ///
+    /// # Errors
+    /// [`ReadError`] when the chunk is not to be had, or is damaged.
+    fn read(&self, chunk: ChunkId) -> Result<Vec<u8>, ReadError>;
+}
+
+impl ChunkSource for ChunkStore {
+    fn read(&self, chunk: ChunkId) -> Result<Vec<u8>, ReadError> {
+        Self::read(self, chunk)
+    }
+}
+
+/// Chunks, decompressed and checked, shared by all disks of a server or a machine.
+pub struct ChunkCache<S = ChunkStore> {
+    source: S,
     chunks: Cache<ChunkId, Bytes, ChunkWeight, BuildHasherDefault<IdHasher>>,
     leaves: Cache<LeafKey, Arc<Leaf>, LeafWeight, BuildHasherDefault<IdHasher>>,
 }
@@ -51,12 +67,12 @@ pub struct CacheStats {
     pub misses: u64,
 }
 
-impl ChunkCache {
-    /// A cache of `capacity_bytes` of chunks from `store`.
+impl<S: ChunkSource> ChunkCache<S> {
+    /// A cache of `capacity_bytes` of chunks from `source`.
     #[must_use]
-    pub fn new(store: ChunkStore, capacity_bytes: u64) -> Self {
+    pub fn new(source: S, capacity_bytes: u64) -> Self {
         Self {
-            store,
+            source,
             chunks: cache(capacity_bytes, CHUNK_BYTES, ChunkWeight),
             leaves: cache(LEAF_BYTES_MAX, PAGE_ENTRIES * 32, LeafWeight),
         }
@@ -64,8 +80,8 @@ impl ChunkCache {
 
     /// Where the chunks come from.
     #[must_use]
-    pub fn store(&self) -> &ChunkStore {
-        &self.store
+    pub fn store(&self) -> &S {
+        &self.source
     }
 
     /// A chunk, read and decompressed if need be.
@@ -75,7 +91,7 @@ impl ChunkCache {
     /// asks tries again.
     pub fn get(&self, chunk: ChunkId) -> Result<Bytes, ReadError> {
         self.chunks
-            .get_or_insert_with(&chunk, || self.store.read(chunk).map(Bytes::from))
+            .get_or_insert_with(&chunk, || self.source.read(chunk).map(Bytes::from))
     }
 
     /// A chunk if it is in the cache.
@@ -103,7 +119,7 @@ impl ChunkCache {
         key: LeafKey,
     ) -> Result<Arc<Leaf>, LookupError<ReadError>> {
         self.leaves.get_or_insert_with(&key, || {
-            manifest.leaf(&Pages(&self.store), key.first).map(Arc::new)
+            manifest.leaf(&Pages(&self.source), key.first).map(Arc::new)
         })
     }
 
@@ -114,9 +130,9 @@ impl ChunkCache {
 }
 
 /// A manifest's pages in the store. They are not cached: their decoded leaves are.
-pub(crate) struct Pages<'a>(pub(crate) &'a ChunkStore);
+pub(crate) struct Pages<'a, S = ChunkStore>(pub(crate) &'a S);
 
-impl PageSource for Pages<'_> {
+impl<S: ChunkSource> PageSource for Pages<'_, S> {
     type Error = ReadError;
     type Bytes = Vec<u8>;
 

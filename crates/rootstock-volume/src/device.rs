@@ -15,13 +15,16 @@ pub static ZEROES: [u8; ZEROES_BYTES] = [0; ZEROES_BYTES];
 ///
 /// Offsets and lengths are in bytes and need no alignment. Two requests that
 /// overlap in time may take effect in either order; a read that begins after a
-/// write has returned sees it.
+/// write has returned sees it. The methods that change a disk are those of a
+/// read-only one unless they are given.
 pub trait BlockDevice: Send + Sync {
     /// The disk's size in bytes. It may change between calls: volumes are resized.
     fn size_bytes(&self) -> u64;
 
     /// Whether writes are refused with [`BlockError::ReadOnly`].
-    fn read_only(&self) -> bool;
+    fn read_only(&self) -> bool {
+        true
+    }
 
     /// Appends `len_bytes` from `offset_bytes` to `out`, waiting for what is not
     /// in memory. After an error `out` is as it was.
@@ -50,21 +53,31 @@ pub trait BlockDevice: Send + Sync {
     /// # Errors
     /// [`BlockError`]; after [`BlockError::NoSpace`] some 4 KiB blocks of the range
     /// may hold the new data and the others the old, and the device goes on working.
-    fn write(&self, offset_bytes: u64, data: &[u8]) -> Result<(), BlockError>;
+    fn write(&self, _offset_bytes: u64, _data: &[u8]) -> Result<(), BlockError> {
+        Err(BlockError::ReadOnly)
+    }
 
     /// Makes a range read as zeros.
     ///
     /// # Errors
     /// As [`BlockDevice::write`].
-    fn write_zeroes(&self, offset_bytes: u64, len_bytes: u64, zero: Zero)
-    -> Result<(), BlockError>;
+    fn write_zeroes(
+        &self,
+        _offset_bytes: u64,
+        _len_bytes: u64,
+        _zero: Zero,
+    ) -> Result<(), BlockError> {
+        Err(BlockError::ReadOnly)
+    }
 
     /// Says that a range's content is no longer needed: its whole 4 KiB blocks
     /// read as zeros from now on, the rest of it stays.
     ///
     /// # Errors
     /// As [`BlockDevice::write`].
-    fn discard(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), BlockError>;
+    fn discard(&self, _offset_bytes: u64, _len_bytes: u64) -> Result<(), BlockError> {
+        Err(BlockError::ReadOnly)
+    }
 
     /// Makes every write that returned before this call durable, whichever
     /// connection it came over.
@@ -72,7 +85,9 @@ pub trait BlockDevice: Send + Sync {
     /// # Errors
     /// [`BlockError::NoSpace`] or [`BlockError::Io`]; the writes stay readable and
     /// the next flush tries again.
-    fn flush(&self) -> Result<(), BlockError>;
+    fn flush(&self) -> Result<(), BlockError> {
+        Ok(())
+    }
 
     /// What lies in a range, from metadata alone: never reads data. The extents
     /// follow each other from `offset_bytes`, neighbours differ, and they end

@@ -14,7 +14,7 @@ pub mod version;
 mod view;
 mod volume;
 
-pub use cache::{CacheStats, ChunkCache};
+pub use cache::{CacheStats, ChunkCache, ChunkSource};
 pub use commit::{CommitError, CommitOptions, CommitProgress, CommitReport, DeviceReader, commit};
 pub use device::{BlockDevice, BlockError, Segment, Segments, StatusExtent, Zero};
 pub use overlay::{OpenError, OverlayOptions};

@@ -20,15 +20,17 @@ use std::{
     },
 };
 
-use rootstock_core::{BLOCK_BYTES, ByteRange, Digest, Extents};
+use rootstock_core::{BLOCK_BYTES, Digest, Extents};
 use rootstock_store::disk::{Disk, DiskFile};
 
 use self::{
+    changed::Changed,
     log::{Log, Recorded},
     map::{BlockMap, Entry},
     slots::{Slots, runs_of},
 };
 
+mod changed;
 mod copy;
 mod flush;
 mod format;
@@ -151,9 +153,9 @@ struct State {
     size_bytes: u64,
     /// Of the last durable transaction.
     generation: u64,
-    /// Bytes (of whole blocks) changed since a flush last took the state. Their
-    /// slots are in no transaction, so they are free as soon as they are replaced.
-    pending: Extents,
+    /// Blocks changed since a flush last took the state. Their slots are in no
+    /// transaction, so they are free as soon as they are replaced.
+    pending: Changed,
     /// Changed blocks that a failed flush took: a transaction with their slots may
     /// be on the disk or not.
     unlogged: Extents,
@@ -265,10 +267,11 @@ impl Overlay {
             source,
         };
         let data = disk.open(&path).map_err(io_error)?;
-        let slots = slots_in_use(&state, &path)?;
+        let data_bytes = data.len().map_err(io_error)?;
+        let slots = slots_in_use(&state, &path, data_bytes)?;
         // What no transaction mentions was never flushed.
         let used_bytes = u64::from(slots.total()) * BLOCK_BYTES;
-        if data.len().map_err(io_error)? > used_bytes {
+        if data_bytes > used_bytes {
             data.set_len(used_bytes).map_err(io_error)?;
         }
         Ok(Self::assemble(data, state, Some(log), slots, options))
@@ -287,7 +290,7 @@ impl Overlay {
                 map: state.map,
                 size_bytes: state.size_bytes,
                 generation: state.generation,
-                pending: Extents::new(),
+                pending: Changed::default(),
                 unlogged: Extents::new(),
                 retired: Retired::default(),
                 waiting: VecDeque::new(),
@@ -366,20 +369,19 @@ impl Overlay {
             return false;
         }
         let blocks = first_block..first_block + filled.crcs.len() as u64;
-        let fresh = state.freshness(&blocks);
         let mut free = Vec::new();
         let slots = filled.slots.iter().cloned().flatten();
-        for ((block, slot), crc) in blocks.clone().zip(slots).zip(&filled.crcs) {
+        for ((block, slot), crc) in blocks.zip(slots).zip(&filled.crcs) {
             let old = state.map.set(block, Entry::data(slot, *crc));
+            let fresh = state.pending.mark(block);
             if let Some((old, _)) = old.placed() {
-                if state.is_fresh(fresh, block) {
+                if fresh {
                     free.push(old);
                 } else {
                     state.retired.replaced.push(old);
                 }
             }
         }
-        state.pending.insert(bytes_of(&blocks));
         drop(state);
         self.release(free);
         self.unflushed_bytes
@@ -394,18 +396,17 @@ impl Overlay {
         }
         let mut guard = self.write_state();
         let state = &mut *guard;
-        let fresh = state.freshness(&blocks);
         let (mut free, mut retired) = (Vec::new(), Vec::new());
         let pending = &state.pending;
         state.map.set_zero(blocks.clone(), |block, slot| {
-            if fresh.unwrap_or_else(|| pending.contains(bytes_of(&(block..block + 1)))) {
+            if pending.contains(block) {
                 free.push(slot);
             } else {
                 retired.push(slot);
             }
         });
         state.retired.discarded.extend(retired);
-        state.pending.insert(bytes_of(&blocks));
+        state.pending.insert(blocks);
         drop(guard);
         self.release(free);
         // An entry in the log for each run, so that discards get flushed, too.
@@ -421,7 +422,7 @@ impl Overlay {
         let (mut free, mut retired) = (Vec::new(), Vec::new());
         let pending = std::mem::take(&mut state.pending);
         each_slot(&map, |block, slot| {
-            if pending.contains(bytes_of(&(block..block + 1))) {
+            if pending.contains(block) {
                 free.push(slot);
             } else {
                 retired.push(slot);
@@ -510,35 +511,6 @@ impl Overlay {
     }
 }
 
-impl State {
-    /// Whether all (`Some(true)`) or none of the blocks are pending.
-    fn freshness(&self, blocks: &Range<u64>) -> Option<bool> {
-        let range = bytes_of(blocks);
-        if self.pending.contains(range) {
-            Some(true)
-        } else if range.len <= BLOCK_BYTES {
-            // Whole blocks are pending or not at all.
-            Some(false)
-        } else if self.pending.within(range).next().is_none() {
-            Some(false)
-        } else {
-            None
-        }
-    }
-
-    fn is_fresh(&self, known: Option<bool>, block: u64) -> bool {
-        known.unwrap_or_else(|| self.pending.contains(bytes_of(&(block..block + 1))))
-    }
-}
-
-/// The bytes of a range of blocks.
-fn bytes_of(blocks: &Range<u64>) -> ByteRange {
-    ByteRange::new(
-        blocks.start * BLOCK_BYTES,
-        (blocks.end - blocks.start) * BLOCK_BYTES,
-    )
-}
-
 fn create_data(disk: &dyn Disk, dir: &str) -> Result<Box<dyn DiskFile>, OpenError> {
     disk.create(&format!("{dir}/{DATA_NAME}"))
         .map_err(|source| match source.kind() {
@@ -565,21 +537,24 @@ fn each_slot(map: &BlockMap, mut each: impl FnMut(u64, u32)) {
     });
 }
 
-/// The allocator of a volume that is being opened.
-fn slots_in_use(state: &Recorded, path: &str) -> Result<Slots, OpenError> {
+/// The allocator of a volume that is being opened. Its memory is in proportion to
+/// the data file, whatever the map says.
+fn slots_in_use(state: &Recorded, path: &str, data_bytes: u64) -> Result<Slots, OpenError> {
     let mut slots = Slots::new(0);
-    let mut twice = None;
+    let mut wrong = None;
     each_slot(&state.map, |_, slot| {
-        if !slots.occupy(slot..slot + 1) {
-            twice = Some(slot);
+        if (u64::from(slot) + 1) * BLOCK_BYTES > data_bytes {
+            wrong = Some((slot, "the map has a block there, past the file's end"));
+        } else if !slots.occupy(slot..slot + 1) {
+            wrong = Some((slot, "the map gives one slot to two blocks"));
         }
     });
-    match twice {
+    match wrong {
         None => Ok(slots),
-        Some(slot) => Err(OpenError::Damaged {
+        Some((slot, what)) => Err(OpenError::Damaged {
             path: path.to_owned(),
             offset_bytes: u64::from(slot) * BLOCK_BYTES,
-            what: "the map gives one slot to two blocks".to_owned(),
+            what: what.to_owned(),
         }),
     }
 }

@@ -8,11 +8,11 @@ use rootstock_image::{
     grid::ChunkSpan,
     manifest::{Leaf, LookupError, Manifest, PAGE_ENTRIES},
 };
-use rootstock_store::ReadError;
+use rootstock_store::{ChunkStore, ReadError};
 
 use crate::{
-    cache::{ChunkCache, LeafKey},
-    device::{BlockDevice, BlockError, Segments, StatusExtent, StatusList, Zero, check_range},
+    cache::{ChunkCache, ChunkSource, LeafKey},
+    device::{BlockDevice, BlockError, Segments, StatusExtent, StatusList, check_range},
     volume::Base,
 };
 
@@ -21,16 +21,16 @@ pub const PREFETCH_BYTES_MAX: u64 = 32 << 20;
 
 /// A version of an image, read-only. Making one reads nothing: pages of the
 /// manifest are read when a request needs them.
-pub struct VersionDisk {
+pub struct VersionDisk<S = ChunkStore> {
     manifest: Manifest,
     id: Digest,
-    cache: Arc<ChunkCache>,
+    cache: Arc<ChunkCache<S>>,
 }
 
-impl VersionDisk {
+impl<S: ChunkSource> VersionDisk<S> {
     /// The disk that `manifest` describes.
     #[must_use]
-    pub fn new(manifest: Manifest, cache: Arc<ChunkCache>) -> Self {
+    pub fn new(manifest: Manifest, cache: Arc<ChunkCache<S>>) -> Self {
         Self {
             id: manifest.id(),
             manifest,
@@ -52,13 +52,16 @@ impl VersionDisk {
 
     /// Where its chunks come from.
     #[must_use]
-    pub fn cache(&self) -> &Arc<ChunkCache> {
+    pub fn cache(&self) -> &Arc<ChunkCache<S>> {
         &self.cache
     }
 
     /// This disk as the base of volumes.
     #[must_use]
-    pub fn into_base(self: Arc<Self>) -> Base {
+    pub fn into_base(self: Arc<Self>) -> Base
+    where
+        S: 'static,
+    {
         Base {
             id: self.id,
             device: self,
@@ -125,13 +128,9 @@ impl VersionDisk {
     }
 }
 
-impl BlockDevice for VersionDisk {
+impl<S: ChunkSource> BlockDevice for VersionDisk<S> {
     fn size_bytes(&self) -> u64 {
         self.manifest.grid().disk_bytes()
-    }
-
-    fn read_only(&self) -> bool {
-        true
     }
 
     fn read(
@@ -184,27 +183,6 @@ impl BlockDevice for VersionDisk {
             out.rewind(mark);
         }
         read
-    }
-
-    fn write(&self, _offset_bytes: u64, _data: &[u8]) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
-    }
-
-    fn write_zeroes(
-        &self,
-        _offset_bytes: u64,
-        _len_bytes: u64,
-        _zero: Zero,
-    ) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
-    }
-
-    fn discard(&self, _offset_bytes: u64, _len_bytes: u64) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
-    }
-
-    fn flush(&self) -> Result<(), BlockError> {
-        Ok(())
     }
 
     fn status(

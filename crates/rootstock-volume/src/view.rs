@@ -6,7 +6,7 @@ use rootstock_core::{BLOCK_BYTES, ByteRange, Extents};
 use rootstock_store::disk::Disk;
 
 use crate::{
-    device::{BlockDevice, BlockError, Segments, StatusExtent, Zero, check_range},
+    device::{BlockDevice, BlockError, Segments, StatusExtent, check_range},
     overlay::{self, OpenError, OverlayOptions, PinnedState, Wait, lookup_in, map::Run},
     volume::{Base, blocks_around, prefetch_of, prepare_dir, read_pieces, status_of},
 };
@@ -88,10 +88,6 @@ impl BlockDevice for SnapshotView {
         self.pinned.size_bytes()
     }
 
-    fn read_only(&self) -> bool {
-        true
-    }
-
     fn read(
         &self,
         offset_bytes: u64,
@@ -110,27 +106,6 @@ impl BlockDevice for SnapshotView {
     ) -> Result<bool, BlockError> {
         let range = self.check(offset_bytes, u64::from(len_bytes))?;
         self.read_waiting(range, Wait::No, out)
-    }
-
-    fn write(&self, _offset_bytes: u64, _data: &[u8]) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
-    }
-
-    fn write_zeroes(
-        &self,
-        _offset_bytes: u64,
-        _len_bytes: u64,
-        _zero: Zero,
-    ) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
-    }
-
-    fn discard(&self, _offset_bytes: u64, _len_bytes: u64) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
-    }
-
-    fn flush(&self) -> Result<(), BlockError> {
-        Ok(())
     }
 
     fn status(

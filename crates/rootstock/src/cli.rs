@@ -86,9 +86,18 @@ enum Command {
     /// Make and look after writable clones (a seat's writeback, a super client)
     #[command(subcommand)]
     Volume(command::volume::VolumeCommand),
+    /// Add and look after machines (seats, PCs), and see them boot
+    #[command(subcommand)]
+    Node(command::node::NodeCommand),
+    /// Make and look after settings that nodes inherit
+    #[command(subcommand)]
+    Profile(command::profile::ProfileCommand),
+    /// Look after the services that boot machines
+    #[command(subcommand)]
+    Boot(command::boot::BootCommand),
     /// Free the space of what nothing needs
     Gc(command::gc::GcArgs),
-    /// Watch the background check of stored data
+    /// Start and watch the check of all stored data
     #[command(subcommand)]
     Scrub(command::scrub::ScrubCommand),
     /// Let other machines use the API
@@ -145,6 +154,9 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Image(verb) => command::image::run(verb, &session),
         Command::Import(verb) => command::import::run(verb, &session),
         Command::Volume(verb) => command::volume::run(verb, &session),
+        Command::Node(verb) => command::node::run(verb, &session),
+        Command::Profile(verb) => command::profile::run(verb, &session),
+        Command::Boot(verb) => command::boot::run(verb, &session),
         Command::Gc(args) => command::gc::run(args, &session),
         Command::Scrub(verb) => command::scrub::run(verb, &session),
         Command::Token(verb) => command::token::run(verb, &session),

@@ -1,11 +1,15 @@
 //! The commands, each in its own file.
 
+pub(crate) mod boot;
 pub(crate) mod completions;
 pub(crate) mod gc;
 pub(crate) mod image;
 pub(crate) mod import;
+pub(crate) mod node;
+pub(crate) mod profile;
 pub(crate) mod scrub;
 pub(crate) mod serve;
+pub(crate) mod settings;
 pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod volume;

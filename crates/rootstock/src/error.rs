@@ -31,6 +31,9 @@ pub(crate) struct WrongUse {
     pub(crate) hint: String,
 }
 
+/// What to do when an export has no room.
+const ROOM: &str = "make room, or write to another file system; nothing was left behind";
+
 /// A failure of this program with its next step.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -118,9 +121,7 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return push_hint(error);
     }
     match cause.downcast_ref::<PullError>()? {
-        PullError::Write { .. } => {
-            Some("make room, or write to another file system; nothing was left behind".to_owned())
-        }
+        PullError::Write { .. } => Some(ROOM.to_owned()),
         PullError::Seal { .. } => Some(
             "do not use it: ask who runs the daemon whether its key or its store was changed"
                 .to_owned(),
@@ -211,6 +212,7 @@ fn source_hint(error: &SourceError) -> Option<String> {
             "install it: 'apt install qemu-utils' (Debian, Ubuntu) or 'dnf install qemu-img' \
              (Fedora, RHEL)"
         }
+        SourceError::Convert { reason, .. } if reason.contains("No space left") => ROOM,
         SourceError::Convert { .. } => "export it raw, which needs no other tool",
         SourceError::TooLarge { .. } => "if it is right, allow it with --max-size",
         SourceError::NotADisk { what, .. } if what.ends_with("pipe") => {
@@ -219,7 +221,7 @@ fn source_hint(error: &SourceError) -> Option<String> {
         SourceError::NotADisk { .. } => {
             "name a disk image, a block device, or - for standard input"
         }
-        SourceError::Stream { .. } | SourceError::Archive { .. } => {
+        SourceError::Stream { .. } | SourceError::Archive { .. } | SourceError::Checksum { .. } => {
             "fetch it again and compare its checksum"
         }
         SourceError::ManyDisks { .. } => "choose one with --member NAME",

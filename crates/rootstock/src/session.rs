@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use rootstock_client::{Client, ClientOptions, Endpoint};
+use rootstock_client::{AWAY_SECONDS_MAX, Client, ClientError, ClientOptions, Endpoint};
 
 use crate::{cli::Global, error::WrongUse};
 
@@ -46,6 +46,7 @@ impl Session {
             endpoint: self.endpoint()?,
             token: self.token()?,
             ca_file: self.global.ca.clone(),
+            on_away: if self.global.quiet { |_| {} } else { say_away },
         })?;
         Ok(self.client.get_or_init(|| client))
     }
@@ -98,6 +99,10 @@ impl Session {
             .with_context(|| format!("the token file '{}' cannot be read", path.display()))?;
         Ok(Some(token.trim().to_owned()))
     }
+}
+
+fn say_away(error: &ClientError) {
+    eprintln!("note:  {error}: it is tried again for {AWAY_SECONDS_MAX} s");
 }
 
 /// A flag that Ctrl-C and SIGTERM set, so that temporary files are removed and

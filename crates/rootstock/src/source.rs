@@ -150,6 +150,23 @@ pub(crate) enum SourceError {
         /// Their names.
         names: Vec<String>,
     },
+    /// A member is not what the archive's own manifest says.
+    #[error(
+        "'{member}' in '{}' is damaged: its {algorithm} is {found}, and '{manifest}' says otherwise",
+        path.display()
+    )]
+    Checksum {
+        /// The archive.
+        path: PathBuf,
+        /// The member.
+        member: String,
+        /// The manifest.
+        manifest: String,
+        /// How the digest is made.
+        algorithm: &'static str,
+        /// The digest of what is there.
+        found: String,
+    },
     /// It is packed too often.
     #[error("'{}' is packed more than {NESTING_MAX} times", path.display())]
     Nested {

@@ -28,9 +28,12 @@ impl Daemon {
         let socket = data.with_extension("sock");
         let nbd_port = process::free_port()?;
         let config = data.with_extension("toml");
+        // The scrubber is off: it would bring packs back into a page cache that
+        // was dropped for the measurement.
+        let cache_bytes = cache_mib << 20;
         std::fs::write(
             &config,
-            format!("[store]\ncache_bytes = {}\n", cache_mib << 20),
+            format!("[store]\ncache_bytes = {cache_bytes}\nscrub_rate_bytes = 0\n"),
         )?;
         let mut command = Command::new(&bench.rootstock);
         command

@@ -74,7 +74,7 @@ struct Candidate {
     run: fn(disk: &Path, target: &Path) -> Result<f64>,
 }
 
-const CANDIDATES: [Candidate; 3] = [
+const CANDIDATES: [Candidate; 4] = [
     Candidate {
         name: "qemu-img convert",
         run: qemu_img,
@@ -84,8 +84,12 @@ const CANDIDATES: [Candidate; 3] = [
         run: casync,
     },
     Candidate {
-        name: "borg create",
-        run: borg,
+        name: "borg create, fixed 4 MiB",
+        run: |disk, target| borg(disk, target, 4 << 20),
+    },
+    Candidate {
+        name: "borg create, fixed 256 KiB",
+        run: |disk, target| borg(disk, target, 256 << 10),
     },
 ];
 
@@ -112,7 +116,8 @@ fn casync(disk: &Path, target: &Path) -> Result<f64> {
     )
 }
 
-fn borg(disk: &Path, target: &Path) -> Result<f64> {
+/// At its default size of chunks, and at ours, for a fair look at what is stored.
+fn borg(disk: &Path, target: &Path, chunk_bytes: u64) -> Result<f64> {
     let repository = target.join("repository");
     let borg = || {
         let mut command = Command::new("borg");
@@ -125,14 +130,8 @@ fn borg(disk: &Path, target: &Path) -> Result<f64> {
     process::run(borg().args(["init", "-e", "none"]).arg(&repository))?;
     process::run(
         borg()
-            .args([
-                "create",
-                "--chunker-params",
-                "fixed,4194304",
-                "-C",
-                "zstd,3",
-                "--sparse",
-            ])
+            .args(["create", "-C", "zstd,3", "--sparse", "--chunker-params"])
+            .arg(format!("fixed,{chunk_bytes}"))
             .arg(format!("{}::bench", repository.display()))
             .arg(disk),
     )

@@ -6,16 +6,18 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 /// Each crate's rank. A crate may depend on those of lower rank only.
-const RANKS: [(&str, u32); 11] = [
+const RANKS: [(&str, u32); 13] = [
     ("rootstock-core", 0),
     ("rootstock-image", 1),
     ("rootstock-nbd", 1),
+    ("rootstock-netboot", 1),
     ("rootstock-api", 1),
     ("rootstock-store", 2),
     ("rootstock-catalog", 2),
     ("rootstock-client", 2),
     ("rootstock-volume", 3),
     ("rootstock-server", 4),
+    ("rootstock-agent", 4),
     ("rootstock", 5),
     // Beside the layers, above all: nothing may depend on these but each other.
     ("rootstock-tests", 6),

@@ -1,8 +1,11 @@
 //! Sends chunks that the daemon lacks.
 
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
 use rootstock_api::{
     Record,
-    record::{IDS_MAX, RECORDS_BYTES_MAX},
+    record::{IDS_MAX, RECORD_HEADER_BYTES, RECORDS_BYTES_MAX},
 };
 use rootstock_core::{CHUNK_BYTES, ChunkId};
 use rootstock_image::frame::Encoder;
@@ -10,38 +13,18 @@ use rootstock_image::frame::Encoder;
 use crate::{Client, ClientError};
 
 /// Room that a record may need: a chunk that does not shrink, and its header.
-const RECORD_BYTES_MAX: usize = CHUNK_BYTES as usize + 64;
+const RECORD_BYTES_MAX: usize = RECORD_HEADER_BYTES + CHUNK_BYTES as usize;
 
-/// Chunks to be offered to the daemon.
-#[derive(Default)]
-pub(super) struct Batch {
-    ids: Vec<ChunkId>,
-    /// The end of each chunk in `raw`.
-    ends: Vec<usize>,
-    raw: Vec<u8>,
-}
+/// Bytes of a body at most: a batch of chunks that do not shrink.
+const BODY_BYTES_MAX: usize = super::BATCH_BYTES_MAX as usize + (1 << 20);
+const _: () = assert!(BODY_BYTES_MAX <= RECORDS_BYTES_MAX);
 
-impl Batch {
-    pub(super) fn push(&mut self, id: ChunkId, raw: &[u8]) {
-        self.ids.push(id);
-        self.raw.extend_from_slice(raw);
-        self.ends.push(self.raw.len());
-    }
-
-    pub(super) fn len_bytes(&self) -> usize {
-        self.raw.len()
-    }
-
-    fn raw(&self, place: usize) -> &[u8] {
-        let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.raw[start..self.ends[place]]
-    }
-
-    fn clear(&mut self) {
-        self.ids.clear();
-        self.ends.clear();
-        self.raw.clear();
-    }
+/// A chunk to be offered to the daemon.
+#[derive(Debug, Clone)]
+pub(super) struct Offer {
+    pub(super) id: ChunkId,
+    /// Where it is in the batch's raw bytes.
+    pub(super) place: Range<usize>,
 }
 
 /// What became of a batch.
@@ -53,57 +36,102 @@ pub(super) struct Sent {
     pub(super) frame_bytes: u64,
 }
 
-/// Sends to one import.
+/// Sends to one import; one for each thread.
 pub(super) struct Sender<'a> {
     client: &'a Client,
     import: &'a str,
+    encoder: Encoder,
+    body: Body,
 }
 
 impl<'a> Sender<'a> {
     pub(super) fn new(client: &'a Client, import: &'a str) -> Self {
-        Self { client, import }
+        Self {
+            client,
+            import,
+            encoder: Encoder::new(),
+            body: Body::default(),
+        }
     }
 
-    /// Offers the batch, sends what is lacking, and empties it.
-    pub(super) fn send(
-        &self,
-        encoder: &mut Encoder,
-        batch: &mut Batch,
-    ) -> Result<Sent, ClientError> {
+    /// Offers chunks of `raw`, and sends those that are lacking.
+    pub(super) fn send(&mut self, raw: &[u8], offers: &[Offer]) -> Result<Sent, ClientError> {
         let mut sent = Sent::default();
-        let mut body = Vec::new();
-        for (group, ids) in batch.ids.chunks(IDS_MAX).enumerate() {
-            let lacking = self.client.import_lacking(self.import, ids)?;
-            for (bit, id) in ids.iter().enumerate() {
-                let raw = batch.raw(group * IDS_MAX + bit);
+        for offers in offers.chunks(IDS_MAX) {
+            let ids: Vec<ChunkId> = offers.iter().map(|offer| offer.id).collect();
+            let lacking = self.client.import_lacking(self.import, &ids)?;
+            for (bit, offer) in offers.iter().enumerate() {
+                let raw = &raw[offer.place.clone()];
                 if !lacking.get(bit) {
                     sent.known_bytes += raw.len() as u64;
                     continue;
                 }
-                let frame = encoder.encode(*id, raw);
-                sent.frame_bytes += frame.bytes.len() as u64;
-                Record {
-                    chunk: *id,
-                    raw_bytes: frame.raw_bytes,
-                    codec: frame.codec.to_byte(),
-                    frame: &frame.bytes,
+                if self.body.room().len() < RECORD_BYTES_MAX {
+                    self.flush()?;
                 }
-                .write(&mut body);
-                if body.len() + RECORD_BYTES_MAX > RECORDS_BYTES_MAX {
-                    self.flush(&mut body)?;
-                }
+                sent.frame_bytes += self.body.push(&mut self.encoder, offer.id, raw);
             }
         }
-        self.flush(&mut body)?;
-        batch.clear();
+        self.flush()?;
         Ok(sent)
     }
 
-    fn flush(&self, body: &mut Vec<u8>) -> Result<(), ClientError> {
-        if !body.is_empty() {
-            let records = std::mem::take(body);
-            self.client.import_chunks(self.import, records)?;
-        }
+    fn flush(&mut self) -> Result<(), ClientError> {
+        let Some((whole, records)) = self.body.take() else {
+            return Ok(());
+        };
+        self.client.import_chunks(self.import, records)?;
+        self.body.give_back(whole);
         Ok(())
+    }
+}
+
+/// Records that are written where they are sent from. Its memory is used again
+/// and again: fresh pages cost as much as copying them does.
+#[derive(Default)]
+struct Body {
+    memory: BytesMut,
+    len_bytes: usize,
+}
+
+impl Body {
+    fn room(&mut self) -> &mut [u8] {
+        if self.memory.is_empty() {
+            self.memory = BytesMut::zeroed(BODY_BYTES_MAX);
+        }
+        &mut self.memory[self.len_bytes..]
+    }
+
+    /// Appends the record of a chunk; answers its frame's length.
+    fn push(&mut self, encoder: &mut Encoder, id: ChunkId, raw: &[u8]) -> u64 {
+        let (header, frame) = self.room().split_at_mut(RECORD_HEADER_BYTES);
+        let (codec, frame_bytes) = encoder.encode_to(raw, frame);
+        let record = Record {
+            chunk: id,
+            raw_bytes: raw.len() as u32,
+            codec: codec.to_byte(),
+            frame: &frame[..frame_bytes],
+        };
+        header.copy_from_slice(&record.header());
+        self.len_bytes += record.len_bytes();
+        frame_bytes as u64
+    }
+
+    /// All memory, and the records in it; `None` when there are none.
+    fn take(&mut self) -> Option<(Bytes, Bytes)> {
+        let len_bytes = std::mem::take(&mut self.len_bytes);
+        if len_bytes == 0 {
+            return None;
+        }
+        let whole = std::mem::take(&mut self.memory).freeze();
+        let records = whole.slice(..len_bytes);
+        Some((whole, records))
+    }
+
+    /// Takes the memory back once it is sent, if nobody holds it any more.
+    fn give_back(&mut self, whole: Bytes) {
+        if let Ok(memory) = whole.try_into_mut() {
+            self.memory = memory;
+        }
     }
 }

@@ -38,6 +38,9 @@ pub(super) fn read(disk: &dyn ReadAt) -> io::Result<Table> {
     for sector_bytes in SECTOR_BYTES {
         if let Some(primary) = Copy::read(disk, sector_bytes, 1)? {
             let backup = Copy::read(disk, sector_bytes, primary.alternate)?;
+            // Section 5.3.1: the second header is in the disk's last sector.
+            let sectors = primary.alternate.saturating_add(1);
+            table.disk_bytes = sectors.saturating_mul(sector_bytes);
             match &backup {
                 Some(backup) if backup.bytes != primary.bytes => {
                     table.note("the two copies of the GPT differ: the first one counts");

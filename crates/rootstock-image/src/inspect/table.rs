@@ -27,6 +27,9 @@ pub(super) struct Table {
     /// Whether the disk may be cut by it: its entries are in bounds and do not
     /// overlap.
     pub(super) usable: bool,
+    /// The size that the disk has to have, by what the table itself says and by
+    /// where its partitions end.
+    pub(super) disk_bytes: u64,
     pub(super) notes: Vec<String>,
 }
 
@@ -47,6 +50,7 @@ impl Table {
             backup: None,
             reserved: Vec::new(),
             usable: true,
+            disk_bytes: 0,
             notes: Vec::new(),
         }
     }
@@ -68,6 +72,7 @@ impl Table {
         let entries = std::mem::take(&mut self.entries);
         let found = entries.len();
         for entry in entries {
+            self.disk_bytes = self.disk_bytes.max(entry.range.end());
             if entry.range.start >= disk_bytes || entry.range.len > disk_bytes - entry.range.start {
                 let number = entry.number;
                 self.note(format!(
@@ -90,6 +95,7 @@ impl Table {
             // An unpartitioned medium with an entry that stands for all of it,
             // as mkfs.fat writes for Windows' sake.
             self.entries.clear();
+            self.disk_bytes = 0;
             self.kind = TableKind::None;
         } else if self.entries.is_empty() {
             self.give_up("the partition table names no partition on the disk");

@@ -247,6 +247,36 @@ fn hostile_gpts() {
 }
 
 #[test]
+fn a_missing_end_is_told() {
+    let mut mbr = Disk::new(16 * MIB);
+    mbr.mbr(0, 0, 0x83, 2048, 8192);
+    mbr.mbr(0, 1, 0x83, 10_240, 22_528);
+    let mut logical = Disk::new(16 * MIB);
+    logical.mbr(0, 0, 0x05, 2048, 30_720);
+    logical.mbr(2048, 0, 0x83, 2048, 28_672);
+    let mut gpt = Disk::new(16 * MIB);
+    gpt.gpt(512, &[(8192, 10_239, "root")]);
+    let mut long = Disk::new(16 * MIB);
+    long.gpt(4096, &[(1024, 1279, "root")]);
+    for (name, disk) in [
+        ("mbr", mbr),
+        ("logical", logical),
+        ("gpt", gpt),
+        ("4096", long),
+    ] {
+        assert_eq!(look(&disk.bytes).table_says_bytes, None, "{name}");
+        for len in [16 * MIB - 512, 9 * MIB] {
+            let report = look(&disk.bytes[..len as usize]);
+            assert_eq!(report.table_says_bytes, Some(16 * MIB), "{name} {len}");
+        }
+        // More than there has to be is no sign of anything.
+        let more = [disk.bytes.as_slice(), &[0; 4096]].concat();
+        assert_eq!(look(&more).table_says_bytes, None, "{name}");
+    }
+    assert_eq!(look(&swap(64)).table_says_bytes, None);
+}
+
+#[test]
 fn swap_keeps_its_header_and_a_sleeping_system() {
     let report = look(&swap(64));
     let free: Vec<_> = report.free.iter().collect();

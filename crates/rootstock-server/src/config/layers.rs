@@ -17,8 +17,12 @@ enum Kind {
     Text,
     /// A number.
     Number,
+    /// `true` or `false`.
+    Flag,
     /// Several, with commas between them.
     List,
+    /// Tables, which only the file can hold.
+    Tables,
 }
 
 const KEYS: &[(&str, Kind)] = &[
@@ -36,6 +40,15 @@ const KEYS: &[(&str, Kind)] = &[
     ("store.import_idle_days", Kind::Number),
     ("log.filter", Kind::Text),
     ("log.format", Kind::Text),
+    ("boot.interfaces", Kind::List),
+    ("boot.http_port", Kind::Number),
+    ("boot.https_port", Kind::Number),
+    ("boot.nbd_port", Kind::Number),
+    ("boot.agent", Kind::Text),
+    ("boot.files", Kind::List),
+    ("boot.plugins", Kind::Text),
+    ("boot.plain_orders", Kind::Flag),
+    ("network", Kind::Tables),
 ];
 
 /// Why there is no configuration.
@@ -234,6 +247,15 @@ fn lay(
             let number = text.trim().parse();
             Value::Integer(number.map_err(|_| wrong(format!("'{text}' is not a number")))?)
         }
+        Kind::Flag => {
+            let flag = text.trim().parse();
+            Value::Boolean(flag.map_err(|_| wrong(format!("'{text}' is not true or false")))?)
+        }
+        Kind::Tables => {
+            return Err(wrong(format!(
+                "[[{key}]] can only be written in the configuration file"
+            )));
+        }
         Kind::List => {
             let parts = text
                 .split(',')
@@ -293,7 +315,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if config.store.import_idle_days == 0 {
         return together("store.import_idle_days is 0: imports would expire at once");
     }
-    Ok(())
+    super::boot::check(&config.boot, &config.network)
 }
 
 #[cfg(test)]
@@ -349,6 +371,15 @@ mod tests {
         store.import_idle_days = 7  # default
         log.filter = "warn"  # environment ROOTSTOCK_LOG_FILTER
         log.format = "text"  # default
+        boot.interfaces = ["off"]  # default
+        boot.http_port = 8480  # default
+        boot.https_port = 8481  # default
+        boot.nbd_port = 8482  # default
+        boot.agent = (none)  # default
+        boot.files = []  # default
+        boot.plugins = "/etc/rootstock/plugins.d"  # default
+        boot.plain_orders = false  # default
+        network = []  # default
         "#);
     }
 
@@ -397,6 +428,7 @@ mod tests {
         let mut config = Config::default();
         config.api.tls_cert = Some("c".into());
         config.api.tls_key = Some("k".into());
+        config.boot.agent = Some("a".into());
         let table = Table::try_from(&config).expect("serializes");
         let mut keys = Vec::new();
         for (name, value) in table {

@@ -4,15 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequest, Request},
-    http::header,
+    http::{HeaderMap, header},
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use rootstock_api::{ProblemCode, record::RECORDS_BYTES_MAX};
+use rootstock_api::{BINARY_MEDIA_TYPE, ProblemCode, record::RECORDS_BYTES_MAX};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::ApiError;
-use crate::app::App;
+use super::{ApiError, STOPPING_IDLE};
+use crate::{app::App, stop::Stop};
 
 /// How long a client may pause within a body.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -29,11 +29,18 @@ impl FromRequest<Arc<App>> for Binary {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        if !is_of_type(request.headers(), BINARY_MEDIA_TYPE) {
+            return Err(
+                ApiError::new(ProblemCode::UnsupportedMediaType, "this path takes bytes")
+                    .with_hint("send them with content-type: application/octet-stream"),
+            );
+        }
         // Before the wait: what is too large needs no place.
-        refuse_long(&request, RECORDS_BYTES_MAX)?;
+        let announced = refuse_long(&request, RECORDS_BYTES_MAX)?;
         let places = Arc::clone(&app.body_places);
         let place = places.acquire_owned().await.map_err(|_| stopping())?;
-        let bytes = read(request, RECORDS_BYTES_MAX).await?;
+        let memory = app.imports.body_memory(announced);
+        let bytes = read_into(request, RECORDS_BYTES_MAX, memory).await?;
         Ok(Self {
             bytes,
             _place: place,
@@ -41,13 +48,39 @@ impl FromRequest<Arc<App>> for Binary {
     }
 }
 
+/// Whether the body says that it is of this media type, whatever its parameters.
+pub(crate) fn is_of_type(headers: &HeaderMap, wanted: &str) -> bool {
+    let value = headers.get(header::CONTENT_TYPE);
+    let value = value.and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = value.split(';').next().unwrap_or("").trim();
+    essence.eq_ignore_ascii_case(wanted)
+}
+
 /// Reads a body of at most `bytes_max`.
+///
+/// When the daemon stops, a body that goes on coming is still taken; one whose
+/// sender rests is not waited for.
 pub(crate) async fn read(request: Request, bytes_max: usize) -> Result<Bytes, ApiError> {
+    read_into(request, bytes_max, BytesMut::new()).await
+}
+
+/// The same into memory that is there already, which is empty.
+async fn read_into(
+    request: Request,
+    bytes_max: usize,
+    mut bytes: BytesMut,
+) -> Result<Bytes, ApiError> {
     let announced = refuse_long(&request, bytes_max)?;
+    let mut stop = request.extensions().get::<Stop>().cloned();
     let mut stream = request.into_body().into_data_stream();
-    let mut bytes = BytesMut::with_capacity(announced);
+    bytes.reserve(announced);
     loop {
-        match tokio::time::timeout(IDLE_TIMEOUT, stream.next()).await {
+        let part = tokio::time::timeout(IDLE_TIMEOUT, stream.next());
+        let part = tokio::select! {
+            part = part => part,
+            () = rested_at_stop(stop.as_mut()) => return Err(stopping()),
+        };
+        match part {
             Ok(None) => return Ok(bytes.freeze()),
             Ok(Some(Ok(part))) if bytes.len() + part.len() > bytes_max => {
                 return Err(too_large(bytes_max));
@@ -66,6 +99,17 @@ pub(crate) async fn read(request: Request, bytes_max: usize) -> Result<Bytes, Ap
                 ));
             }
         }
+    }
+}
+
+/// Returns when the daemon has been stopping for [`STOPPING_IDLE`].
+async fn rested_at_stop(stop: Option<&mut Stop>) {
+    match stop {
+        Some(stop) => {
+            stop.wait().await;
+            tokio::time::sleep(STOPPING_IDLE).await;
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -85,6 +85,27 @@ impl From<CatalogError> for ApiError {
                 ProblemCode::VolumeNotFound,
                 "`rootstock volume list` shows the volumes",
             ),
+            CatalogError::NodeNotFound { .. } => (
+                ProblemCode::NodeNotFound,
+                "`rootstock node list` shows the nodes",
+            ),
+            CatalogError::ProfileNotFound { .. } => (
+                ProblemCode::ProfileNotFound,
+                "`rootstock profile list` shows the profiles",
+            ),
+            CatalogError::BootNotFound { .. } => (
+                ProblemCode::BootNotFound,
+                "`rootstock node log` shows a node's last boots",
+            ),
+            CatalogError::MacTaken { .. } | CatalogError::Taken { .. } => {
+                (ProblemCode::Exists, "`rootstock node show` shows that node")
+            }
+            CatalogError::NoNameLeft { .. } => (
+                ProblemCode::BadValue,
+                "delete nodes that are gone, or give the network a longer `names`",
+            ),
+            CatalogError::Cycle { .. } => (ProblemCode::BadValue, "choose another parent"),
+            CatalogError::TooDeep { .. } => (ProblemCode::BadValue, "inherit through fewer"),
             CatalogError::ImportNotFound { .. } => {
                 (ProblemCode::ImportNotFound, "start the import again")
             }
@@ -94,9 +115,11 @@ impl From<CatalogError> for ApiError {
             ),
             CatalogError::Exists { .. } => (ProblemCode::Exists, "choose another name"),
             CatalogError::Full { .. } => (ProblemCode::BadValue, "delete some first"),
-            CatalogError::InUse { holders, .. } => {
+            CatalogError::InUse { holders, .. }
+            | CatalogError::ImageInUse { holders, .. }
+            | CatalogError::ProfileInUse { holders, .. } => {
+                let hint = in_use_hint(holders);
                 let holders = holders.iter().map(holder).collect();
-                let hint = "remove the tags and delete the volumes that need it first";
                 return Problem::new(ProblemCode::InUse, detail)
                     .with_hint(hint)
                     .with_holders(holders)
@@ -113,8 +136,29 @@ impl From<CatalogError> for ApiError {
     }
 }
 
+fn in_use_hint(holders: &[rootstock_catalog::Holder]) -> &'static str {
+    use rootstock_catalog::Holder::{Node, Profile, Tag, Volume};
+    let of_nodes = |holder: &_| matches!(holder, Node(_) | Profile(_));
+    let of_images = |holder: &_| matches!(holder, Tag(_) | Volume(_));
+    if holders.iter().all(of_images) {
+        "remove the tags and delete the volumes that need it first"
+    } else if holders.iter().all(of_nodes) {
+        "set the nodes and profiles that need it to something else first, and let running nodes boot anew"
+    } else {
+        "remove the tags, delete the volumes, and set the nodes and profiles that need it to something else first"
+    }
+}
+
 fn holder(holder: &rootstock_catalog::Holder) -> Holder {
     match holder {
+        rootstock_catalog::Holder::Node(node) => Holder {
+            kind: HolderKind::Node,
+            name: node.to_string(),
+        },
+        rootstock_catalog::Holder::Profile(profile) => Holder {
+            kind: HolderKind::Profile,
+            name: profile.to_string(),
+        },
         rootstock_catalog::Holder::Tag(tag) => Holder {
             kind: HolderKind::Tag,
             name: tag.to_string(),

@@ -20,7 +20,11 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-use super::{ApiError, auth::Peer};
+use super::{
+    ApiError, STOPPING_IDLE,
+    auth::Peer,
+    traffic::{Counted, Traffic},
+};
 use crate::{config::ApiAddress, stop::Stop};
 
 /// Connections at once, to all of the API's addresses.
@@ -235,7 +239,13 @@ impl Serving {
                             // Latency matters more than the packets saved.
                             let _ = stream.set_nodelay(true);
                             let handshake = acceptor.accept(stream);
-                            match tokio::time::timeout(HEAD_TIMEOUT, handshake).await {
+                            let handshake = tokio::time::timeout(HEAD_TIMEOUT, handshake);
+                            let mut stop = serving.stop.clone();
+                            let handshake = tokio::select! {
+                                handshake = handshake => handshake,
+                                () = stop.wait() => return,
+                            };
+                            match handshake {
                                 Ok(Ok(stream)) => {
                                     serving.connection(stream, Peer::Remote, place).await;
                                 }
@@ -267,13 +277,19 @@ impl Serving {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (router, requests) = (self.router, self.requests);
+        let traffic = Traffic::default();
+        let stream = Counted::new(stream, traffic.clone());
+        let (stopping, answers) = (self.stop.clone(), traffic.clone());
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(stopping.clone());
             let (router, requests) = (router.clone(), requests.clone());
+            let answering = answers.answering();
             // In a task of its own: when the client goes away the connection is
             // dropped, and a change must not be dropped half-way with it.
             let answer = tokio::spawn(async move {
                 let _requests = requests;
+                let _answering = answering;
                 router.oneshot(request.map(Body::new)).await
             });
             async move {
@@ -296,7 +312,13 @@ impl Serving {
             ended = connection.as_mut() => ended,
             () = stop.wait() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::select! {
+                    ended = connection => ended,
+                    () = traffic.rested(STOPPING_IDLE) => {
+                        tracing::debug!("connection cut off at shutdown: its peer rests");
+                        return;
+                    }
+                }
             }
         };
         if let Err(error) = ended {

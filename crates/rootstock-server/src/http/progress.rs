@@ -45,6 +45,13 @@ impl Progress {
         self.0.blocking_send(line.into()).map_err(|_| Gone)
     }
 
+    /// Sends a line, from a task.
+    pub(crate) async fn send_async(&self, event: &impl Serialize) -> Result<(), Gone> {
+        let mut line = serde_json::to_vec(event).map_err(|_| Gone)?;
+        line.push(b'\n');
+        self.0.send(line.into()).await.map_err(|_| Gone)
+    }
+
     /// Sends a line that may be left out when the client reads slowly.
     pub(crate) fn send_if_room(&self, event: &impl Serialize) {
         if let Ok(mut line) = serde_json::to_vec(event) {

@@ -24,6 +24,8 @@ mod admin;
 mod chunks;
 mod images;
 mod imports;
+mod nodes;
+mod profiles;
 mod tokens;
 mod versions;
 mod volumes;
@@ -57,8 +59,9 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::metrics))
         .routes(routes!(admin::site))
         .routes(routes!(admin::store))
+        .routes(routes!(admin::boot_doctor))
         .routes(routes!(admin::gc))
-        .routes(routes!(admin::scrub))
+        .routes(routes!(admin::scrub, admin::scrub_start))
         .routes(routes!(images::list))
         .routes(routes!(images::show, images::delete))
         .routes(routes!(images::history))
@@ -79,6 +82,16 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(volumes::reset))
         .routes(routes!(volumes::snapshot))
         .routes(routes!(volumes::commit))
+        .routes(routes!(nodes::list, nodes::create, nodes::set))
+        .routes(routes!(nodes::watch))
+        .routes(routes!(nodes::export))
+        .routes(routes!(nodes::import))
+        .routes(routes!(nodes::approve))
+        .routes(routes!(nodes::delete))
+        .routes(routes!(nodes::show))
+        .routes(routes!(nodes::boots))
+        .routes(routes!(profiles::list, profiles::create))
+        .routes(routes!(profiles::show, profiles::set, profiles::delete))
         .routes(routes!(admin::exports))
         .routes(routes!(admin::clients))
         .routes(routes!(tokens::list, tokens::create))

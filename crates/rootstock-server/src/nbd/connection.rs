@@ -17,6 +17,7 @@ use super::{
     transport::{More, Socket, Transport, Wait},
 };
 
+mod read_ahead;
 mod transmission;
 
 /// What is received at once, in bytes: requests, or a piece of a long write.

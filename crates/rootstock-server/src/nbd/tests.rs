@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rootstock_core::CHUNK_BYTES;
 use rootstock_nbd::{
     Command, ErrorCode, ReplyStyle, Request,
     client::{
@@ -293,6 +294,41 @@ fn a_crowd_of_slow_reads_is_bounded_and_answered() {
     let mut cookies: Vec<_> = (0..50).map(|_| raw.reply().cookie).collect();
     cookies.sort_unstable();
     assert_eq!(cookies, (0..50).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_rest_of_a_long_read_is_fetched_beside_it() {
+    let device = Arc::new(Gated::new(SIZE));
+    let (_handle, address) = start(device.clone(), NbdLimits::default());
+    let mut raw = Raw::new(address);
+    raw.send(1, Command::Read, 0, GATE_OFFSET, 3 * CHUNK_BYTES);
+    // The read itself is still at the gate.
+    assert_eq!(
+        device.wait_for_fetches(2),
+        [1, 2].map(|n| (GATE_OFFSET + n * CHUNK_BYTES, CHUNK_BYTES))
+    );
+    device.open_gate();
+    assert_eq!(raw.outcome(), (1, None));
+}
+
+#[test]
+fn a_stream_is_read_ahead_of() {
+    let device = Arc::new(Gated::new(SIZE));
+    let (_handle, address) = start(device.clone(), NbdLimits::default());
+    let mut raw = Raw::new(address);
+    for cookie in 1..3 {
+        let offset = GATE_OFFSET + cookie * 4096;
+        raw.send(cookie, Command::Read, 0, offset, 4096);
+        assert_eq!(raw.outcome(), (cookie, None));
+    }
+    let read = 3 * 4096;
+    assert_eq!(
+        device.wait_for_fetches(2),
+        [
+            (GATE_OFFSET + read, CHUNK_BYTES - read),
+            (GATE_OFFSET + CHUNK_BYTES, CHUNK_BYTES)
+        ]
+    );
 }
 
 #[test]

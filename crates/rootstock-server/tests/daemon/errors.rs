@@ -7,7 +7,7 @@ use rootstock_api::{
     record::RECORDS_BYTES_MAX,
 };
 
-use crate::support::{Disk, Site, json, request};
+use crate::support::{Disk, Site, binary, json, request};
 
 #[tokio::test]
 async fn garbage_gets_a_problem() {
@@ -160,6 +160,13 @@ async fn garbage_gets_a_problem() {
             ProblemCode::BadRequest,
         ),
         (
+            Method::POST,
+            "/v1/imports/x/chunks",
+            "{}",
+            415,
+            ProblemCode::UnsupportedMediaType,
+        ),
+        (
             Method::DELETE,
             "/v1/tokens/x",
             "",
@@ -169,7 +176,13 @@ async fn garbage_gets_a_problem() {
     ];
     for (method, path, body, status, code) in cases {
         let mut request = request(method.clone(), path, Body::from(body.to_owned()));
-        let value = header::HeaderValue::from_static("application/json");
+        let binary = ["lacking", "fetch"].iter().any(|end| path.ends_with(end));
+        let value = if binary {
+            "application/octet-stream; x=y"
+        } else {
+            "application/json"
+        };
+        let value = header::HeaderValue::from_static(value);
         request.headers_mut().insert(header::CONTENT_TYPE, value);
         let problem = site.send(request).await.problem();
         assert_eq!(
@@ -186,18 +199,14 @@ async fn bodies_are_bounded_and_typed() {
     let site = Site::start().await;
     let import = site.open_import("lab", &Disk::of(&[1])).await;
     let path = paths::import_chunks(&import.id);
-    let announced = request(
-        Method::POST,
-        &path,
-        Body::from(vec![0; RECORDS_BYTES_MAX + 1]),
-    );
+    let announced = binary(&path, Body::from(vec![0; RECORDS_BYTES_MAX + 1]));
     assert_eq!(
         site.send(announced).await.problem().code,
         ProblemCode::TooLarge
     );
     // Without a length, in parts, forever.
     let parts = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![0; 1 << 20]));
-    let endless = request(Method::POST, &path, Body::from_stream(parts));
+    let endless = binary(&path, Body::from_stream(parts));
     assert_eq!(
         site.send(endless).await.problem().code,
         ProblemCode::TooLarge

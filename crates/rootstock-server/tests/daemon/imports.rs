@@ -14,7 +14,7 @@ use rootstock_image::{
 
 use crate::{
     remote::{Remote, site_with_https},
-    support::{Disk, Site, chunk_of, record, request},
+    support::{Disk, Site, binary, chunk_of, record},
 };
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn lies_are_refused() {
     let mut codec = body.clone();
     codec[40] = 9;
     for bad in [flipped, codec.clone(), body[..60].to_vec()] {
-        let post = request(Method::POST, &chunks, Body::from(bad));
+        let post = binary(&chunks, Body::from(bad));
         let problem = remote.send(post, Some(&secret)).await.problem();
         assert_eq!(problem.code, ProblemCode::BadChunk, "{problem}");
     }

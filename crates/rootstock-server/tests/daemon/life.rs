@@ -4,12 +4,14 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use axum::body::Body;
 use hyper::{Method, header};
-use rootstock_api::{Health, ImageList, ProblemCode, Site as SiteReport, TokenRole, paths};
+use rootstock_api::{
+    Health, ImageList, ProblemCode, ScrubStatus, Site as SiteReport, TokenRole, paths,
+};
 use rootstock_server::{Daemon, DataDirError, ListenError, StartError};
 
 use crate::{
     remote::{Remote, site_with_https},
-    support::{Disk, Site, config_in, json, request},
+    support::{Disk, Site, binary, config_in, json},
 };
 
 #[tokio::test]
@@ -117,6 +119,77 @@ async fn metrics_count() {
 }
 
 #[tokio::test]
+async fn a_scrub_is_started_and_its_result_outlives_a_restart() {
+    let mut site = Site::start().await;
+    site.import("lab", &Disk::of(&[1, 2])).await;
+    // Packs that are still in memory are written.
+    site.restart().await;
+    let mut packs = Vec::new();
+    for directory in std::fs::read_dir(site.data().join("store/packs")).expect("packs") {
+        let files = std::fs::read_dir(directory.expect("reads").path()).expect("reads");
+        packs.extend(files.map(|file| file.expect("reads").path()));
+    }
+    let [pack] = packs.as_slice() else {
+        panic!("one pack: {packs:?}");
+    };
+    let mut bytes = std::fs::read(pack).expect("reads");
+    bytes[300] ^= 1;
+    std::fs::write(pack, bytes).expect("writes");
+
+    let started = site.post(paths::SCRUB, &()).await;
+    assert_eq!(started.status, hyper::StatusCode::ACCEPTED);
+    let started: ScrubStatus = started.json();
+    assert!(started.running && started.last_pass.is_none());
+    assert_eq!(started.total_pack_count, 1);
+    let ended = loop {
+        let status: ScrubStatus = site.get(paths::SCRUB).await.json();
+        if !status.running {
+            break status;
+        }
+    };
+    assert!(ended.last_pass.is_some());
+    assert_eq!(ended.damage.len(), 1, "{ended:?}");
+    site.restart().await;
+    let kept: ScrubStatus = site.get(paths::SCRUB).await.json();
+    assert_eq!(
+        (kept.running, kept.last_pass, kept.damage),
+        (false, ended.last_pass, ended.damage)
+    );
+}
+
+#[tokio::test]
+async fn who_sends_nothing_does_not_hold_the_stop() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut site = Site::start().await;
+    let connect = || tokio::net::UnixStream::connect(site.socket());
+    let mut half_head = connect().await.expect("connects");
+    let part = half_head.write_all(b"GET /healthz HTTP/1.1\r\nHost:").await;
+    part.expect("is taken");
+    let mut half_body = connect().await.expect("connects");
+    let head = "POST /v1/imports HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+                Content-Length: 100\r\nExpect: 100-continue\r\n\r\n{";
+    half_body
+        .write_all(head.as_bytes())
+        .await
+        .expect("is taken");
+    // RFC 9110, section 10.1.1: what says that the body is waited for.
+    let waits = b"HTTP/1.1 100 Continue\r\n\r\n";
+    let mut answer = vec![0; waits.len()];
+    half_body.read_exact(&mut answer).await.expect("answers");
+    assert_eq!(answer, waits);
+    site.stop().await;
+    let mut answer = String::new();
+    half_body
+        .read_to_string(&mut answer)
+        .await
+        .expect("answers");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    let mut answer = Vec::new();
+    half_head.read_to_end(&mut answer).await.expect("ends");
+    assert!(answer.is_empty());
+}
+
+#[tokio::test]
 async fn over_https_tokens_decide() {
     let site = site_with_https().await;
     let remote = Remote::of(site.daemon());
@@ -151,7 +224,7 @@ async fn over_https_tokens_decide() {
     assert_eq!(problem.code, ProblemCode::Forbidden);
     let problem = remote.get(paths::TOKENS, Some(reader)).await.problem();
     assert_eq!(problem.code, ProblemCode::Forbidden);
-    let fetch = request(Method::POST, paths::CHUNKS_FETCH, Body::from(vec![7; 32]));
+    let fetch = binary(paths::CHUNKS_FETCH, Body::from(vec![7; 32]));
     let problem = remote.send(fetch, Some(reader)).await.problem();
     assert_eq!(problem.code, ProblemCode::ChunkNotFound);
     assert!(remote.send(write(), Some(admin)).await.status.is_success());

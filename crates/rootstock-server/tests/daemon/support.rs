@@ -6,8 +6,8 @@ use axum::body::{Body, Bytes};
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use rootstock_api::{
-    Bitmap, Import, ImportCommit, ImportCommitted, ImportCreate, ImportReceipt, Problem,
-    ProblemCode, Record, paths, record::encode_ids,
+    BINARY_MEDIA_TYPE, Bitmap, Import, ImportCommit, ImportCommitted, ImportCreate, ImportReceipt,
+    Problem, ProblemCode, Record, paths, record::encode_ids,
 };
 use rootstock_core::{CHUNK_BYTES, ChunkId, Digest};
 use rootstock_image::{
@@ -136,8 +136,7 @@ impl Site {
     }
 
     pub(crate) async fn bytes(&self, path: &str, body: Vec<u8>) -> Answer {
-        self.send(request(Method::POST, path, Body::from(body)))
-            .await
+        self.send(binary(path, Body::from(body))).await
     }
 
     pub(crate) async fn open_import(&self, image: &str, disk: &Disk) -> Import {
@@ -212,6 +211,13 @@ pub(crate) fn request(method: Method, path: &str, body: Body) -> Request<Body> {
     let request = Request::builder().method(method).uri(path);
     let request = request.header(header::HOST, "rootstock");
     request.body(body).expect("a request")
+}
+
+pub(crate) fn binary(path: &str, body: Body) -> Request<Body> {
+    let mut request = request(Method::POST, path, body);
+    let value = header::HeaderValue::from_static(BINARY_MEDIA_TYPE);
+    request.headers_mut().insert(header::CONTENT_TYPE, value);
+    request
 }
 
 pub(crate) fn json(method: Method, path: &str, document: &impl Serialize) -> Request<Body> {

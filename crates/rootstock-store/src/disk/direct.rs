@@ -37,18 +37,34 @@ pub(super) fn write(
     if fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
         return Ok(0);
     }
-    let written = write_aligned(
-        file,
-        offset_bytes,
-        parts,
-        len_bytes - len_bytes % ALIGN_BYTES,
-    );
+    let first = parts.iter().find(|part| !part.is_empty());
+    let first = first.map_or(&[][..], |part| part);
+    let written = if first.len() >= WRITE_BYTES_MIN && is_aligned(first) {
+        write_straight(file, offset_bytes, first)
+    } else {
+        let whole_bytes = len_bytes - len_bytes % ALIGN_BYTES;
+        write_gathered(file, offset_bytes, parts, whole_bytes)
+    };
     // The rest of the file's life is in the page cache.
     fcntl_setfl(file, flags)?;
     written
 }
 
-fn write_aligned(
+fn is_aligned(bytes: &[u8]) -> bool {
+    bytes.as_ptr().align_offset(ALIGN_BYTES) == 0
+}
+
+/// Writes from where the bytes are, as many as make whole pages.
+fn write_straight(file: &fs::File, offset_bytes: u64, bytes: &[u8]) -> io::Result<usize> {
+    let whole = &bytes[..bytes.len() - bytes.len() % ALIGN_BYTES];
+    match file.write_all_at(whole, offset_bytes) {
+        Err(error) if error.raw_os_error() == Some(EINVAL) => Ok(0),
+        result => result.map(|()| whole.len()),
+    }
+}
+
+/// Writes by way of aligned memory.
+fn write_gathered(
     file: &fs::File,
     offset_bytes: u64,
     parts: &[IoSlice<'_>],
@@ -91,6 +107,23 @@ const EINVAL: i32 = rustix::io::Errno::INVAL.raw_os_error();
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn aligned_bytes_are_written_from_where_they_are() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let bytes: Vec<u8> = (0_u32..2_000_000).flat_map(u32::to_le_bytes).collect();
+        let start = bytes.as_ptr().align_offset(ALIGN_BYTES);
+        for (skip, len) in [(0, 5_000_001), (0, WRITE_BYTES_MIN), (1, 5 << 20)] {
+            let path = dir.path().join(format!("{skip}-{len}"));
+            let file = fs::File::create_new(&path).expect("a file");
+            let first = &bytes[start + skip..start + skip + len];
+            let parts = [IoSlice::new(&[]), IoSlice::new(first), IoSlice::new(b"end")];
+            let direct = write(&file, 0, &parts, len + 3).expect("writes");
+            let whole = len - len % ALIGN_BYTES;
+            assert!(direct == 0 || direct == whole, "{direct} of {len}");
+            assert!(fs::read(path).expect("reads") == first[..direct], "{len}");
+        }
+    }
 
     #[test]
     fn large_writes_hold_what_they_were_given() {

@@ -2,7 +2,6 @@
 
 use std::{io::IoSlice, sync::Arc};
 
-use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{buffer::PackBuffer, read::contents, *};
@@ -21,9 +20,9 @@ fn entry(raw: &[u8]) -> Entry {
 
 /// A pack of these raw frames: its id and bytes.
 fn pack(frames: &[&[u8]]) -> (PackId, Vec<u8>) {
-    let buffer = PackBuffer::default();
+    let buffer = PackBuffer::new(64, &Arc::default());
     for frame in frames {
-        buffer.push(entry(frame), Bytes::copy_from_slice(frame));
+        buffer.push(entry(frame), frame);
     }
     let trailer = buffer.trailer();
     let objects = MemoryObjects::new();

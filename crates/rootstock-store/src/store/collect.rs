@@ -143,7 +143,7 @@ impl Collection {
         let mut sweep = Sweep {
             store: &self.store,
             live,
-            rest: Rest::default(),
+            rest: Rest::new(&self.store),
             report: CollectReport::default(),
         };
         let packs_total = (plan.delete.len() + plan.rewrite.len()) as u64;
@@ -257,13 +257,22 @@ struct Sweep<'a> {
 }
 
 /// Chunks on their way from old packs to a new one.
-#[derive(Default)]
 struct Rest {
     buffer: PackBuffer,
     /// Where each was, and its entry in the buffer.
     moved: Vec<(Location, Entry)>,
     /// Packs of which nothing live is left once the buffer is stored.
     sources: Vec<u32>,
+}
+
+impl Rest {
+    fn new(store: &ChunkStore) -> Self {
+        Self {
+            buffer: store.pack_buffer(),
+            moved: Vec::new(),
+            sources: Vec::new(),
+        }
+    }
 }
 
 impl Sweep<'_> {
@@ -290,7 +299,7 @@ impl Sweep<'_> {
             if len > u64::from(self.store.inner.options.pack_bytes) {
                 self.finish_rest()?;
             }
-            let entry = self.rest.buffer.push(entry, frame.bytes);
+            let entry = self.rest.buffer.push(entry, &frame.bytes);
             self.rest.moved.push((at, entry));
         }
         self.rest.sources.push(number);
@@ -299,7 +308,7 @@ impl Sweep<'_> {
 
     /// Stores the rest, turns the index to it, and deletes what it came from.
     fn finish_rest(&mut self) -> Result<(), CollectError> {
-        let rest = std::mem::take(&mut self.rest);
+        let rest = std::mem::replace(&mut self.rest, Rest::new(self.store));
         if !rest.moved.is_empty() {
             let trailer = rest.buffer.trailer();
             let turn = |index: &mut Index, len_bytes: u64| {

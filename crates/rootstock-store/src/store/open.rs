@@ -50,6 +50,7 @@ impl ChunkStore {
                 options,
                 index: RwLock::new(index),
                 writer: Mutex::new(write::Writer::default()),
+                spare: Arc::default(),
                 writer_changed: Condvar::new(),
                 busy_packs: Mutex::new(HashSet::new()),
                 busy_changed: Condvar::new(),

@@ -5,9 +5,8 @@ use std::{
     sync::{Arc, MutexGuard, PoisonError},
 };
 
-use bytes::Bytes;
 use rootstock_core::{ChunkId, FrameId, units::is_zero};
-use rootstock_image::frame::{Codec, Encoder, Frame};
+use rootstock_image::frame::{Encoder, Frame, FrameRef};
 
 use super::{
     ChunkStore, PutError,
@@ -86,19 +85,22 @@ impl ChunkStore {
     ///
     /// # Errors
     /// As [`ChunkStore::put`].
-    pub fn put_from(&self, frame: &Frame, origin: Origin) -> Result<PutOutcome, PutError> {
+    pub fn put_from<'a>(
+        &self,
+        frame: impl Into<FrameRef<'a>>,
+        origin: Origin,
+    ) -> Result<PutOutcome, PutError> {
+        let frame = frame.into();
         let chunk = frame.chunk;
         if !chunk.is_zero() && self.contains(chunk) {
             return Ok(PutOutcome::Present);
         }
         let checked = match origin {
-            Origin::Foreign => {
-                decode(chunk, frame.raw_bytes, frame.codec, &frame.bytes).map(|_| ())
-            }
+            Origin::Foreign => decode(chunk, frame.raw_bytes, frame.codec, frame.bytes).map(|_| ()),
             Origin::SameUser => frame.check_bounds(),
         };
         checked.map_err(|source| PutError::Frame { chunk, source })?;
-        self.append(chunk, frame.raw_bytes, frame.codec, &frame.bytes)
+        self.append(frame)
     }
 
     /// Compresses and stores raw bytes, 1 to 256 KiB of them: pages and what a
@@ -116,7 +118,7 @@ impl ChunkStore {
         let chunk = ChunkId::of(raw);
         if !self.contains(chunk) {
             let frame = ENCODER.with_borrow_mut(|encoder| encoder.encode(chunk, raw));
-            self.append(chunk, frame.raw_bytes, frame.codec, &frame.bytes)?;
+            self.append(frame.borrowed())?;
         }
         Ok(chunk)
     }
@@ -136,6 +138,8 @@ impl ChunkStore {
             if open.is_some_and(|number| wanted.contains(&number)) {
                 writer = self.make_room(writer)?;
             } else if !writer.sealed.iter().any(sealed) {
+                // Imports end so: no more packs are expected soon.
+                self.inner.spare.clear();
                 return Ok(());
             } else if let Some(failed) = writer.take_failed() {
                 writer = self.store(writer, &failed)?;
@@ -145,23 +149,16 @@ impl ChunkStore {
         }
     }
 
-    fn append(
-        &self,
-        chunk: ChunkId,
-        raw_bytes: u32,
-        codec: Codec,
-        frame: &[u8],
-    ) -> Result<PutOutcome, PutError> {
+    fn append(&self, frame: FrameRef<'_>) -> Result<PutOutcome, PutError> {
+        let chunk = frame.chunk;
         let entry = Entry {
             chunk,
-            frame: FrameId::of(frame),
+            frame: FrameId::of(frame.bytes),
             offset_bytes: 0,
-            frame_bytes: frame.len() as u32,
-            raw_bytes,
-            codec,
+            frame_bytes: frame.bytes.len() as u32,
+            raw_bytes: frame.raw_bytes,
+            codec: frame.codec,
         };
-        // The one copy, before the lock.
-        let frame = Bytes::copy_from_slice(frame);
         let mut writer = self.writer();
         loop {
             // Another thread may have put it since the caller looked.
@@ -169,22 +166,23 @@ impl ChunkStore {
                 return Ok(PutOutcome::Present);
             }
             if writer.fits(&entry, self.inner.options.pack_bytes) {
-                self.push(&mut writer, entry, frame);
+                self.push(&mut writer, entry, frame.bytes);
                 return Ok(PutOutcome::Stored);
             }
             writer = self.make_room(writer)?;
         }
     }
 
-    fn push(&self, writer: &mut Writer, entry: Entry, frame: Bytes) {
-        let mut index = self.index_mut();
+    fn push(&self, writer: &mut Writer, entry: Entry, frame: &[u8]) {
         let open = writer.open.get_or_insert_with(|| {
-            let buffer = Arc::new(PackBuffer::default());
+            let buffer = Arc::new(self.pack_buffer());
             let place = Place::Memory(Arc::clone(&buffer));
-            let number = index.add_pack(Pack::new(place, 0, 0));
+            let number = self.index_mut().add_pack(Pack::new(place, 0, 0));
             Open { number, buffer }
         });
+        // The one copy, while readers of the index go on.
         let entry = open.buffer.push(entry, frame);
+        let mut index = self.index_mut();
         if let Some(pack) = index.packs.get_mut(&open.number) {
             pack.record_bytes += u64::from(entry.record_bytes());
         }
@@ -247,6 +245,11 @@ impl ChunkStore {
             })?;
         then(&mut self.index_mut(), len_bytes);
         Ok(())
+    }
+
+    /// Memory for a new pack.
+    pub(super) fn pack_buffer(&self) -> PackBuffer {
+        PackBuffer::new(self.inner.options.pack_bytes as usize, &self.inner.spare)
     }
 
     /// Waits until nobody else puts or deletes a pack with this id.

@@ -14,6 +14,7 @@ use rootstock_core::{BLOCK_BYTES, ByteRange, Extents};
 
 use super::{
     Overlay, Retired,
+    changed::Changed,
     log::{Log, Recorded},
     map::{BlockMap, Run},
     slots::runs_of,
@@ -23,7 +24,7 @@ use crate::device::BlockError;
 /// What one flush makes durable.
 struct Batch {
     state: Recorded,
-    changed: Extents,
+    changed: Changed,
     retired: Retired,
     full: bool,
     rewrite: bool,
@@ -87,7 +88,7 @@ impl super::State {
         }
         let mut changed = std::mem::take(&mut self.pending);
         for range in std::mem::take(&mut self.unlogged).iter() {
-            changed.insert(range);
+            changed.insert(range.start / BLOCK_BYTES..range.end() / BLOCK_BYTES);
         }
         self.resized = false;
         Some(Batch {
@@ -107,7 +108,7 @@ impl super::State {
     fn restore(&mut self, batch: Batch) {
         // A reset since then leaves nothing of the batch to be logged.
         if !self.full_next {
-            for range in batch.changed.iter() {
+            for range in batch.changed.to_extents().iter() {
                 self.unlogged.insert(range);
             }
         }
@@ -206,19 +207,20 @@ impl Overlay {
     }
 
     fn make_durable(&self, log: &mut Log, batch: &Batch) -> Result<(), BlockError> {
+        let changed = batch.changed.to_extents();
         if batch.rewrite {
-            self.rewrite(batch)?;
+            self.rewrite(batch, &changed)?;
         }
         let failed = |source| BlockError::io("flush the volume's writes", 0, source);
         self.data.sync_data().map_err(failed)?;
-        log.record(&batch.state, &batch.changed, batch.full)
+        log.record(&batch.state, &changed, batch.full)
             .map_err(failed)
     }
 
     /// Writes the batch's data again, unchanged, after a sync that failed: the
     /// kernel may have dropped it, and would then say that all is well.
-    fn rewrite(&self, batch: &Batch) -> Result<(), BlockError> {
-        for range in batch.changed.iter() {
+    fn rewrite(&self, batch: &Batch, changed: &Extents) -> Result<(), BlockError> {
+        for range in changed.iter() {
             let blocks = range.start / BLOCK_BYTES..range.end() / BLOCK_BYTES;
             let mut runs: Vec<(u64, u32, Vec<u32>)> = Vec::new();
             let _: ControlFlow<()> = batch.state.map.visit(blocks, |blocks, run| {

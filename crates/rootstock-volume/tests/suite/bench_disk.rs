@@ -19,10 +19,6 @@ impl BlockDevice for MemoryDisk {
         self.0.len() as u64
     }
 
-    fn read_only(&self) -> bool {
-        true
-    }
-
     fn read(&self, offset: u64, len: u32, out: &mut Segments) -> Result<(), BlockError> {
         out.push(
             self.0
@@ -33,22 +29,6 @@ impl BlockDevice for MemoryDisk {
 
     fn try_read(&self, offset: u64, len: u32, out: &mut Segments) -> Result<bool, BlockError> {
         self.read(offset, len, out).map(|()| true)
-    }
-
-    fn write(&self, _: u64, _: &[u8]) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
-    }
-
-    fn write_zeroes(&self, _: u64, _: u64, _: Zero) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
-    }
-
-    fn discard(&self, _: u64, _: u64) -> Result<(), BlockError> {
-        Err(BlockError::ReadOnly)
-    }
-
-    fn flush(&self) -> Result<(), BlockError> {
-        Ok(())
     }
 
     fn status(&self, _: u64, len_bytes: u64, _: usize) -> Result<Vec<StatusExtent>, BlockError> {

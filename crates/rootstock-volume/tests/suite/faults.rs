@@ -136,6 +136,27 @@ fn rot_in_the_log_is_told_from_a_torn_end() {
 }
 
 #[test]
+fn a_data_file_that_ends_too_early_is_refused_at_open() {
+    let setup = setup();
+    let disk = SimDisk::new();
+    let volume = setup.create(Arc::new(disk.clone())).expect("a volume");
+    volume.write(0, &pattern(2, 4 * BLOCK)).expect("written");
+    volume.flush().expect("flushed");
+    drop(volume);
+    assert!(setup.open(&arc(disk.crash(0))).is_ok());
+    let cut = disk.crash(0);
+    let data = cut.open("v/data").expect("the data");
+    data.set_len(3 * BLOCK as u64).expect("cut");
+    match setup.open(&arc(cut)) {
+        Err(OpenError::Damaged { offset_bytes, .. }) => {
+            assert_eq!(offset_bytes, 3 * BLOCK as u64);
+        }
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("a block that is not there was believed"),
+    }
+}
+
+#[test]
 fn space_is_given_back() {
     let dir = tempfile::tempdir().expect("a directory");
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir.path()).expect("a disk"));

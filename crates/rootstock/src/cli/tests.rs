@@ -30,6 +30,7 @@ fn commands_are_understood() {
         "volume commit v lab --tag t",
         "gc -q",
         "scrub status",
+        "scrub start",
         "token create ci --role admin",
         "status",
         "completions zsh",
@@ -118,7 +119,7 @@ fn help_teaches() {
       import       Look after imports that are not finished
       volume       Make and look after writable clones (a seat's writeback, a super client)
       gc           Free the space of what nothing needs
-      scrub        Watch the background check of stored data
+      scrub        Start and watch the check of all stored data
       token        Let other machines use the API
       status       Show the daemon, its store and who uses it
       completions  Print a shell's completion script
@@ -170,6 +171,8 @@ fn help_teaches() {
           --allow-changes      Accept a source that is written to while it is read, such as
                                the disk of the running system: its file systems may need their
                                repair
+          --allow-truncated    Accept a disk whose end is missing, by what its partition table
+                               says
       -h, --help               Print help
 
     Options of every command:

@@ -1,4 +1,4 @@
-//! `rootstock scrub`: the background check of stored data.
+//! `rootstock scrub`: the check of all stored data.
 
 use clap::Subcommand;
 use rootstock_api::ScrubStatus;
@@ -10,26 +10,34 @@ use crate::{output, session::Session};
 pub(crate) enum ScrubCommand {
     /// Show how far the background check is and what it found
     Status,
+    /// Begin a check of everything that is stored, now
+    Start,
 }
 
 /// Does what the command says.
 pub(crate) fn run(command: &ScrubCommand, session: &Session) -> anyhow::Result<()> {
     match command {
-        ScrubCommand::Status => status(session),
+        ScrubCommand::Status => print(session, &session.client()?.scrub()?),
+        ScrubCommand::Start => {
+            print(session, &session.client()?.scrub_start()?)?;
+            if session.chatty() {
+                eprintln!("note:  'rootstock scrub status' shows how far it is");
+            }
+            Ok(())
+        }
     }
 }
 
-fn status(session: &Session) -> anyhow::Result<()> {
-    let status = session.client()?.scrub()?;
+fn print(session: &Session, status: &ScrubStatus) -> anyhow::Result<()> {
     if session.json() {
-        return output::json(&status);
+        return output::json(status);
     }
-    output::line(&text(&status))
+    output::line(&text(status))
 }
 
 fn text(status: &ScrubStatus) -> String {
     let pace = match status.rate_bytes {
-        0 => "off".to_owned(),
+        0 => "only when started".to_owned(),
         rate => format!("{}/s", output::bytes(rate)),
     };
     let now = if status.running {
@@ -70,7 +78,7 @@ mod tests {
     #[test]
     fn a_resting_scrub() {
         insta::assert_snapshot!(text(&ScrubStatus::default()), @r"
-        pace           off
+        pace           only when started
         this pass      resting
         last pass      -
         damage         0 places

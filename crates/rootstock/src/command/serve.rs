@@ -34,6 +34,10 @@ pub(crate) struct ServeArgs {
     /// Where NBD clients connect: HOST:PORT or unix:PATH; repeatable
     #[arg(long, value_name = "ADDRESS")]
     nbd: Vec<String>,
+    /// Where machines are booted: auto, off, or IFACE=dhcp|proxy|observe|auto|off;
+    /// repeatable
+    #[arg(long, value_name = "WHERE")]
+    boot: Vec<String>,
     /// What is logged: info, debug, rootstock_server=debug,info
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -102,6 +106,7 @@ fn layers(args: &ServeArgs, global: &Global) -> Layers {
         ("--data", "data", data),
         ("--api", "api.listen", list(&global.api)),
         ("--nbd", "nbd.listen", list(&args.nbd)),
+        ("--boot", "boot.interfaces", list(&args.boot)),
         ("--log", "log.filter", args.log.clone()),
     ];
     let set = |(flag, key, value): (_, _, Option<String>)| {

@@ -1,4 +1,9 @@
 //! The disk in a tar archive: an OVA or a Vagrant box.
+//!
+//! Where the archive has an OVF manifest, the disk has to have the digest that
+//! stands there.
+
+mod manifest;
 
 use std::{
     fs::File,
@@ -14,6 +19,8 @@ use super::{
     detect::{Format, HEAD_BYTES, detect},
     stream::Spool,
 };
+
+use manifest::Manifests;
 
 /// The most members that are looked at.
 const MEMBERS_MAX: usize = 4096;
@@ -85,6 +92,7 @@ pub(crate) fn find(
     };
     let mut archive = tar::Archive::new(RangeReader::new(file, range));
     let mut disks = Vec::new();
+    let mut manifests = Manifests::default();
     let entries = archive.entries_with_seek().map_err(damaged)?;
     for entry in entries.take(MEMBERS_MAX) {
         let mut entry = entry.map_err(damaged)?;
@@ -101,6 +109,9 @@ pub(crate) fn find(
             .take(HEAD_BYTES as u64)
             .read_to_end(&mut head)
             .map_err(damaged)?;
+        if manifest::is_one(&name) {
+            manifests.read(&name, &head, &mut entry).map_err(damaged)?;
+        }
         if !is_disk(&name, &head, wanted) {
             continue;
         }
@@ -113,7 +124,12 @@ pub(crate) fn find(
         };
         disks.push((name, place));
     }
-    one(disks, path, wanted)
+    let (name, place) = one(disks, path, wanted)?;
+    // What is unpacked later is compared then.
+    if let Place::InFile(member) = &place {
+        manifests.check(&name, path, || Ok(RangeReader::new(file, *member)))?;
+    }
+    Ok(place)
 }
 
 /// Unpacks the one disk of an archive that can only be read once.
@@ -133,6 +149,7 @@ pub(crate) fn unpack(
     };
     let mut archive = tar::Archive::new(stream);
     let mut disks: Vec<(String, Option<File>)> = Vec::new();
+    let mut manifests = Manifests::default();
     for entry in archive.entries().map_err(damaged)?.take(MEMBERS_MAX) {
         let mut entry = entry.map_err(damaged)?;
         let kind = entry.header().entry_type();
@@ -146,6 +163,9 @@ pub(crate) fn unpack(
             .take(HEAD_BYTES as u64)
             .read_to_end(&mut head)
             .map_err(damaged)?;
+        if manifest::is_one(&name) {
+            manifests.read(&name, &head, &mut entry).map_err(damaged)?;
+        }
         if !is_disk(&name, &head, wanted) {
             continue;
         }
@@ -158,8 +178,13 @@ pub(crate) fn unpack(
         };
         disks.push((name, file));
     }
-    let file = one(disks, path, wanted)?;
-    file.ok_or_else(|| damaged(io::ErrorKind::InvalidData.into()))
+    let (name, file) = one(disks, path, wanted)?;
+    let file = file.ok_or_else(|| damaged(io::ErrorKind::InvalidData.into()))?;
+    manifests.check(&name, path, || {
+        let whole = ByteRange::new(0, file.metadata()?.len());
+        Ok(RangeReader::new(&file, whole))
+    })?;
+    Ok(file)
 }
 
 fn is_disk(name: &str, head: &[u8], wanted: Option<&str>) -> bool {
@@ -193,7 +218,11 @@ fn is_packed_disk(name: &str) -> bool {
     })
 }
 
-fn one<T>(disks: Vec<(String, T)>, path: &Path, wanted: Option<&str>) -> Result<T, SourceError> {
+fn one<T>(
+    disks: Vec<(String, T)>,
+    path: &Path,
+    wanted: Option<&str>,
+) -> Result<(String, T), SourceError> {
     let path = path.to_owned();
     if disks.len() > 1 {
         return Err(SourceError::ManyDisks {
@@ -203,8 +232,7 @@ fn one<T>(disks: Vec<(String, T)>, path: &Path, wanted: Option<&str>) -> Result<
     }
     let wanted = wanted.map(str::to_owned);
     let disk = disks.into_iter().next();
-    disk.map(|(_, value)| value)
-        .ok_or(SourceError::NoDisk { path, wanted })
+    disk.ok_or(SourceError::NoDisk { path, wanted })
 }
 
 #[cfg(test)]
@@ -252,6 +280,74 @@ mod tests {
         let unpacked = unpacked.expect("unpacks");
         unpacked.read_exact_at(&mut back, 0).expect("reads");
         assert_eq!(back, disk);
+    }
+
+    /// What becomes of an archive of a disk and this manifest, read in place and
+    /// as a stream.
+    fn with_manifest(name: &str, text: &str, before: bool) -> [Result<(), SourceError>; 2] {
+        let disk = [b"KDMV".as_slice(), &[5; 2000]].concat();
+        let mut members = [
+            ("vm.ovf", b"<xml/>".as_slice()),
+            ("disk1.vmdk", &disk),
+            (name, text.as_bytes()),
+        ];
+        if before {
+            members.swap(1, 2);
+        }
+        let (file, range) = archive(&members);
+        let path = Path::new("x.ova");
+        let dir = tempfile::tempdir().expect("temp dir");
+        let mut stream = RangeReader::new(&file, range);
+        let streamed = unpack(&mut stream, path, None, &spool(dir.path()), |_| ());
+        [
+            find(&file, range, path, None).map(|_| ()),
+            streamed.map(|_| ()),
+        ]
+    }
+
+    #[test]
+    fn the_disk_is_what_the_manifest_says() {
+        // Of `KDMV` and 2,000 bytes of 5, by sha1sum and sha256sum.
+        let sha1 = "a2351635605f64a5a2c8304c96537e652a4923c9";
+        let sha256 = "0ae9fc5f519e36bf37ada42d51326698ab31607c9bdcf1fafb710ed3fb1f6cc0";
+        let wrong = "0".repeat(64);
+        let good = [
+            format!("SHA256(disk1.vmdk)= {sha256}\n"),
+            format!(
+                "SHA1(vm.ovf)= {}\r\nSHA1 (disk1.vmdk) = {}\r\n",
+                "1".repeat(40),
+                sha1.to_uppercase()
+            ),
+            format!("SHA256(disk2.vmdk)= {wrong}\n"),
+            "WHIRLPOOL(disk1.vmdk)= 00\n\nnonsense\n".to_owned(),
+            String::new(),
+        ];
+        let bad = [
+            format!("SHA256(disk1.vmdk)= {wrong}\n"),
+            format!("SHA1(disk1.vmdk)= {}\n", "0".repeat(40)),
+            format!("SHA256(disk1.vmdk)= {}\n", &sha256[1..]),
+            "SHA256(disk1.vmdk)=\n".to_owned(),
+        ];
+        for before in [true, false] {
+            for text in &good {
+                let outcome = with_manifest("vm.mf", text, before);
+                assert!(outcome.iter().all(Result::is_ok), "{text}: {outcome:?}");
+            }
+            for text in &bad {
+                for outcome in with_manifest("vm.mf", text, before) {
+                    let error = outcome.expect_err(text);
+                    assert!(matches!(error, SourceError::Checksum { .. }), "{error:?}");
+                    let said = error.to_string();
+                    assert!(
+                        said.contains("disk1.vmdk") && said.contains("vm.mf"),
+                        "{said}"
+                    );
+                }
+            }
+            // The manifest of another directory speaks of another file.
+            let outcome = with_manifest("other/vm.mf", &bad[0], before);
+            assert!(outcome.iter().all(Result::is_ok), "{outcome:?}");
+        }
     }
 
     #[test]

@@ -68,9 +68,12 @@ impl Spool {
         source: &Path,
         mut progress: impl FnMut(u64),
     ) -> Result<File, SourceError> {
-        let spool_error = |cause| SourceError::Spool {
-            dir: self.dir.clone(),
-            cause,
+        let spool_error = |cause: io::Error| match cause.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => self.full(source),
+            _ => SourceError::Spool {
+                dir: self.dir.clone(),
+                cause,
+            },
         };
         let file = tempfile::tempfile_in(&self.dir).map_err(spool_error)?;
         let mut buffer = vec![0; STEP_BYTES];
@@ -114,12 +117,16 @@ impl Spool {
         let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
         let total_bytes = stat.f_blocks.saturating_mul(stat.f_frsize);
         if free_bytes < SPOOL_RESERVE_BYTES.min(total_bytes / 20) {
-            return Err(SourceError::SpoolFull {
-                dir: self.dir.clone(),
-                path: source.to_owned(),
-            });
+            return Err(self.full(source));
         }
         Ok(())
+    }
+
+    fn full(&self, source: &Path) -> SourceError {
+        SourceError::SpoolFull {
+            dir: self.dir.clone(),
+            path: source.to_owned(),
+        }
     }
 }
 

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use axum::{
     extract::State,
-    http::{HeaderValue, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use rootstock_api::{
     Client, ClientList, CollectEvent, Export, ExportList, Health, HolderKind, Problem, ScrubStatus,
-    Site, StoreReport, paths,
+    Site, StoreReport, doctor::BootDoctor, paths,
 };
 
 use crate::{
     app::{App, hex},
-    collector, exports,
+    boot, collector, exports,
     http::{ApiError, auth::Caller, extract::ApiJson, progress::Progress},
     metrics::Gauge,
     nbd::NbdHandle,
@@ -32,7 +32,9 @@ pub(crate) async fn healthz() -> ApiJson<Health> {
 #[utoipa::path(get, path = paths::METRICS, tag = "site", responses(
     (status = 200, body = String, content_type = "text/plain"), (status = "default", body = Problem)))]
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let mut response = app.metrics.render(&gauges(&app)).into_response();
+    let mut text = app.metrics.render(&gauges(&app));
+    app.boot.transcripts.render(&mut text);
+    let mut response = text.into_response();
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("text/plain; version=0.0.4"),
@@ -163,6 +165,16 @@ pub(crate) async fn site(State(app): State<Arc<App>>, caller: Caller) -> ApiJson
     })
 }
 
+/// What the boot services have and lack
+#[utoipa::path(get, path = paths::BOOT_DOCTOR, tag = "site", operation_id = "boot_doctor",
+    responses((status = 200, body = BootDoctor), (status = "default", body = Problem)))]
+pub(crate) async fn boot_doctor(
+    State(app): State<Arc<App>>,
+) -> Result<ApiJson<BootDoctor>, ApiError> {
+    let report = app.blocking(|app| Ok(boot::doctor::look(app))).await?;
+    Ok(ApiJson(report))
+}
+
 /// What the store holds
 #[utoipa::path(get, path = paths::STORE, tag = "store", responses(
     (status = 200, body = StoreReport), (status = "default", body = Problem)))]
@@ -212,6 +224,16 @@ pub(crate) async fn gc(State(app): State<Arc<App>>) -> Response {
     (status = 200, body = ScrubStatus), (status = "default", body = Problem)))]
 pub(crate) async fn scrub(State(app): State<Arc<App>>) -> ApiJson<ScrubStatus> {
     ApiJson(app.scrub.status())
+}
+
+/// Begins a pass of the scrub, unless one is under way
+///
+/// A daemon whose pace is 0 scrubs only when it is asked, as fast as its disk.
+#[utoipa::path(post, path = paths::SCRUB, tag = "store", responses(
+    (status = 202, body = ScrubStatus), (status = "default", body = Problem)))]
+pub(crate) async fn scrub_start(State(app): State<Arc<App>>) -> (StatusCode, ApiJson<ScrubStatus>) {
+    let status = app.scrub.start(app.store.packs().len());
+    (StatusCode::ACCEPTED, ApiJson(status))
 }
 
 /// What can be opened over NBD

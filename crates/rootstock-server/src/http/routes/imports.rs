@@ -131,6 +131,7 @@ pub(crate) async fn chunks(
 ) -> Result<ApiJson<ImportReceipt>, ApiError> {
     let bytes = body.bytes.clone();
     let receipt = imports::store_chunks(&app, &import, bytes, caller.origin).await?;
+    app.imports.keep_body_memory(body.bytes);
     Ok(ApiJson(receipt))
 }
 
@@ -157,6 +158,7 @@ pub(crate) async fn commit(
 fn describe(app: &App, row: ImportRow) -> Import {
     let idle = SignedDuration::from_hours(24 * i64::from(app.config.store.import_idle_days));
     let expires = row.active.checked_add(idle).unwrap_or(Timestamp::MAX);
+    let added = app.imports.added(&row.id);
     Import {
         id: row.id,
         image: row.image,
@@ -165,7 +167,7 @@ fn describe(app: &App, row: ImportRow) -> Import {
         created: row.created.to_string(),
         active: row.active.to_string(),
         expires: expires.to_string(),
-        added_chunk_count: row.added_chunks,
-        added_bytes: row.added_bytes,
+        added_chunk_count: row.added_chunks + added.chunks,
+        added_bytes: row.added_bytes + added.bytes,
     }
 }

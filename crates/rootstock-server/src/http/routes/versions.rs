@@ -9,8 +9,8 @@ use axum::{
 };
 use jiff::Timestamp;
 use rootstock_api::{
-    BINARY_MEDIA_TYPE, DiffReport, HolderKind, Problem, SEAL_HEADER, VERSION_HEADER, VerifyEvent,
-    VersionDetail, paths,
+    BINARY_MEDIA_TYPE, DiffReport, HolderKind, ImageFacts, Problem, SEAL_HEADER, VERSION_HEADER,
+    VerifyEvent, VersionDetail, paths,
 };
 use rootstock_catalog::VersionRow;
 use rootstock_core::{ChunkId, ImageName, VersionSpec};
@@ -78,6 +78,12 @@ pub(crate) async fn show(
     let size = app
         .blocking(move |app| sizes::weigh(&app.store, manifest, &others))
         .await?;
+    let mut facts: ImageFacts = serde_json::from_str(&row.facts)
+        .map_err(|error| ApiError::internal("read what is on the disk", &error))?;
+    let stages = app.first_stages.get().cloned();
+    facts.boot = app
+        .blocking(move |_| Ok(stages.map(|stages| stages.facts(manifest))))
+        .await?;
     Ok(ApiJson(VersionDetail {
         summary: summary(&row, &tags),
         image: row.image,
@@ -86,8 +92,7 @@ pub(crate) async fn show(
         source: row.source,
         parent: row.parent,
         size,
-        facts: serde_json::from_str(&row.facts)
-            .map_err(|error| ApiError::internal("read what is on the disk", &error))?,
+        facts,
         volumes,
     }))
 }

@@ -4,10 +4,11 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
+use rootstock_core::ByteRange;
 use rootstock_nbd::{
     Command, ErrorCode, InputBuffer, Message, Request, RequestDecoder, proto::command_flag,
     request::Terms,
@@ -15,7 +16,10 @@ use rootstock_nbd::{
 use rootstock_volume::Segments;
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{Agreed, ConnectionError, io_error};
+use super::{
+    Agreed, ConnectionError, io_error,
+    read_ahead::{self, Found, PIECE_BYTES, ReadAhead},
+};
 use crate::nbd::{
     batch::Batch,
     serve::{self, Answer, Failure},
@@ -41,6 +45,8 @@ pub(super) fn serve(
         completions: Arc::new(completions),
         in_flight: 0,
         in_flight_bytes: 0,
+        fetching: 0,
+        read_ahead: ReadAhead::default(),
         write_failure: None,
         tally: Tally::default(),
     };
@@ -61,6 +67,9 @@ struct Session<'a> {
     /// Requests handed to workers and not yet in the batch, and their bytes.
     in_flight: usize,
     in_flight_bytes: u64,
+    /// How many of them are fetches of our own, which nobody gets a reply to.
+    fetching: usize,
+    read_ahead: ReadAhead,
     /// Why the write whose pieces are arriving has failed.
     write_failure: Option<Failure>,
     tally: Tally,
@@ -79,6 +88,8 @@ struct Tally {
 /// Results of workers, and the bell that says there are some.
 struct Completions {
     done: Mutex<Vec<(Request, Answer)>>,
+    /// Fetches that are over.
+    fetched: AtomicUsize,
     rung: AtomicBool,
     bell: OwnedFd,
 }
@@ -187,13 +198,57 @@ impl Session<'_> {
             Ok(true) => {
                 self.tally.read_bytes += request.len;
                 self.batch.read(&request, &self.segments);
+                self.fetch_after(&request, Found::InMemory);
             }
-            Ok(false) => self.hand_over(request),
+            Ok(false) => {
+                self.hand_over(request);
+                self.fetch_after(&request, Found::Missing);
+            }
             Err(error) => {
                 let failure = serve::failure(&error, &self.name, &request);
                 self.fail(&request, &failure);
             }
         }
+    }
+
+    /// Has workers fetch what a read will need: the rest of a long one, while one
+    /// of them is at its beginning, and what its stream reads next.
+    fn fetch_after(&mut self, request: &Request, found: Found) {
+        let read = ByteRange::new(request.offset, request.len);
+        let disk_bytes = self.agreed.export.device.size_bytes();
+        // A client with much in flight keeps the workers busy by itself.
+        let limits = &self.admission.shared.limits;
+        let most = limits.workers.min(limits.requests_in_flight_max);
+        let mut room = most.saturating_sub(self.in_flight);
+        if found == Found::Missing && read.len > PIECE_BYTES {
+            for piece in read_ahead::pieces(read).skip(1).take(room) {
+                self.fetch(piece);
+                room -= 1;
+            }
+        }
+        let next = self.read_ahead.after_read(read, found, disk_bytes, room);
+        for piece in next.into_iter().flat_map(read_ahead::pieces) {
+            self.segments.clear();
+            let device = &self.agreed.export.device;
+            // Its last byte, since a chunk before it may reach into a piece. What
+            // cannot be read is told to who reads it.
+            let there = device.try_read(piece.end() - 1, 1, &mut self.segments);
+            if matches!(there, Ok(false)) {
+                self.fetch(piece);
+            }
+        }
+    }
+
+    fn fetch(&mut self, piece: ByteRange) {
+        self.fetching += 1;
+        self.in_flight += 1;
+        let device = Arc::clone(&self.agreed.export.device);
+        let completions = Arc::clone(&self.completions);
+        let job = Box::new(move || {
+            let _fetched = Fetched(&completions);
+            device.prefetch(piece.start, piece.len);
+        });
+        self.admission.shared.pool.submit(self.admission.id, job);
     }
 
     /// A write, or a piece of one. It reaches the device at once: an overlay's
@@ -279,6 +334,9 @@ impl Session<'_> {
         if self.in_flight == 0 {
             return;
         }
+        let fetched = self.completions.fetched.swap(0, Ordering::AcqRel);
+        self.fetching -= fetched;
+        self.in_flight -= fetched;
         for (request, answer) in self.completions.take() {
             self.in_flight -= 1;
             self.in_flight_bytes -= carried_bytes(&request);
@@ -342,6 +400,7 @@ impl Completions {
     fn new() -> std::io::Result<Self> {
         Ok(Self {
             done: Mutex::default(),
+            fetched: AtomicUsize::new(0),
             rung: AtomicBool::new(false),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
@@ -352,6 +411,10 @@ impl Completions {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push((request, answer));
+        self.ring();
+    }
+
+    fn ring(&self) {
         if !self.rung.swap(true, Ordering::AcqRel) {
             ring(&self.bell);
         }
@@ -382,6 +445,16 @@ impl Completions {
         }
         self.hush();
         Ok(())
+    }
+}
+
+/// Says that a fetch is over, even when it panicked.
+struct Fetched<'a>(&'a Completions);
+
+impl Drop for Fetched<'_> {
+    fn drop(&mut self) {
+        self.0.fetched.fetch_add(1, Ordering::AcqRel);
+        self.0.ring();
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Gated {
 struct Gate {
     open: bool,
     visitors: usize,
+    /// Offset and length of each prefetch, in bytes.
+    fetched: Vec<(u64, u64)>,
 }
 
 impl Gated {
@@ -41,6 +43,18 @@ impl Gated {
 
     pub(super) fn visitors(&self) -> usize {
         self.gate.lock().unwrap().visitors
+    }
+
+    /// Waits for this many prefetches and returns them, sorted.
+    pub(super) fn wait_for_fetches(&self, count: usize) -> Vec<(u64, u64)> {
+        let gate = self.gate.lock().unwrap();
+        let gate = self
+            .changed
+            .wait_while(gate, |gate| gate.fetched.len() < count)
+            .unwrap();
+        let mut fetched = gate.fetched.clone();
+        fetched.sort_unstable();
+        fetched
     }
 
     pub(super) fn wait_for_visitors(&self, count: usize) {
@@ -129,6 +143,8 @@ impl BlockDevice for Gated {
     }
 
     fn prefetch(&self, offset_bytes: u64, len_bytes: u64) {
-        self.memory.prefetch(offset_bytes, len_bytes);
+        let mut gate = self.gate.lock().unwrap();
+        gate.fetched.push((offset_bytes, len_bytes));
+        self.changed.notify_all();
     }
 }

@@ -17,6 +17,7 @@ use rootstock_image::inspect::{DiskReport, FreeSpace, inspect};
 use serde_json::json;
 
 use crate::{
+    error::Failure,
     output,
     progress::{self, Importing},
     session::{self, Session},
@@ -76,6 +77,9 @@ pub(crate) struct ImportArgs {
     /// the running system: its file systems may need their repair
     #[arg(long)]
     allow_changes: bool,
+    /// Accept a disk whose end is missing, by what its partition table says
+    #[arg(long)]
+    allow_truncated: bool,
 }
 
 /// Imports.
@@ -92,6 +96,7 @@ pub(crate) fn run(args: &ImportArgs, session: &Session) -> anyhow::Result<()> {
     };
     let report = inspect(disk.as_ref(), keep)
         .with_context(|| format!("'{}' cannot be read", args.source.display()))?;
+    refuse_truncated(args, &report)?;
     if session.chatty() {
         for note in &report.notes {
             eprintln!("note:  {note}");
@@ -145,6 +150,24 @@ fn open(args: &ImportArgs, session: &Session) -> anyhow::Result<Opened> {
     let opened = source::open(&args.source, &options, &mut |bytes| bar.set_position(bytes));
     bar.finish_and_clear();
     Ok(opened?)
+}
+
+/// Refuses a disk that was cut short, which its partition table tells.
+fn refuse_truncated(args: &ImportArgs, report: &DiskReport) -> Result<(), Failure> {
+    let Some(said_bytes) = report.table_says_bytes.filter(|_| !args.allow_truncated) else {
+        return Ok(());
+    };
+    let disk_bytes = report.grid.disk_bytes();
+    Err(Failure {
+        message: format!(
+            "'{}' is cut short: its partition table says that the disk has {} ({said_bytes} \
+             bytes), and there are {} ({disk_bytes} bytes)",
+            args.source.display(),
+            output::bytes(said_bytes),
+            output::bytes(disk_bytes)
+        ),
+        hint: "copy or fetch it again, whole; --allow-truncated takes what there is".to_owned(),
+    })
 }
 
 /// The source as the daemon keeps it: the same wherever the command was run.

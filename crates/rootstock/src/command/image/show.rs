@@ -1,7 +1,7 @@
 //! `rootstock image show`.
 
 use clap::Args;
-use rootstock_api::{ImageDetail, PartitionFacts, VersionDetail, VersionSummary};
+use rootstock_api::{ImageBootFacts, ImageDetail, PartitionFacts, VersionDetail, VersionSummary};
 use rootstock_core::{TagName, VersionSelector, VersionSpec};
 
 use crate::{
@@ -103,6 +103,9 @@ fn version_text(version: &VersionDetail) -> String {
         ),
         ("manifest", version.manifest.to_string()),
     ];
+    if let Some(boot) = &facts.boot {
+        fields.push(("boots", boots(boot)));
+    }
     if !version.volumes.is_empty() {
         fields.push(("volumes", version.volumes.join(", ")));
     }
@@ -115,6 +118,25 @@ fn version_text(version: &VersionDetail) -> String {
         text.push_str(&partitions(&facts.table, &facts.partitions));
     }
     text
+}
+
+/// Which kernel boots a machine, or why none does.
+fn boots(boot: &ImageBootFacts) -> String {
+    if let Some(why) = &boot.why_not {
+        return format!("no: {why}");
+    }
+    let place = match boot.partition {
+        None | Some(0) => "the disk".to_owned(),
+        Some(number) => format!("partition {number}"),
+    };
+    let stage = boot.initrd_bytes.map_or_else(String::new, |len| {
+        format!(", first stage of {}", output::bytes(len))
+    });
+    format!(
+        "kernel {}, {} on {place}{stage}",
+        output::or_dash(boot.kernel.as_ref()),
+        output::or_dash(boot.fs.as_ref())
+    )
 }
 
 fn partitions(table: &str, partitions: &[PartitionFacts]) -> String {

@@ -1,4 +1,4 @@
-//! A real Debian disk image with its own kernel and boot loader, and its upgrade.
+//! Real Debian disk images with their own kernel and boot loader, and what is made of them.
 //!
 //! Needs root: it installs packages below a directory and mounts the image to
 //! upgrade it. Both happen in a mount and process namespace of their own, so that
@@ -10,16 +10,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::disk::{self, FIRST_PARTITION_BYTES};
+use crate::tool;
+use crate::undo::{Action, Undo};
+use crate::watch::{Say, watch};
 use anyhow::{Context, Result, ensure};
-use rootstock_tests::disk::{self, FIRST_PARTITION_BYTES};
-use rootstock_tests::undo::{Action, Undo};
 
-use crate::demo::progress::{note, watch};
-
-/// The password of root in the demo's guests.
-pub(crate) const PASSWORD: &str = "rootstock";
+/// The password of root in every image made here.
+pub const PASSWORD: &str = "rootstock";
 /// What the second version has more.
-pub(crate) const UPGRADE: [&str; 4] = ["nginx-light", "htop", "tree", "less"];
+pub const UPGRADE: [&str; 4] = ["nginx-light", "htop", "tree", "less"];
 
 /// Changes when the recipe does, so that an older cached image is not taken.
 const RECIPE: u32 = 1;
@@ -75,15 +75,66 @@ umount "$MOUNT/proc"
 umount "$MOUNT"
 "#;
 
-/// Gives the image, made now or by an earlier run.
+/// A disk image that can be made here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Golden {
+    /// Debian 12 on ext4, with the first file system of initramfs-tools.
+    Debian,
+    /// The same, with dracut in the place of initramfs-tools.
+    Dracut,
+    /// The same on XFS.
+    Xfs,
+}
+
+impl Golden {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Debian => "debian-12",
+            Self::Dracut => "debian-12-dracut",
+            Self::Xfs => "debian-12-xfs",
+        }
+    }
+}
+
+/// Where the images of earlier runs are kept, beside the programs.
+///
+/// # Errors
+/// When the running program has no place.
+pub fn cache() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let target = program
+        .ancestors()
+        .find(|path| path.join("CACHEDIR.TAG").exists())
+        .context("the running program is not below a build directory")?;
+    Ok(target.join("demo-cache"))
+}
+
+/// Run in a namespace of its own: what `$BASE` holds, on XFS.
+const XFS_SCRIPT: &str = r#"
+truncate --size="$DISK_BYTES" "$IMAGE"
+printf 'label: dos\nstart=2048, type=83, bootable\n' | sfdisk --quiet "$IMAGE"
+loop=$(losetup --find --show --offset "$OFFSET" "$IMAGE")
+trap 'losetup --detach "$loop"' EXIT
+mkfs.xfs -q -L root "$loop"
+mkdir -p "$FROM"
+mount -o loop,ro,offset="$OFFSET" "$BASE" "$FROM"
+mount "$loop" "$MOUNT"
+cp --archive "$FROM/." "$MOUNT/"
+sed --in-place 's/ext4 errors=remount-ro/xfs defaults/' "$MOUNT/etc/fstab"
+umount "$MOUNT" "$FROM"
+"#;
+
+/// Gives an image, made now or by an earlier run. Runs beside this one wait.
 ///
 /// # Errors
 /// When it cannot be made; nothing half-made stays in the cache.
-pub(crate) fn build(cache: &Path) -> Result<PathBuf> {
+pub fn build(cache: &Path, golden: Golden, say: Say<'_>) -> Result<PathBuf> {
     fs::create_dir_all(cache)?;
-    let image = cache.join(format!("debian-12-recipe-{RECIPE}.img"));
+    let image = cache.join(format!("{}-recipe-{RECIPE}.img", golden.name()));
+    let lock = File::create(cache.join(format!("{}.lock", golden.name())))?;
+    lock.lock()?;
     if image.exists() {
-        note(&format!(
+        say(&format!(
             "taking the one made by an earlier run: {}",
             image.display()
         ));
@@ -95,8 +146,24 @@ pub(crate) fn build(cache: &Path) -> Result<PathBuf> {
     // apt's own user, which fetches the packages, must be able to come in.
     fs::set_permissions(work.path(), Permissions::from_mode(0o755))?;
     let work_undo = Undo::new(Action::RemoveTree(work.path().to_owned()));
-    let tree = work.path().join("tree");
-    let log = work.path().join("log");
+    let unfinished = match golden {
+        Golden::Debian => debian(work.path(), say)?,
+        Golden::Dracut => {
+            let copy = work.path().join("disk.img");
+            let base = build(cache, Golden::Debian, say)?;
+            install(&base, &copy, work.path(), &["dracut"], say)?;
+            copy
+        }
+        Golden::Xfs => on_xfs(&build(cache, Golden::Debian, say)?, work.path(), say)?,
+    };
+    fs::rename(&unfinished, &image)?;
+    work_undo.now()?;
+    Ok(image)
+}
+
+fn debian(work: &Path, say: Say<'_>) -> Result<PathBuf> {
+    let tree = work.join("tree");
+    let log = work.join("log");
     let mut bootstrap = contained("mmdebstrap");
     bootstrap
         .args(["--mode=root", "--variant=minbase", "--format=directory"])
@@ -106,8 +173,8 @@ pub(crate) fn build(cache: &Path) -> Result<PathBuf> {
         .arg("http://deb.debian.org/debian")
         .arg("deb http://deb.debian.org/debian bookworm-updates main")
         .arg("deb http://deb.debian.org/debian-security bookworm-security main")
-        .env("TMPDIR", work.path());
-    watch(&mut bootstrap, &log, MARK, INSTALL_LIMIT)?;
+        .env("TMPDIR", work);
+    watch(&mut bootstrap, &log, MARK, INSTALL_LIMIT, say)?;
     let mut configure = contained("chroot");
     configure
         .arg(&tree)
@@ -115,30 +182,52 @@ pub(crate) fn build(cache: &Path) -> Result<PathBuf> {
         .env("PASSWORD", PASSWORD);
     watch(
         &mut configure,
-        &work.path().join("configure.log"),
+        &work.join("configure.log"),
         MARK,
         INSTALL_LIMIT,
+        say,
     )?;
 
-    note("writing the disk");
-    let unfinished = work.path().join("disk.img");
-    disk::ext4_on_mbr(&unfinished, DISK_BYTES, &tree)?;
-    install_boot_loader(&unfinished, &tree.join("boot/grub"))?;
-    fs::rename(&unfinished, &image)?;
-    work_undo.now()?;
-    Ok(image)
+    say("writing the disk");
+    let disk = work.join("disk.img");
+    disk::ext4_on_mbr(&disk, DISK_BYTES, &tree)?;
+    install_boot_loader(&disk, &tree.join("boot/grub"))?;
+    Ok(disk)
+}
+
+/// The files of `base` on a disk whose root is XFS.
+fn on_xfs(base: &Path, work: &Path, say: Say<'_>) -> Result<PathBuf> {
+    say("copying the files to XFS");
+    let disk = work.join("disk.img");
+    let mount = work.join("mount");
+    fs::create_dir_all(&mount)?;
+    let mut script = contained("sh");
+    script
+        .args(["-ec", XFS_SCRIPT])
+        .env("BASE", base)
+        .env("IMAGE", &disk)
+        .env("DISK_BYTES", DISK_BYTES.to_string())
+        .env("OFFSET", FIRST_PARTITION_BYTES.to_string())
+        .env("FROM", work.join("from"))
+        .env("MOUNT", &mount);
+    watch(&mut script, &work.join("xfs.log"), MARK, INSTALL_LIMIT, say)?;
+    Ok(disk)
 }
 
 /// Copies `image` to `copy` and installs [`UPGRADE`] in the copy, as an administrator would.
 ///
 /// # Errors
 /// When a package cannot be installed.
-pub(crate) fn upgrade(image: &Path, copy: &Path, work: &Path) -> Result<()> {
+pub fn upgrade(image: &Path, copy: &Path, work: &Path, say: Say<'_>) -> Result<()> {
+    install(image, copy, work, &UPGRADE, say)
+}
+
+fn install(image: &Path, copy: &Path, work: &Path, packages: &[&str], say: Say<'_>) -> Result<()> {
     let mut cp = Command::new("cp");
     cp.args(["--sparse=always", "--reflink=auto"])
         .arg(image)
         .arg(copy);
-    rootstock_tests::tool::run_command(&mut cp)?;
+    tool::run_command(&mut cp)?;
     let mount = work.join("mount");
     fs::create_dir_all(&mount)?;
     let mut script = contained("sh");
@@ -147,10 +236,16 @@ pub(crate) fn upgrade(image: &Path, copy: &Path, work: &Path) -> Result<()> {
         .env("IMAGE", copy)
         .env("OFFSET", FIRST_PARTITION_BYTES.to_string())
         .env("MOUNT", &mount)
-        .env("PACKAGES", UPGRADE.join(" "))
+        .env("PACKAGES", packages.join(" "))
         .env("DEBIAN_FRONTEND", "noninteractive")
         .env("LC_ALL", "C.UTF-8");
-    watch(&mut script, &work.join("upgrade.log"), MARK, INSTALL_LIMIT)
+    watch(
+        &mut script,
+        &work.join("install.log"),
+        MARK,
+        INSTALL_LIMIT,
+        say,
+    )
 }
 
 /// `program` in namespaces that end with it: its mounts and all it started go too.

@@ -1,0 +1,88 @@
+//! What pid 1 and the root's server say to each other: lines of JSON over a socket.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+
+use rootstock_api::boot::{BootOrder, StepReport};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// The longest line: a manifest of 1,024 regions as numbers, and an order.
+const LINE_BYTES_MAX: u64 = 4 << 20;
+
+/// From pid 1.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ToServer {
+    /// The first line: serve this.
+    Start(Box<Start>),
+    /// Tell this to the site's server.
+    Step(StepReport),
+}
+
+/// What the server needs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Start {
+    /// Node services, the one that answered first.
+    pub(crate) urls: Vec<String>,
+    /// The session's secret.
+    pub(crate) session: String,
+    /// The authority of TLS certificates, PEM.
+    pub(crate) authority_pem: String,
+    /// The order, without the machine's identity.
+    pub(crate) order: BootOrder,
+    /// The manifest's bytes, checked.
+    pub(crate) manifest: Vec<u8>,
+}
+
+/// To pid 1.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum FromServer {
+    /// The device can be opened.
+    Ready {
+        /// Bytes that came over the network so far.
+        bytes: u64,
+    },
+    /// There will be no device.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Sends a line.
+///
+/// # Errors
+/// When the other end is gone.
+pub(crate) fn send(mut socket: &UnixStream, message: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    socket.write_all(&line)
+}
+
+/// Lines as they come.
+pub(crate) struct Lines<'a> {
+    reader: BufReader<&'a UnixStream>,
+}
+
+impl<'a> Lines<'a> {
+    /// The lines from this socket.
+    pub(crate) fn new(socket: &'a UnixStream) -> Self {
+        Self {
+            reader: BufReader::new(socket),
+        }
+    }
+
+    /// The next line; `None` when the other end closed.
+    ///
+    /// # Errors
+    /// When the socket fails, or the line is none of ours.
+    pub(crate) fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+        let mut line = Vec::new();
+        let mut bounded = io::Read::take(&mut self.reader, LINE_BYTES_MAX);
+        if bounded.read_until(b'\n', &mut line)? == 0 {
+            return Ok(None);
+        }
+        serde_json::from_slice(&line)
+            .map(Some)
+            .map_err(io::Error::from)
+    }
+}

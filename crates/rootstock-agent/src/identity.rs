@@ -1,0 +1,353 @@
+//! What makes a root that many machines share this machine's own.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use rootstock_api::boot::{BootOrder, NodeMode};
+use serde_json::json;
+
+use crate::cmdline::Ipv4Config;
+use crate::confined::Root;
+use crate::console;
+use crate::nic::Nic;
+
+/// Where scripts of the image find what their machine is told.
+const RUN: &str = "/run/rootstock";
+const FILE: u32 = 0o644;
+
+/// A file that could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("{path} of the root cannot be written")]
+pub(crate) struct IdentityError {
+    path: String,
+    #[source]
+    source: io::Error,
+}
+
+/// Writes the machine's identity into its root, and the boot card's settings to
+/// where network programs look for them.
+pub(crate) fn apply(
+    order: &BootOrder,
+    nic: &Nic,
+    address: &Ipv4Config,
+    root: &Root,
+) -> Result<(), IdentityError> {
+    let write = |path: &str, mode: u32, text: &str| {
+        root.write(path, mode, text.as_bytes())
+            .map_err(|source| IdentityError {
+                path: path.to_owned(),
+                source,
+            })
+    };
+    let identity = &order.identity;
+    if !identity.host_name.is_empty() {
+        write("/etc/hostname", FILE, &format!("{}\n", identity.host_name))?;
+        let hosts = hosts(&root.read("/etc/hosts").unwrap_or_default(), order);
+        write("/etc/hosts", FILE, &hosts)?;
+    }
+    if !identity.machine_id.is_empty() {
+        // Read-only, as systemd makes it (`machine-id(5)`).
+        let text = format!("{}\n", identity.machine_id);
+        write("/etc/machine-id", 0o444, &text)?;
+    }
+    if let Some(text) = resolv_conf(order, address) {
+        // Mostly a link to what some program would write; that program is told
+        // below to leave the boot card alone, so it would write nothing.
+        let path = "/etc/resolv.conf";
+        root.write_over_link(path, FILE, text.as_bytes())
+            .map_err(|source| IdentityError {
+                path: path.to_owned(),
+                source,
+            })?;
+    }
+    for file in &identity.files {
+        write(&file.path, file.mode, &file.text)?;
+    }
+    for (path, text) in in_root(order, nic, root) {
+        write(&path, FILE, &text)?;
+    }
+    for (path, text) in in_run(order, nic, address) {
+        let made = Path::new(&path).parent().map_or(Ok(()), fs::create_dir_all);
+        made.and_then(|()| fs::write(&path, text))
+            .map_err(|source| IdentityError { path, source })?;
+    }
+    Ok(())
+}
+
+/// The image's hosts with this machine's own name and the lines it is given.
+fn hosts(image: &str, order: &BootOrder) -> String {
+    let identity = &order.identity;
+    let name = &identity.host_name;
+    let own = match &identity.domain {
+        Some(domain) => format!("127.0.1.1 {name}.{domain} {name}"),
+        None => format!("127.0.1.1 {name}"),
+    };
+    let mut lines: Vec<&str> = image
+        .lines()
+        .filter(|line| line.split_ascii_whitespace().next() != Some("127.0.1.1"))
+        .collect();
+    if !lines.iter().any(|line| line.contains("localhost")) {
+        lines.insert(0, "127.0.0.1 localhost");
+    }
+    lines.push(&own);
+    lines.extend(
+        identity
+            .hosts
+            .iter()
+            .map(String::as_str)
+            .filter(|line| !image.lines().any(|had| had == *line)),
+    );
+    let mut text = lines.join("\n");
+    text.push('\n');
+    text
+}
+
+fn resolv_conf(order: &BootOrder, address: &Ipv4Config) -> Option<String> {
+    let identity = &order.identity;
+    let mut servers: Vec<String> = identity.name_servers.clone();
+    if servers.is_empty() {
+        servers = address
+            .name_servers
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+    }
+    if servers.is_empty() {
+        return None;
+    }
+    let mut text = String::new();
+    if let Some(domain) = &identity.domain {
+        text.push_str(&format!("search {domain}\n"));
+    }
+    for server in servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    Some(text)
+}
+
+/// Changes to the image's own files; they go where all writes of the machine go.
+fn in_root(order: &BootOrder, nic: &Nic, root: &Root) -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    // ifupdown's `ifdown -a` at shutdown would take the root's card down.
+    let path = "/etc/network/interfaces";
+    if let Some(text) = root.read(path) {
+        let line = format!("no-auto-down {}", nic.name);
+        if !text.lines().any(|had| had == line) {
+            files.push((path.to_owned(), format!("{}\n{line}\n", text.trim_end())));
+        }
+    }
+    // cloud-init would write a network of its own for a machine it takes as new.
+    if root.has("/etc/cloud/cloud.cfg.d") {
+        files.push((
+            "/etc/cloud/cloud.cfg.d/99-rootstock-network.cfg".to_owned(),
+            "network: {config: disabled}\n".to_owned(),
+        ));
+    }
+    let path = "/etc/fstab";
+    if order.mode != NodeMode::Personal
+        && let Some(text) = root.read(path)
+        && let Some(text) = without_swap(&text)
+    {
+        files.push((path.to_owned(), text));
+    }
+    files
+}
+
+/// An fstab whose swap is commented out: swap on this disk would be kept in the
+/// very memory it is to save, and swap on a disk that is missing holds the boot
+/// up for systemd's 90 s.
+fn without_swap(fstab: &str) -> Option<String> {
+    let is_swap = |line: &&str| {
+        !line.trim_start().starts_with('#') && line.split_ascii_whitespace().nth(2) == Some("swap")
+    };
+    fstab.lines().find(is_swap)?;
+    let line = |line: &str| {
+        if is_swap(&line) {
+            format!("# no swap on a diskless machine: {line}\n")
+        } else {
+            format!("{line}\n")
+        }
+    };
+    Some(fstab.lines().map(line).collect())
+}
+
+/// Files of this boot alone.
+fn in_run(order: &BootOrder, nic: &Nic, address: &Ipv4Config) -> Vec<(String, String)> {
+    vec![
+        (
+            format!("{RUN}/settings.json"),
+            json!(order.identity.settings).to_string(),
+        ),
+        (format!("{RUN}/order.json"), public(order).to_string()),
+        // NetworkManager: the card is the boot's, and stays as it is.
+        (
+            "/run/NetworkManager/conf.d/00-rootstock.conf".to_owned(),
+            network_manager(nic),
+        ),
+        // systemd-networkd: the same address, set by nobody's lease, kept when the
+        // daemon stops; so its wait for the network ends at once.
+        (
+            "/run/systemd/network/00-rootstock.network".to_owned(),
+            networkd(nic, address),
+        ),
+    ]
+}
+
+fn network_manager(nic: &Nic) -> String {
+    format!(
+        "[main]\nrc-manager=unmanaged\n\n[device-rootstock]\nmatch-device=mac:{}\nmanaged=0\n",
+        nic.mac
+    )
+}
+
+fn networkd(nic: &Nic, address: &Ipv4Config) -> String {
+    let mut text = format!(
+        "[Match]\nMACAddress={}\n\n[Network]\nDHCP=no\nKeepConfiguration=yes\nAddress={}/{}\n",
+        nic.mac, address.address, address.prefix_bits
+    );
+    if let Some(gateway) = address.gateway {
+        text.push_str(&format!("Gateway={gateway}\n"));
+    }
+    for server in &address.name_servers {
+        text.push_str(&format!("DNS={server}\n"));
+    }
+    text
+}
+
+/// The order without what is secret: whose files it holds, and how the volume is
+/// reached.
+fn public(order: &BootOrder) -> serde_json::Value {
+    let mut value = serde_json::to_value(order).unwrap_or_default();
+    if let Some(object) = value.as_object_mut() {
+        object.remove("boot");
+        object.remove("volume");
+        if let Some(identity) = object.get_mut("identity").and_then(|it| it.as_object_mut()) {
+            identity.remove("files");
+        }
+    } else {
+        console::warn("the order has no form that can be shown");
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use rootstock_api::boot::{Identity, NodeFile, RootPlace, VolumePlace};
+    use rootstock_core::Digest;
+
+    use super::*;
+
+    fn order() -> BootOrder {
+        BootOrder {
+            boot: "secret session".to_owned(),
+            node: "n1".to_owned(),
+            mode: NodeMode::Diskless,
+            image: "lab".parse().expect("a name"),
+            version: rootstock_core::VersionNumber(3),
+            manifest: Digest::of(b"m"),
+            disk_bytes: 1 << 20,
+            root: RootPlace {
+                partition: 1,
+                fs: "ext4".to_owned(),
+                options: String::new(),
+                init: "/sbin/init".to_owned(),
+            },
+            volume: Some(VolumePlace {
+                address: "10.0.0.1:10809".to_owned(),
+                export: "secret export".to_owned(),
+                tls: false,
+            }),
+            chunk_urls: Vec::new(),
+            overlay_bytes_max: None,
+            cache_bytes: 1,
+            report_seconds: 30,
+            rescue_shell: false,
+            identity: Identity {
+                host_name: "n1".to_owned(),
+                domain: Some("lab.example".to_owned()),
+                machine_id: "0".repeat(32),
+                hosts: vec!["10.0.0.2 n2".to_owned()],
+                files: vec![NodeFile {
+                    path: "/etc/ssh/key".to_owned(),
+                    mode: 0o600,
+                    text: "secret key".to_owned(),
+                }],
+                ..Identity::default()
+            },
+        }
+    }
+
+    fn address() -> Ipv4Config {
+        Ipv4Config {
+            address: Ipv4Addr::new(10, 0, 0, 7),
+            prefix_bits: 24,
+            gateway: Some(Ipv4Addr::new(10, 0, 0, 1)),
+            name_servers: vec![Ipv4Addr::new(10, 0, 0, 53)],
+        }
+    }
+
+    fn nic() -> Nic {
+        Nic {
+            name: "eth0".to_owned(),
+            index: 2,
+            mac: "52:54:00:12:34:56".parse().expect("an address"),
+        }
+    }
+
+    #[test]
+    fn what_all_may_read_holds_no_secret() {
+        for (path, text) in in_run(&order(), &nic(), &address()) {
+            assert!(!text.contains("secret"), "{path}: {text}");
+        }
+        assert!(public(&order()).to_string().contains("\"node\":\"n1\""));
+    }
+
+    #[test]
+    fn hosts_know_the_machine_once() {
+        let image = "127.0.0.1 localhost golden\n127.0.1.1 golden\n::1 ip6-localhost\n";
+        let expected = "127.0.0.1 localhost golden\n::1 ip6-localhost\n\
+                        127.0.1.1 n1.lab.example n1\n10.0.0.2 n2\n";
+        assert_eq!(hosts(image, &order()), expected);
+        // A volume keeps its root: the second boot changes nothing.
+        assert_eq!(hosts(expected, &order()).matches("n2").count(), 1);
+        assert!(hosts("", &order()).starts_with("127.0.0.1 localhost\n"));
+    }
+
+    #[test]
+    fn swap_is_taken_out_of_an_fstab() {
+        let fstab = "UUID=1 / ext4 defaults 0 1\nUUID=2 none swap sw 0 0\n# UUID=3 none swap sw\n";
+        let text = without_swap(fstab).expect("it had swap");
+        assert!(text.contains("\n# no swap on a diskless machine: UUID=2 none swap"));
+        assert!(text.starts_with("UUID=1 / ext4"));
+        assert_eq!(without_swap(&text), None);
+    }
+
+    #[test]
+    fn name_servers_come_from_the_order_first() {
+        let mut order = order();
+        let text = resolv_conf(&order, &address()).expect("servers");
+        assert_eq!(text, "search lab.example\nnameserver 10.0.0.53\n");
+        order.identity.name_servers = vec!["9.9.9.9".to_owned()];
+        let text = resolv_conf(&order, &address()).expect("servers");
+        assert!(text.ends_with("nameserver 9.9.9.9\n"));
+    }
+
+    #[test]
+    fn a_root_becomes_the_machines_own() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = Root::new(directory.path());
+        let put = |path: &str, text: &str| root.write(path, FILE, text.as_bytes());
+        put("/etc/network/interfaces", "auto eth0\n").expect("written");
+        fs::create_dir_all(directory.path().join("etc/cloud/cloud.cfg.d")).expect("made");
+        for (path, text) in in_root(&order(), &nic(), &root) {
+            put(&path, &text).expect("written");
+        }
+        let interfaces = root.read("/etc/network/interfaces").expect("there");
+        assert_eq!(interfaces, "auto eth0\nno-auto-down eth0\n");
+        // The second boot of a volume adds nothing.
+        assert_eq!(in_root(&order(), &nic(), &root).len(), 1);
+    }
+}

@@ -1,0 +1,76 @@
+//! The first stage of a machine's boot, and the server of its root device.
+//!
+//! One program in two processes. As the kernel's first process it finds the
+//! network and its orders, has the root device served, mounts the root and
+//! becomes the image's own init. The other process it starts on the way: that
+//! one serves the device until the machine stops. docs/decisions says why.
+
+mod cmdline;
+mod confined;
+mod console;
+mod control;
+mod cow;
+mod dhcp;
+mod engine;
+mod identity;
+mod init;
+mod inventory;
+mod modules;
+mod nbd;
+mod netlink;
+mod nic;
+mod order;
+mod overlay;
+mod personal;
+mod pool;
+mod ram;
+mod remote;
+mod report;
+mod server;
+mod service;
+mod stats;
+mod switch;
+mod sys;
+#[cfg(test)]
+mod testing;
+mod uevent;
+
+use std::env;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let role = env::args().nth(1);
+    match role.as_deref() {
+        _ if std::process::id() == 1 => init::run(),
+        Some("serve") => serve(),
+        Some("rescue") => {
+            eprintln!("rootstock-agent: {}", switch::rescue_shell());
+            ExitCode::FAILURE
+        }
+        _ => {
+            eprintln!(
+                "rootstock-agent {}: the /init of a first stage that `rootstock serve` makes; \
+                 there is nothing to run by hand",
+                env!("CARGO_PKG_VERSION")
+            );
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn serve() -> ExitCode {
+    let control = io::stdin().as_fd().try_clone_to_owned();
+    match control
+        .map(UnixStream::from)
+        .and_then(|control| server::run(&control))
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console::error(format_args!("the root's server ends: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}

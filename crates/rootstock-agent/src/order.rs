@@ -1,0 +1,279 @@
+//! What the machine believes: an order and a manifest that its site signed.
+
+use ed25519_dalek::{Signature, VerifyingKey};
+use rootstock_api::boot::{BootOrder, NodeMode, SiteFile};
+use rootstock_core::Digest;
+use rootstock_image::manifest::{Manifest, ManifestError};
+use rootstock_image::seal::{Seal, SealError};
+
+/// The format of `site.json` that this release reads.
+const SITE_FORMAT: u32 = 1;
+
+/// Why an order, a manifest or a site's file is not believed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TrustError {
+    /// The first stage's own file.
+    #[error("/rootstock/site.json of the first stage cannot be used: {what}")]
+    Site {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The signature is not the site's.
+    #[error(
+        "the {what} is not signed by this machine's site: another server answers, or its key was replaced; boot again to fetch a new first stage"
+    )]
+    Signature {
+        /// What was signed.
+        what: &'static str,
+    },
+    /// It is well signed and not for this boot.
+    #[error("the order is for another boot: an old one was replayed")]
+    OtherBoot,
+    /// It is well signed and makes no sense.
+    #[error("the order cannot be followed: {what}")]
+    Order {
+        /// What is wrong.
+        what: String,
+    },
+    /// The manifest is another one.
+    #[error("the manifest is not the one of the order")]
+    OtherManifest,
+    /// The seal is not good.
+    #[error("the manifest's seal is refused")]
+    Seal(#[source] SealError),
+    /// The manifest makes no sense.
+    #[error("the manifest cannot be read")]
+    Manifest(#[source] ManifestError),
+}
+
+/// A site as the first stage knows it.
+pub(crate) struct Site {
+    /// What the file says.
+    pub(crate) file: SiteFile,
+    /// Its key.
+    pub(crate) key: VerifyingKey,
+}
+
+impl Site {
+    /// Reads the text of `site.json`.
+    pub(crate) fn parse(text: &str) -> Result<Self, TrustError> {
+        let bad = |what: String| TrustError::Site { what };
+        let file: SiteFile = serde_json::from_str(text).map_err(|error| bad(error.to_string()))?;
+        if file.format != SITE_FORMAT {
+            return Err(bad(format!("its format is {}", file.format)));
+        }
+        let key = unhex(&file.public_key)
+            .and_then(|bytes| VerifyingKey::from_bytes(bytes.first_chunk()?).ok())
+            .ok_or_else(|| bad("its key is no ed25519 key".to_owned()))?;
+        Ok(Self { file, key })
+    }
+
+    /// The order in these bytes, if the site signed them for just this session.
+    pub(crate) fn order(
+        &self,
+        bytes: &[u8],
+        signature: &str,
+        session: &str,
+    ) -> Result<BootOrder, TrustError> {
+        let forged = TrustError::Signature { what: "order" };
+        let signature = unhex(signature)
+            .and_then(|bytes| Signature::from_slice(&bytes).ok())
+            .ok_or(TrustError::Signature { what: "order" })?;
+        // Strict: a signature has one encoding, and weak keys are refused.
+        self.key
+            .verify_strict(bytes, &signature)
+            .map_err(|_| forged)?;
+        let order: BootOrder =
+            serde_json::from_slice(bytes).map_err(|error| TrustError::Order {
+                what: error.to_string(),
+            })?;
+        check(&order, session)?;
+        Ok(order)
+    }
+
+    /// The manifest in these bytes, if the site sealed it as the order's version.
+    pub(crate) fn manifest(
+        &self,
+        bytes: &[u8],
+        seal: &str,
+        order: &BootOrder,
+    ) -> Result<Manifest, TrustError> {
+        let seal = unhex(seal).ok_or(TrustError::Signature { what: "manifest" })?;
+        let seal = Seal::decode(&seal).map_err(TrustError::Seal)?;
+        seal.verify_for(&self.key, &order.image, order.version, order.manifest)
+            .map_err(TrustError::Seal)?;
+        if Digest::of(bytes) != order.manifest {
+            return Err(TrustError::OtherManifest);
+        }
+        let manifest = Manifest::decode(bytes).map_err(TrustError::Manifest)?;
+        if manifest.grid().disk_bytes() != order.disk_bytes {
+            return Err(TrustError::OtherManifest);
+        }
+        Ok(manifest)
+    }
+}
+
+/// What a good signature does not say.
+fn check(order: &BootOrder, session: &str) -> Result<(), TrustError> {
+    let bad = |what: &str| {
+        Err(TrustError::Order {
+            what: what.to_owned(),
+        })
+    };
+    if order.boot != session {
+        return Err(TrustError::OtherBoot);
+    }
+    if order.mode == NodeMode::Personal && order.volume.is_none() {
+        return bad("the mode is personal, and no volume is named");
+    }
+    if order.mode != NodeMode::Personal && order.chunk_urls.is_empty() {
+        return bad("no server of chunks is named");
+    }
+    if !order.root.init.starts_with('/') {
+        return bad("the image's init is no absolute path");
+    }
+    let fs = &order.root.fs;
+    if fs.is_empty() || !fs.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return bad("the root's file system has no name that a kernel knows");
+    }
+    Ok(())
+}
+
+/// The bytes of hex digits.
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    if !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    digits
+        .chunks_exact(2)
+        .map(|pair| Some((digit(pair[0])? * 16 + digit(pair[1])?) as u8))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::{Signer, SigningKey};
+    use rootstock_api::boot::{Identity, RootPlace};
+    use rootstock_core::{CHUNK_BYTES, ChunkId};
+    use rootstock_image::grid::Grid;
+
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn key() -> SigningKey {
+        SigningKey::from_bytes(&[7; 32])
+    }
+
+    fn site() -> Site {
+        let public_key = hex(key().verifying_key().as_bytes());
+        let text = format!(
+            r#"{{"format":1,"public_key":"{public_key}","authority_pem":"","made_seconds":0}}"#
+        );
+        Site::parse(&text).expect("a good site")
+    }
+
+    fn order() -> BootOrder {
+        let manifest = Manifest::zero(Grid::whole(4 * CHUNK_BYTES).expect("a grid"));
+        BootOrder {
+            boot: "session".to_owned(),
+            node: "n1".to_owned(),
+            mode: NodeMode::Diskless,
+            image: "lab".parse().expect("a name"),
+            version: rootstock_core::VersionNumber(3),
+            manifest: manifest.id(),
+            disk_bytes: 4 * CHUNK_BYTES,
+            root: RootPlace {
+                partition: 1,
+                fs: "ext4".to_owned(),
+                options: String::new(),
+                init: "/sbin/init".to_owned(),
+            },
+            volume: None,
+            chunk_urls: vec!["http://10.0.0.1:8480".to_owned()],
+            overlay_bytes_max: None,
+            cache_bytes: 1 << 26,
+            report_seconds: 30,
+            rescue_shell: false,
+            identity: Identity::default(),
+        }
+    }
+
+    fn signed(order: &BootOrder) -> (Vec<u8>, String) {
+        let bytes = serde_json::to_vec(order).expect("JSON");
+        let signature = hex(&key().sign(&bytes).to_bytes());
+        (bytes, signature)
+    }
+
+    #[test]
+    fn a_good_order_is_followed_and_a_changed_one_is_not() {
+        let (bytes, signature) = signed(&order());
+        let site = site();
+        assert_eq!(
+            site.order(&bytes, &signature, "session").expect("good"),
+            order()
+        );
+        let mut changed = bytes.clone();
+        changed[20] ^= 1;
+        for (bytes, signature) in [
+            (&changed, signature.clone()),
+            (&bytes, signature.replace(&signature[..2], "zz")),
+            (&bytes, hex(&[1; 64])),
+            (&bytes, String::new()),
+        ] {
+            let error = site.order(bytes, &signature, "session");
+            assert!(matches!(error, Err(TrustError::Signature { .. })));
+        }
+        let replayed = site.order(&bytes, &signature, "another");
+        assert!(matches!(replayed, Err(TrustError::OtherBoot)));
+    }
+
+    #[test]
+    fn an_order_that_makes_no_sense_is_refused() {
+        let with = |change: fn(&mut BootOrder)| {
+            let mut order = order();
+            change(&mut order);
+            let (bytes, signature) = signed(&order);
+            let error = site().order(&bytes, &signature, "session");
+            error.expect_err("refused").to_string()
+        };
+        for (error, expected) in [
+            (with(|order| order.mode = NodeMode::Personal), "no volume"),
+            (with(|order| order.chunk_urls.clear()), "no server"),
+            (with(|order| order.root.init = "sh".to_owned()), "init"),
+            (
+                with(|order| order.root.fs = "../x".to_owned()),
+                "file system",
+            ),
+        ] {
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_the_sealed_manifest_is_taken() {
+        let order = order();
+        let manifest = Manifest::zero(Grid::whole(4 * CHUNK_BYTES).expect("a grid"));
+        let seal = |key: &SigningKey, id: Digest| {
+            hex(&Seal::sign(key, &order.image, order.version, id).encode())
+        };
+        let good = seal(&key(), order.manifest);
+        let site = site();
+        assert!(site.manifest(&manifest.encode(), &good, &order).is_ok());
+        let other = SigningKey::from_bytes(&[8; 32]);
+        let longer = Manifest::zero(Grid::whole(5 * CHUNK_BYTES).expect("a grid"));
+        for (bytes, seal) in [
+            (manifest.encode(), seal(&other, order.manifest)),
+            (longer.encode(), good),
+            (longer.encode(), seal(&key(), longer.id())),
+            (manifest.encode(), "00".to_owned()),
+        ] {
+            assert!(site.manifest(&bytes, &seal, &order).is_err());
+        }
+        assert!(ChunkId::ZERO.is_zero());
+    }
+}

@@ -1,0 +1,209 @@
+//! What the machine tells its site while it runs: steps, and how it does.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rootstock_api::boot::{BootStep, NodeReport, STEPS_MAX, StepReport, Steps};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::console;
+use crate::server::{FillOf, enter_fill};
+use crate::service::Service;
+use crate::stats::Stats;
+
+pub(crate) mod up;
+
+/// How often it looks for something to tell.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often it looks whether the system is up.
+const UP_EVERY: Duration = Duration::from_secs(1);
+/// How often the overlay's level is looked at.
+const FILL_EVERY: Duration = Duration::from_secs(1);
+/// Steps that wait for the network; there are a dozen.
+const STEPS_WAITING_MAX: usize = 256;
+/// The levels that the console is warned at, in percent.
+const WARN_AT: [u8; 2] = [80, 95];
+/// Between reports, when the server does not say.
+const REPORT_SECONDS: u32 = 30;
+/// The longest time between reports.
+const REPORT_SECONDS_MAX: u32 = 3600;
+
+/// What reports are made from.
+pub(crate) struct Source {
+    /// The client, with its session.
+    pub(crate) service: Service,
+    /// Node services, best first.
+    pub(crate) urls: Vec<String>,
+    /// The counters.
+    pub(crate) stats: Arc<Stats>,
+    /// The overlay's level.
+    pub(crate) fill: FillOf,
+    /// Seconds between reports.
+    pub(crate) report_seconds: u32,
+}
+
+/// The thread that tells.
+pub(crate) struct Reporter {
+    waiting: Arc<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    steps: Mutex<VecDeque<StepReport>>,
+    /// Whether the image's own init runs.
+    switched: AtomicBool,
+}
+
+impl Reporter {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub(crate) fn start(source: Source) -> io::Result<Self> {
+        let waiting = Arc::new(Waiting::default());
+        let queue = Arc::clone(&waiting);
+        thread::Builder::new()
+            .name("reporter".to_owned())
+            .spawn(move || tell(source, &queue))?;
+        Ok(Self { waiting })
+    }
+
+    /// Has a step told; the oldest is dropped when the network stays away.
+    pub(crate) fn step(&self, step: StepReport) {
+        push(&self.waiting, step);
+    }
+}
+
+/// A step that happens now.
+pub(crate) fn step(step: BootStep, bytes: u64, detail: impl Into<String>) -> StepReport {
+    StepReport {
+        step,
+        uptime_ms: uptime().as_millis() as u64,
+        bytes,
+        detail: detail.into(),
+    }
+}
+
+/// How long the kernel has been running.
+pub(crate) fn uptime() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+fn push(waiting: &Waiting, step: StepReport) {
+    if step.step == BootStep::Switched {
+        waiting.switched.store(true, Ordering::Relaxed);
+    }
+    let mut steps = lock(waiting);
+    if steps.len() == STEPS_WAITING_MAX {
+        steps.pop_front();
+    }
+    steps.push_back(step);
+}
+
+fn lock(waiting: &Waiting) -> MutexGuard<'_, VecDeque<StepReport>> {
+    waiting.steps.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn tell(mut source: Source, waiting: &Waiting) {
+    let mut up = false;
+    let mut warned = 0;
+    let mut next_report = Instant::now();
+    let mut next_look = Instant::now();
+    let mut next_fill = Instant::now();
+    loop {
+        thread::sleep(LOOK_EVERY);
+        let switched = waiting.switched.load(Ordering::Relaxed);
+        if !up && switched && next_look <= Instant::now() {
+            next_look = Instant::now() + UP_EVERY;
+            if let Some(how) = up::look() {
+                up = true;
+                let bytes = source.stats.fetched_bytes();
+                push(waiting, step(BootStep::Up, bytes, how));
+                next_report = Instant::now();
+            }
+        }
+        if next_fill <= Instant::now() {
+            next_fill = Instant::now() + FILL_EVERY;
+            warned = warn(&source, warned);
+        }
+        tell_steps(&mut source, waiting);
+        if next_report <= Instant::now() {
+            let seconds = report(&mut source, up);
+            next_report = Instant::now() + Duration::from_secs(u64::from(seconds));
+        }
+    }
+}
+
+fn tell_steps(source: &mut Source, waiting: &Waiting) {
+    let steps: Vec<StepReport> = lock(waiting).iter().take(STEPS_MAX).cloned().collect();
+    if steps.is_empty() {
+        return;
+    }
+    let count = steps.len();
+    match source.service.steps(&source.urls[0], &Steps { steps }) {
+        Err(error) if error.may_pass() => source.urls.rotate_left(1),
+        // A refusal would be the same again.
+        _ => drop(lock(waiting).drain(..count)),
+    }
+}
+
+/// Sends a report; gives the seconds to the next.
+fn report(source: &mut Source, up: bool) -> u32 {
+    let mut report = NodeReport {
+        uptime_seconds: uptime().as_secs(),
+        up,
+        ..NodeReport::default()
+    };
+    source.stats.report(&mut report);
+    enter_fill(&mut report, (source.fill)());
+    match source.service.report(&source.urls[0], &report) {
+        Ok(answer) if answer.report_seconds > 0 => source.report_seconds = answer.report_seconds,
+        Ok(_) => {}
+        Err(_) => source.urls.rotate_left(1),
+    }
+    match source.report_seconds {
+        0 => REPORT_SECONDS,
+        seconds => seconds.min(REPORT_SECONDS_MAX),
+    }
+}
+
+/// Warns once at each level, and again when it had gone down since.
+fn warn(source: &Source, warned: u8) -> u8 {
+    let Some(fill) = (source.fill)() else {
+        return 0;
+    };
+    let level = level(fill.percent);
+    if level > warned {
+        console::error(format_args!(
+            "the memory for this machine's writes is {} % full ({} of {} MiB): \
+             when it is, writes fail; free space or reboot",
+            fill.percent,
+            fill.used_bytes >> 20,
+            fill.bytes_max >> 20
+        ));
+    }
+    level
+}
+
+/// The highest level that is reached.
+fn level(percent: u8) -> u8 {
+    let reached = WARN_AT.into_iter().filter(|level| percent >= *level);
+    reached.max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_those_that_are_warned_of() {
+        for (percent, expected) in [(0, 0), (79, 0), (80, 80), (94, 80), (95, 95), (100, 95)] {
+            assert_eq!(level(percent), expected, "{percent}");
+        }
+    }
+}

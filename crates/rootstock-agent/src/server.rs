@@ -1,0 +1,248 @@
+//! The process that serves the root: it starts before the root is mounted and
+//! ends with the machine.
+
+use std::env;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
+
+use rootstock_api::boot::{NodeMode, NodeReport};
+use rootstock_image::manifest::Manifest;
+use rootstock_volume::{BlockDevice, ChunkCache, ChunkSource, VersionDisk};
+use rustix::mm::MlockAllFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::console;
+use crate::control::{FromServer, Lines, Start, ToServer, send};
+use crate::cow::CowDisk;
+use crate::engine::{self, Engine, Writes};
+use crate::nbd;
+use crate::overlay::{Fill, Overlay, memory::MemorySlots, zram::ZramSlots};
+use crate::personal::RemoteVolume;
+use crate::ram::RamFrames;
+use crate::remote::{Remote, ServiceFetch};
+use crate::report::{Reporter, Source};
+use crate::service::Service;
+use crate::stats::Stats;
+use crate::sys;
+
+/// The part of memory that writes may take when the order does not say.
+const OVERLAY_PART: u64 = 2;
+/// What is left free when an image goes to memory.
+const RAM_PART: (u64, u64) = (3, 4);
+/// `argv[0]` of this process. systemd spares what begins with `@` when it kills
+/// all else (its document "Storage Daemons for the Root File System").
+pub(crate) const NAME: &str = "@rootstock-agent";
+
+/// Serves what pid 1 asks for, on standard input's socket.
+pub(crate) fn run(control: &UnixStream) -> io::Result<()> {
+    console::open();
+    survive();
+    let mut lines = Lines::new(control);
+    let Some(ToServer::Start(start)) = lines.next()? else {
+        return Err(io::Error::other("pid 1 did not say what to serve"));
+    };
+    let stats = Arc::new(Stats::default());
+    let served = match serve(&start, &stats) {
+        Ok(served) => served,
+        Err(reason) => return send(control, &FromServer::Failed { reason }),
+    };
+    let reporter = Reporter::start(Source {
+        service: served.service,
+        urls: start.urls.clone(),
+        stats: Arc::clone(&stats),
+        fill: served.fill,
+        report_seconds: start.order.report_seconds,
+    })?;
+    let bytes = stats.fetched_bytes();
+    send(control, &FromServer::Ready { bytes })?;
+    // Until pid 1 becomes the image's own init.
+    while let Some(ToServer::Step(step)) = lines.next()? {
+        reporter.step(step);
+    }
+    served
+        .engine
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("the engine failed inside the agent")))
+}
+
+/// How full the overlay is, if there is one.
+pub(crate) type FillOf = Box<dyn Fn() -> Option<Fill> + Send>;
+
+struct Served {
+    service: Service,
+    fill: FillOf,
+    engine: thread::JoinHandle<io::Result<()>>,
+}
+
+fn serve(start: &Start, stats: &Arc<Stats>) -> Result<Served, String> {
+    let service = Service::new(&start.authority_pem)
+        .map_err(|error| format!("the site's authority is no certificate: {error}"))?
+        .with_session(&start.session);
+    let (device, fill, writes) = device(start, &service, stats)?;
+    let size_bytes = device.size_bytes();
+    let engine = attach(device, Arc::clone(stats), writes, size_bytes)
+        .map_err(|error| format!("the kernel's nbd device could not be set up: {error}"))?;
+    Ok(Served {
+        service,
+        fill,
+        engine,
+    })
+}
+
+type Device = (Arc<dyn BlockDevice>, FillOf, Writes);
+
+fn device(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Device, String> {
+    let order = &start.order;
+    if let (NodeMode::Personal, Some(place)) = (order.mode, &order.volume) {
+        let volume = RemoteVolume::connect(place, &start.authority_pem)
+            .map_err(|error| console::chain(&error))?;
+        return Ok((Arc::new(volume), Box::new(|| None), Writes::Pooled));
+    }
+    let manifest = Manifest::decode(&start.manifest).map_err(|error| error.to_string())?;
+    let fetch = ServiceFetch {
+        service: service.clone(),
+        urls: order.chunk_urls.clone(),
+    };
+    let remote = Remote::new(fetch, Arc::clone(stats));
+    if order.mode == NodeMode::Ram {
+        let free = memory_bytes("MemAvailable:") * RAM_PART.0 / RAM_PART.1;
+        let frames =
+            RamFrames::fetch(&manifest, &remote, free).map_err(|error| console::chain(&error))?;
+        return Ok(cow(manifest, frames, order));
+    }
+    Ok(cow(manifest, remote, order))
+}
+
+fn cow<S: ChunkSource + 'static>(
+    manifest: Manifest,
+    source: S,
+    order: &rootstock_api::boot::BootOrder,
+) -> Device {
+    let cache = Arc::new(ChunkCache::new(source, order.cache_bytes));
+    let bytes_max = order
+        .overlay_bytes_max
+        .unwrap_or_else(|| memory_bytes("MemTotal:") / OVERLAY_PART);
+    let disk = Arc::new(CowDisk::new(
+        VersionDisk::new(manifest, cache),
+        overlay(bytes_max),
+    ));
+    let filled = Arc::clone(&disk);
+    let fill = Box::new(move || Some(filled.fill()));
+    (disk, fill, Writes::AtOnce)
+}
+
+fn overlay(bytes_max: u64) -> Overlay {
+    match ZramSlots::create(bytes_max) {
+        Ok(zram) => Overlay::new(Box::new(zram.slots), zram.slots_max, bytes_max),
+        Err(error) => {
+            console::info(format_args!(
+                "writes stay uncompressed in memory: the kernel gives no zram ({error})"
+            ));
+            let slots = bytes_max / rootstock_core::BLOCK_BYTES;
+            let slots = slots.min(u64::from(u32::MAX)) as u32;
+            Overlay::new(Box::new(MemorySlots::new()), slots, bytes_max)
+        }
+    }
+}
+
+/// Starts the engine and gives the kernel the other end.
+fn attach(
+    device: Arc<dyn BlockDevice>,
+    stats: Arc<Stats>,
+    writes: Writes,
+    size_bytes: u64,
+) -> io::Result<thread::JoinHandle<io::Result<()>>> {
+    let (ours, kernels) = UnixStream::pair()?;
+    let engine = Engine::new(device, stats, writes, ours.try_clone()?)?;
+    let engine = thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(move || engine.run(ours))?;
+    nbd::connect(kernels.as_fd(), size_bytes, engine::FLAGS)?;
+    Ok(engine)
+}
+
+/// Makes this process outlive what ends others. What an old kernel lacks is
+/// done without.
+fn survive() {
+    sys::ignore_signals();
+    let soft = |what: &str, result: io::Result<()>| {
+        if let Err(error) = result {
+            console::info(format_args!("{what} is not to be had: {error}"));
+        }
+    };
+    let _ = rustix::process::setsid();
+    soft("an own control group", own_group());
+    soft(
+        "protection from the kernel's memory killer",
+        fs::write("/proc/self/oom_score_adj", "-1000"),
+    );
+    soft("the mark of an I/O flusher", sys::become_io_flusher());
+    // As pages are touched: stacks and buffers are mostly never filled.
+    let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    soft(
+        "locked memory",
+        rustix::mm::mlockall(flags).map_err(Into::into),
+    );
+    // The paths of this process stay those of the first stage, which will be
+    // empty; from here the image's init is found when it runs.
+    soft("/run", env::set_current_dir("/run"));
+}
+
+/// A control group of its own: systemd moves what it finds in the root group to
+/// its own scope, and ends with it. The group stays when the mount is gone, so
+/// that an image with the older hierarchy finds `/sys/fs/cgroup` as it expects.
+fn own_group() -> io::Result<()> {
+    const MOUNT: &str = "/run/rootstock/cgroup";
+    fs::create_dir_all(MOUNT)?;
+    rustix::mount::mount("cgroup2", MOUNT, "cgroup2", MountFlags::empty(), None)?;
+    let group = format!("{MOUNT}/rootstock-agent");
+    let moved = fs::create_dir_all(&group).and_then(|()| {
+        fs::write(
+            format!("{group}/cgroup.procs"),
+            std::process::id().to_string(),
+        )
+    });
+    if moved.is_ok() {
+        // `SurviveFinalKillSignal=`, systemd 255 and later.
+        let _ = File::open(&group).map(|directory| {
+            rustix::fs::fsetxattr(
+                &directory,
+                "user.survive_final_kill_signal",
+                b"1",
+                rustix::fs::XattrFlags::empty(),
+            )
+        });
+    }
+    rustix::mount::unmount(MOUNT, UnmountFlags::DETACH)?;
+    let _ = fs::remove_dir(MOUNT);
+    moved
+}
+
+/// A line of `/proc/meminfo`, in bytes.
+fn memory_bytes(name: &str) -> u64 {
+    meminfo(
+        &fs::read_to_string("/proc/meminfo").unwrap_or_default(),
+        name,
+    )
+}
+
+/// A line of this text, in bytes; 0 when there is none.
+pub(crate) fn meminfo(text: &str, name: &str) -> u64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name))
+        .and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
+}
+
+/// Enters an overlay's level into a report.
+pub(crate) fn enter_fill(report: &mut NodeReport, fill: Option<Fill>) {
+    if let Some(fill) = fill {
+        report.overlay_used_bytes = fill.used_bytes;
+        report.overlay_bytes_max = fill.bytes_max;
+    }
+}

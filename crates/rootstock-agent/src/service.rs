@@ -1,0 +1,290 @@
+//! The node service as the machine calls it: blocking HTTP with deadlines.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rootstock_api::boot::{
+    CHUNKS, MANIFEST, NodeReport, ORDER, ORDER_BYTES_MAX, ORDER_SIGNATURE_HEADER, REPORT,
+    ReportAnswer, SESSION, STEPS, SessionCreate, SessionState, Steps,
+};
+use rootstock_api::record::{RECORDS_BYTES_MAX, encode_ids};
+use rootstock_core::ChunkId;
+use rootstock_image::manifest::MANIFEST_BYTES_MAX;
+use serde::{Serialize, de::DeserializeOwned};
+use ureq::http::Response;
+use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+use ureq::{Agent, Body};
+
+/// A server in the same building connects at once, or is not there.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// A whole answer: 16 MiB at the pace of a bad link.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// Steps and reports are small.
+const SMALL_LIMIT: Duration = Duration::from_secs(10);
+/// Kept connections: one for each worker, and for what is sent beside.
+const CONNECTIONS_MAX: usize = 24;
+/// A JSON answer other than an order.
+const SMALL_BYTES_MAX: u64 = 64 << 10;
+/// What is shown of a refusal.
+const REFUSAL_BYTES_MAX: u64 = 4 << 10;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    /// No answer came: the network, the server, or its certificate.
+    #[error("no answer from {url}")]
+    Unreachable {
+        /// What was called.
+        url: String,
+        /// What happened.
+        #[source]
+        source: Box<ureq::Error>,
+    },
+    /// The server said no.
+    #[error("{url} answered {status}: {reason}")]
+    Refused {
+        /// What was called.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// The server's words.
+        reason: String,
+    },
+    /// The answer makes no sense.
+    #[error("the answer from {url} is not what it should be: {what}")]
+    Answer {
+        /// What was called.
+        url: String,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl CallError {
+    /// Whether the same call may go well later: the network may come back, a
+    /// server may be starting or have too much to do (RFC 9110, section 15).
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
+            Self::Answer { .. } => false,
+        }
+    }
+}
+
+/// A client of the node service.
+#[derive(Clone)]
+pub(crate) struct Service {
+    agent: Agent,
+    session: Option<String>,
+}
+
+impl Service {
+    /// A client that trusts certificates of this authority (PEM) alone.
+    ///
+    /// # Errors
+    /// When the text is no certificate.
+    pub(crate) fn new(authority_pem: &str) -> Result<Self, ureq::Error> {
+        let authority = Certificate::from_pem(authority_pem.as_bytes())?;
+        let tls = TlsConfig::builder()
+            .provider(TlsProvider::Rustls)
+            .root_certs(RootCerts::new_with_certs(&[authority]))
+            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .build();
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(None)
+            .user_agent(concat!("rootstock-agent/", env!("CARGO_PKG_VERSION")))
+            .max_idle_connections(CONNECTIONS_MAX)
+            .max_idle_connections_per_host(CONNECTIONS_MAX)
+            .timeout_connect(Some(CONNECT_LIMIT))
+            .timeout_global(Some(ANSWER_LIMIT))
+            .tls_config(tls)
+            .build()
+            .into();
+        Ok(Self {
+            agent,
+            session: None,
+        })
+    }
+
+    /// The same client with a session's secret.
+    #[must_use]
+    pub(crate) fn with_session(&self, session: &str) -> Self {
+        Self {
+            agent: self.agent.clone(),
+            session: Some(session.to_owned()),
+        }
+    }
+
+    /// Gives the token in for a session.
+    pub(crate) fn open(&self, base: &str, ask: &SessionCreate) -> Result<SessionState, CallError> {
+        let url = format!("{base}{SESSION}");
+        let response = self.post_json(&url, ask)?;
+        json(&url, response)
+    }
+
+    /// The order's bytes and its signature in hex.
+    pub(crate) fn order(&self, base: &str) -> Result<(Vec<u8>, String), CallError> {
+        let url = format!("{base}{ORDER}");
+        let response = self.get(&url)?;
+        let signature = header(&url, &response, ORDER_SIGNATURE_HEADER)?;
+        Ok((bytes(&url, response, ORDER_BYTES_MAX as u64)?, signature))
+    }
+
+    /// The manifest's bytes and its seal in hex.
+    pub(crate) fn manifest(&self, base: &str) -> Result<(Vec<u8>, String), CallError> {
+        let url = format!("{base}{MANIFEST}");
+        let response = self.get(&url)?;
+        let seal = header(&url, &response, rootstock_api::SEAL_HEADER)?;
+        Ok((bytes(&url, response, MANIFEST_BYTES_MAX as u64)?, seal))
+    }
+
+    /// Records of these chunks: those that the server has, in any order.
+    pub(crate) fn chunks(&self, base: &str, ids: &[ChunkId]) -> Result<Vec<u8>, CallError> {
+        let url = format!("{base}{CHUNKS}");
+        let mut request = self
+            .agent
+            .post(&url)
+            .header("content-type", "application/octet-stream");
+        if let Some(bearer) = self.bearer() {
+            request = request.header("authorization", bearer);
+        }
+        let response = request.send(&encode_ids(ids)[..]);
+        let response = accepted(&url, response)?;
+        bytes(&url, response, RECORDS_BYTES_MAX as u64)
+    }
+
+    /// Tells steps of the boot.
+    pub(crate) fn steps(&self, base: &str, steps: &Steps) -> Result<(), CallError> {
+        self.post_json(&format!("{base}{STEPS}"), steps).map(|_| ())
+    }
+
+    /// Tells how the machine does.
+    pub(crate) fn report(
+        &self,
+        base: &str,
+        report: &NodeReport,
+    ) -> Result<ReportAnswer, CallError> {
+        let url = format!("{base}{REPORT}");
+        let response = self.post_json(&url, report)?;
+        json(&url, response)
+    }
+
+    fn get(&self, url: &str) -> Result<Response<Body>, CallError> {
+        let mut request = self.agent.get(url);
+        if let Some(bearer) = self.bearer() {
+            request = request.header("authorization", bearer);
+        }
+        accepted(url, request.call())
+    }
+
+    fn post_json(&self, url: &str, body: &impl Serialize) -> Result<Response<Body>, CallError> {
+        let text = serde_json::to_vec(body).map_err(|error| answer(url, error))?;
+        let mut request = self
+            .agent
+            .post(url)
+            .config()
+            .timeout_global(Some(SMALL_LIMIT))
+            .build()
+            .header("content-type", "application/json");
+        if let Some(bearer) = self.bearer() {
+            request = request.header("authorization", bearer);
+        }
+        accepted(url, request.send(&text[..]))
+    }
+
+    fn bearer(&self) -> Option<String> {
+        self.session
+            .as_ref()
+            .map(|session| format!("Bearer {session}"))
+    }
+}
+
+fn accepted(
+    url: &str,
+    result: Result<Response<Body>, ureq::Error>,
+) -> Result<Response<Body>, CallError> {
+    let mut response = result.map_err(|source| CallError::Unreachable {
+        url: url.to_owned(),
+        source: Box::new(source),
+    })?;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let text = response
+        .body_mut()
+        .with_config()
+        .limit(REFUSAL_BYTES_MAX)
+        .read_to_string()
+        .unwrap_or_default();
+    Err(CallError::Refused {
+        url: url.to_owned(),
+        status: response.status().as_u16(),
+        reason: reason(&text),
+    })
+}
+
+/// The words of a problem document (RFC 9457), or the text itself.
+fn reason(text: &str) -> String {
+    let problem: Option<serde_json::Value> = serde_json::from_str(text).ok();
+    let word = |name: &str| {
+        problem
+            .as_ref()
+            .and_then(|problem| problem.get(name)?.as_str())
+            .map(str::to_owned)
+    };
+    word("detail")
+        .or_else(|| word("title"))
+        .unwrap_or_else(|| text.lines().next().unwrap_or_default().to_owned())
+}
+
+fn header(url: &str, response: &Response<Body>, name: &str) -> Result<String, CallError> {
+    response
+        .headers()
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned)
+        .ok_or_else(|| answer(url, format_args!("it has no {name} header")))
+}
+
+fn bytes(url: &str, mut response: Response<Body>, limit: u64) -> Result<Vec<u8>, CallError> {
+    let body = response.body_mut().with_config().limit(limit).read_to_vec();
+    body.map_err(|source| CallError::Unreachable {
+        url: url.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+fn json<T: DeserializeOwned>(url: &str, response: Response<Body>) -> Result<T, CallError> {
+    let body = bytes(url, response, SMALL_BYTES_MAX)?;
+    serde_json::from_slice(&body).map_err(|error| answer(url, error))
+}
+
+fn answer(url: &str, what: impl std::fmt::Display) -> CallError {
+    CallError::Answer {
+        url: url.to_owned(),
+        what: what.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_in_the_servers_words() {
+        for (text, expected) in [
+            (
+                r#"{"title":"no","detail":"the token was used"}"#,
+                "the token was used",
+            ),
+            (r#"{"title":"no"}"#, "no"),
+            ("plain words\nand more", "plain words"),
+            ("", ""),
+        ] {
+            assert_eq!(reason(text), expected);
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! What a machine that boots and its server say to each other: the node service.
+//!
+//! The boot token comes to the machine on its kernel's command line, is good for
+//! one boot, and is given in once for a session. Every document a machine takes
+//! orders from is signed with the site's key, which its first stage carries, so
+//! that plain HTTP is enough where TLS is impossible; what is secret travels only
+//! over TLS. Binary bodies are those of [`crate::record`].
+
+use std::collections::BTreeMap;
+
+use rootstock_core::{Digest, ImageName, VersionNumber};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Where a boot token is given in for a session.
+pub const SESSION: &str = "/node/v1/session";
+/// What this machine is to run: a [`BootOrder`], with its signature in
+/// [`ORDER_SIGNATURE_HEADER`].
+pub const ORDER: &str = "/node/v1/order";
+/// The manifest of the version it runs, with its seal in
+/// [`crate::SEAL_HEADER`].
+pub const MANIFEST: &str = "/node/v1/manifest";
+/// Chunks by id: ids in, records out, at most [`FETCH_IDS_MAX`] at once.
+pub const CHUNKS: &str = "/node/v1/chunks";
+/// Steps of the boot, as they happen: [`Steps`].
+pub const STEPS: &str = "/node/v1/steps";
+/// How the machine does, now and then: [`NodeReport`].
+pub const REPORT: &str = "/node/v1/report";
+
+/// The header that carries the site's signature (ed25519, hex) on the bytes of
+/// an order.
+pub const ORDER_SIGNATURE_HEADER: &str = "rootstock-signature";
+
+/// The most ids in one fetch.
+pub const FETCH_IDS_MAX: usize = 64;
+
+/// The most steps in one request.
+pub const STEPS_MAX: usize = 64;
+
+/// The largest order, in bytes: identity and plug-in files included.
+pub const ORDER_BYTES_MAX: usize = 1 << 20;
+
+/// The largest inventory, in bytes of JSON.
+pub const INVENTORY_BYTES_MAX: usize = 64 << 10;
+
+/// Asks for a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SessionCreate {
+    /// The boot token from the kernel's command line.
+    pub token: String,
+    /// The address of the card it booted from, as `52:54:00:12:34:56`.
+    pub mac: String,
+    /// The SMBIOS UUID, where the machine has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// The agent's release.
+    pub release: String,
+    /// What the machine is made of.
+    #[serde(default)]
+    pub inventory: Inventory,
+}
+
+/// A session, or the word to wait for one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum SessionState {
+    /// The machine may go on.
+    Open {
+        /// The bearer secret of all further requests of this boot.
+        session: String,
+        /// The machine's name.
+        node: String,
+    },
+    /// An administrator has to approve the machine first: ask again with the
+    /// same token, which is not used up.
+    Held {
+        /// What to show on the console.
+        message: String,
+        /// When to ask again.
+        retry_seconds: u32,
+    },
+}
+
+/// What a machine is made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Inventory {
+    /// Its maker, from SMBIOS.
+    pub vendor: String,
+    /// Its model, from SMBIOS.
+    pub product: String,
+    /// Its serial number, from SMBIOS.
+    pub serial: String,
+    /// `bios` or `uefi`.
+    pub firmware: String,
+    /// Whether Secure Boot is on, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secure_boot: Option<bool>,
+    /// The processor's name for itself.
+    pub cpu: String,
+    /// Logical processors.
+    pub cpu_count: u32,
+    /// Memory.
+    pub memory_bytes: u64,
+    /// Disks, none of which was written to.
+    pub disks: Vec<DiskFacts>,
+    /// Network cards.
+    pub nics: Vec<NicFacts>,
+    /// Graphics cards, as `vendor:device` of PCI in hex.
+    pub graphics: Vec<String>,
+}
+
+/// A disk of a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct DiskFacts {
+    /// The kernel's name, such as `sda`.
+    pub name: String,
+    /// Its model.
+    pub model: String,
+    /// Its serial number.
+    pub serial: String,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
+/// A network card.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct NicFacts {
+    /// The kernel's name, such as `enp1s0`.
+    pub name: String,
+    /// Its address.
+    pub mac: String,
+    /// Its driver.
+    pub driver: String,
+    /// Link speed, when there is a link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speed_mbit: Option<u32>,
+}
+
+/// How a machine treats its root.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeMode {
+    /// Chunks on demand from the server, writes in memory: every boot is fresh.
+    #[default]
+    #[serde(alias = "frozen")]
+    Diskless,
+    /// All of the image goes to memory first; then no server is needed.
+    Ram,
+    /// The machine's own volume on the server: writes stay.
+    Personal,
+}
+
+/// What a machine is to run. The bytes on the wire are what is signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BootOrder {
+    /// The session this order is for: an old order does not fit a new boot.
+    pub boot: String,
+    /// The machine's name.
+    pub node: String,
+    /// How it treats its root.
+    pub mode: NodeMode,
+    /// The image.
+    #[schema(value_type = String)]
+    pub image: ImageName,
+    /// Its version.
+    #[schema(value_type = u32)]
+    pub version: VersionNumber,
+    /// The manifest's id.
+    #[schema(value_type = String)]
+    pub manifest: Digest,
+    /// Size of the disk.
+    pub disk_bytes: u64,
+    /// Where the root is on the disk.
+    pub root: RootPlace,
+    /// `personal`: where the volume is served, and as which export.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumePlace>,
+    /// Base URLs of the node service to fetch chunks from, best first, such as
+    /// `http://10.0.0.1:8480`.
+    pub chunk_urls: Vec<String>,
+    /// What writes may take of the machine's memory; a part of it when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay_bytes_max: Option<u64>,
+    /// Memory for decompressed chunks.
+    pub cache_bytes: u64,
+    /// Seconds between reports.
+    pub report_seconds: u32,
+    /// Whether a failure offers a shell of the image on the console.
+    #[serde(default)]
+    pub rescue_shell: bool,
+    /// Who the machine is.
+    pub identity: Identity,
+}
+
+/// Where the root file system is on the disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RootPlace {
+    /// The partition's number; 0 is the whole disk.
+    pub partition: u32,
+    /// The kernel's name of the file system, such as `ext4`.
+    pub fs: String,
+    /// Mount options, such as `subvol=@`.
+    #[serde(default)]
+    pub options: String,
+    /// What `switch_root` runs; `/sbin/init` unless an image says otherwise.
+    pub init: String,
+}
+
+/// A volume that the server exports to one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumePlace {
+    /// `HOST:PORT` of the NBD server.
+    pub address: String,
+    /// The export's name, known to this boot alone.
+    pub export: String,
+    /// Whether it speaks TLS with the site's authority.
+    pub tls: bool,
+}
+
+/// Who a machine is: what is its own in a root that all share.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Identity {
+    /// Its host name.
+    pub host_name: String,
+    /// Its domain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// Its `/etc/machine-id`: 32 hex digits.
+    pub machine_id: String,
+    /// Lines for `/etc/hosts`.
+    pub hosts: Vec<String>,
+    /// Name servers for `/etc/resolv.conf`.
+    pub name_servers: Vec<String>,
+    /// Files to be written into the root: SSH host keys, what plug-ins give.
+    pub files: Vec<NodeFile>,
+    /// Anything else the image's own scripts may want, as
+    /// `/run/rootstock/settings.json`.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// A file for a machine's root.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeFile {
+    /// Its absolute path, without `..`.
+    pub path: String,
+    /// Its permissions, such as `0o600` as a number.
+    pub mode: u32,
+    /// Its contents.
+    pub text: String,
+}
+
+/// Contents may be a private key, and a log is no place for one.
+impl std::fmt::Debug for NodeFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeFile")
+            .field("path", &self.path)
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The way of a boot, in order. A transcript is made of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BootStep {
+    /// The firmware asked for an address or a boot file.
+    Discovered,
+    /// We offered.
+    Offered,
+    /// It took the offer.
+    Acknowledged,
+    /// A boot program was sent by TFTP or HTTP.
+    FileServed,
+    /// iPXE or GRUB fetched its script.
+    ScriptServed,
+    /// The kernel was sent.
+    KernelServed,
+    /// The first stage was sent.
+    InitrdServed,
+    /// The first stage runs.
+    FirstStage,
+    /// An administrator has to approve the machine.
+    Held,
+    /// It has a session.
+    Session,
+    /// The network is set up in the first stage.
+    Network,
+    /// The device answers.
+    DeviceUp,
+    /// The root is mounted.
+    RootMounted,
+    /// The image's own init runs.
+    Switched,
+    /// The system says it is up.
+    Up,
+    /// It was shut down or went silent.
+    Gone,
+    /// It failed.
+    Failed,
+}
+
+/// Steps, with when they happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Steps {
+    /// In order.
+    pub steps: Vec<StepReport>,
+}
+
+/// A step as the machine reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StepReport {
+    /// Which.
+    pub step: BootStep,
+    /// How long the machine's kernel had been running, in milliseconds.
+    pub uptime_ms: u64,
+    /// Bytes moved up to here.
+    #[serde(default)]
+    pub bytes: u64,
+    /// For people: what was done, or why it failed.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// How a machine does. Counters run from the start of the agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct NodeReport {
+    /// How long its kernel has been running.
+    pub uptime_seconds: u64,
+    /// Bytes its system read from the device.
+    pub read_bytes: u64,
+    /// Bytes of frames that came from a server.
+    pub fetched_bytes: u64,
+    /// Chunks found in memory.
+    pub cache_hits: u64,
+    /// Chunks that had to be fetched.
+    pub cache_misses: u64,
+    /// The time that reads waited for the network, together.
+    pub stall_ms: u64,
+    /// The longest of these waits.
+    pub stall_worst_ms: u64,
+    /// What writes take now.
+    pub overlay_used_bytes: u64,
+    /// What they may take.
+    pub overlay_bytes_max: u64,
+    /// Whether the image's own init says that the system is up.
+    pub up: bool,
+}
+
+/// The answer to a report.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ReportAnswer {
+    /// Seconds to the next report.
+    pub report_seconds: u32,
+}
+
+/// What the first stage carries from its site, as `/rootstock/site.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteFile {
+    /// The format: 1.
+    pub format: u32,
+    /// The site's public key (ed25519), in hex: orders and seals are signed with it.
+    pub public_key: String,
+    /// The authority that the node service's certificate comes from, PEM.
+    pub authority_pem: String,
+    /// When the first stage was made, seconds since 1970: a clock that is behind
+    /// is set to it before certificates are looked at.
+    pub made_seconds: i64,
+}

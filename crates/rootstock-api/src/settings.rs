@@ -1,0 +1,370 @@
+//! Settings of nodes and profiles: each optional, each inherited.
+
+use std::{fmt, str::FromStr};
+
+use rootstock_core::VersionSpec;
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+
+use crate::boot::NodeMode;
+
+/// Why a text is no setting's value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingError {
+    /// No setting has this name.
+    #[error("there is no setting '{}': there are {}", name.escape_debug(), Setting::list())]
+    Name {
+        /// What was written.
+        name: String,
+    },
+    /// The setting cannot be this.
+    #[error("'{}' is no {setting}: {reason}", value.escape_debug())]
+    Value {
+        /// The setting.
+        setting: Setting,
+        /// What was written.
+        value: String,
+        /// What it can be.
+        reason: String,
+    },
+}
+
+macro_rules! settings {
+    ($($(#[$doc:meta])* $field:ident: $type:ty as $schema:ty => $name:ident;)*) => {
+        /// Settings of a node or profile. What is absent is inherited.
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+        #[serde(default)]
+        pub struct Settings {
+            $($(#[$doc])*
+            #[serde(skip_serializing_if = "Option::is_none")]
+            #[schema(value_type = Option<$schema>)]
+            pub $field: Option<$type>,)*
+        }
+
+        /// The same, but what is not known is refused: a request's.
+        #[derive(Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct Strict {
+            $($field: Option<$type>,)*
+        }
+
+        impl From<Strict> for Settings {
+            fn from(strict: Strict) -> Self {
+                Self { $($field: strict.$field,)* }
+            }
+        }
+
+        /// A setting's name.
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+        )]
+        #[serde(rename_all = "snake_case")]
+        pub enum Setting {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Setting {
+            /// All of them, in the order in which they are shown.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The name as it stands in documents.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => stringify!($field),)* }
+            }
+        }
+
+        impl Settings {
+            /// A setting as people write it.
+            #[must_use]
+            pub fn text(&self, setting: Setting) -> Option<String> {
+                match setting { $(Setting::$name => self.$field.as_ref().map(Text::write),)* }
+            }
+
+            /// Sets a setting to what people write.
+            ///
+            /// # Errors
+            /// [`SettingError::Value`] when it cannot be that.
+            pub fn set_text(&mut self, setting: Setting, value: &str) -> Result<(), SettingError> {
+                let wrong = |reason: String| SettingError::Value {
+                    setting,
+                    value: value.chars().take(80).collect(),
+                    reason,
+                };
+                match setting {
+                    $(Setting::$name => self.$field = Some(Text::read(value).map_err(wrong)?),)*
+                }
+                Ok(())
+            }
+
+            /// Takes a setting away.
+            pub fn clear(&mut self, setting: Setting) {
+                match setting { $(Setting::$name => self.$field = None,)* }
+            }
+
+            /// Sets what `above` sets.
+            pub fn set_all(&mut self, above: &Self) {
+                $(if above.$field.is_some() {
+                    self.$field.clone_from(&above.$field);
+                })*
+            }
+        }
+    };
+}
+
+settings! {
+    /// What it runs: `lab`, `lab:3` or `lab@production`.
+    image: VersionSpec as String => Image;
+    /// How it treats its root.
+    mode: NodeMode as NodeMode => Mode;
+    /// The network that it boots in, by its interface on the server.
+    network: String as String => Network;
+    /// Arguments for its kernel, after those of the image.
+    kernel_arguments: String as String => KernelArguments;
+    /// The kernel's console, such as `ttyS0,115200n8`.
+    console: String as String => Console;
+    /// How its firmware is booted, when not the way that is found by trying.
+    boot_strategy: String as String => BootStrategy;
+    /// Words to find it by.
+    tags: Vec<String> as Vec<String> => Tags;
+    /// The kernel, as a path inside the image.
+    kernel: String as String => Kernel;
+    /// An initrd of its own, as a path inside the image, in the place of the first stage.
+    initrd: String as String => Initrd;
+    /// The partition of the root file system; 0 is the whole disk.
+    root: u32 as u32 => Root;
+    /// What its writes may take of its memory.
+    overlay_bytes_max: u64 as u64 => OverlayBytesMax;
+    /// Its memory for decompressed chunks.
+    cache_bytes: u64 as u64 => CacheBytes;
+    /// Whether a boot that fails offers a shell on the console.
+    rescue_shell: bool as bool => RescueShell;
+}
+
+impl Setting {
+    fn list() -> String {
+        let names: Vec<_> = Self::ALL.iter().map(|setting| setting.as_str()).collect();
+        names.join(", ")
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Setting {
+    type Err = SettingError;
+
+    /// The name, with `_` or `-` between its words.
+    fn from_str(text: &str) -> Result<Self, SettingError> {
+        let name = text.replace('-', "_");
+        let mut all = Self::ALL.iter().copied();
+        all.find(|setting| setting.as_str() == name)
+            .ok_or_else(|| SettingError::Name {
+                name: text.chars().take(80).collect(),
+            })
+    }
+}
+
+impl NodeMode {
+    /// The modes, as people write them.
+    pub const WORDS: &str = "diskless (or frozen: every boot is fresh), ram, personal";
+
+    /// The mode as it stands in documents.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Diskless => "diskless",
+            Self::Ram => "ram",
+            Self::Personal => "personal",
+        }
+    }
+}
+
+impl fmt::Display for NodeMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for NodeMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "diskless" | "frozen" => Ok(Self::Diskless),
+            "ram" => Ok(Self::Ram),
+            "personal" => Ok(Self::Personal),
+            _ => Err(format!("the modes are {}", Self::WORDS)),
+        }
+    }
+}
+
+/// Reads settings of a request, in which a mistyped name must not be overlooked.
+pub(crate) fn strict<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Settings, D::Error> {
+    Strict::deserialize(deserializer).map(Settings::from)
+}
+
+/// A value as people write it.
+trait Text: Sized {
+    fn write(&self) -> String;
+    fn read(text: &str) -> Result<Self, String>;
+}
+
+impl Text for String {
+    fn write(&self) -> String {
+        self.clone()
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
+        Ok(text.to_owned())
+    }
+}
+
+impl Text for Vec<String> {
+    fn write(&self) -> String {
+        self.join(" ")
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
+        let words = text.split([' ', ',']).filter(|word| !word.is_empty());
+        Ok(words.map(str::to_owned).collect())
+    }
+}
+
+impl Text for bool {
+    fn write(&self) -> String {
+        if *self { "yes" } else { "no" }.to_owned()
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "yes" | "true" => Ok(true),
+            "no" | "false" => Ok(false),
+            _ => Err("write yes or no".to_owned()),
+        }
+    }
+}
+
+macro_rules! text_by_from_str {
+    ($($type:ty, $reason:expr;)*) => {$(
+        impl Text for $type {
+            fn write(&self) -> String {
+                self.to_string()
+            }
+
+            fn read(text: &str) -> Result<Self, String> {
+                text.parse().map_err($reason)
+            }
+        }
+    )*};
+}
+
+text_by_from_str! {
+    VersionSpec, |error: rootstock_core::NameError| error.to_string();
+    NodeMode, |error: String| error;
+    u32, |_| "write a partition's number, or 0 for the whole disk".to_owned();
+}
+
+impl Text for u64 {
+    fn write(&self) -> String {
+        self.to_string()
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
+        rootstock_core::units::parse_size_bytes(text).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> Settings {
+        let mut settings = Settings::default();
+        for (setting, value) in [
+            (Setting::Image, "lab@production"),
+            (Setting::Mode, "frozen"),
+            (Setting::Network, "lan0"),
+            (Setting::KernelArguments, "quiet splash"),
+            (Setting::Console, "ttyS0,115200n8"),
+            (Setting::BootStrategy, "http"),
+            (Setting::Tags, "room-1 gpu"),
+            (Setting::Kernel, "/boot/vmlinuz"),
+            (Setting::Initrd, "/boot/initrd.img"),
+            (Setting::Root, "2"),
+            (Setting::OverlayBytesMax, "1GiB"),
+            (Setting::CacheBytes, "64MiB"),
+            (Setting::RescueShell, "yes"),
+        ] {
+            settings.set_text(setting, value).expect(value);
+        }
+        settings
+    }
+
+    #[test]
+    fn each_setting_goes_and_comes_back() {
+        let settings = full();
+        let mut again = Settings::default();
+        for setting in Setting::ALL {
+            let text = settings.text(*setting).expect("is set");
+            again.set_text(*setting, &text).expect("is its own text");
+            assert_eq!(setting.as_str().parse(), Ok(*setting));
+            let json = serde_json::to_string(setting).expect("serializes");
+            assert_eq!(json, format!("\"{setting}\""));
+        }
+        assert_eq!(again, settings);
+        assert_eq!(again.mode, Some(NodeMode::Diskless));
+        for setting in Setting::ALL {
+            again.clear(*setting);
+        }
+        assert_eq!(again, Settings::default());
+        again.set_all(&settings);
+        again.set_all(&Settings::default());
+        assert_eq!(again, settings);
+        let json = serde_json::to_string(&settings).expect("serializes");
+        assert_eq!(
+            serde_json::from_str::<Settings>(&json).expect("is its own"),
+            settings
+        );
+    }
+
+    #[test]
+    fn mistakes_are_said() {
+        let mut settings = Settings::default();
+        for (setting, value, said) in [
+            (
+                Setting::Mode,
+                "thawed",
+                "'thawed' is no mode: the modes are diskless (or frozen",
+            ),
+            (Setting::Image, "a b", "is no image"),
+            (Setting::Root, "sda1", "write a partition's number"),
+            (Setting::RescueShell, "maybe", "write yes or no"),
+        ] {
+            let error = settings
+                .set_text(setting, value)
+                .expect_err(value)
+                .to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        assert_eq!(settings, Settings::default());
+        let error = "imge".parse::<Setting>().expect_err("is none").to_string();
+        assert!(
+            error.starts_with("there is no setting 'imge': there are image, mode, network"),
+            "{error}"
+        );
+        assert_eq!("kernel-arguments".parse(), Ok(Setting::KernelArguments));
+    }
+
+    #[test]
+    fn a_newer_neighbours_settings_are_read_and_a_mistyped_request_is_not() {
+        let newer = r#"{"image":"lab","swarm":true}"#;
+        let settings: Settings = serde_json::from_str(newer).expect("is read");
+        assert_eq!(settings.text(Setting::Image).as_deref(), Some("lab"));
+        let mut json = serde_json::Deserializer::from_str(newer);
+        assert!(strict(&mut json).is_err());
+    }
+}

@@ -1,0 +1,269 @@
+//! DHCP leases: an address is one client's until its time is over.
+//!
+//! A client is told by its card's address alone: firmware, iPXE and the system of
+//! one machine send different client identifiers, and cloned machines send the
+//! same one.
+
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+use rootstock_core::{MacAddress, NodeName};
+
+use crate::{
+    Catalog,
+    error::{CatalogError, failed, parse, time},
+};
+
+/// How far a lease is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseState {
+    /// Its client may use the address until it expires.
+    Bound,
+    /// Its client gave it back: it gets it again when nobody else did.
+    Released,
+    /// Its client found it used by somebody else: nobody gets it until it expires.
+    Declined,
+}
+
+impl LeaseState {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bound => "bound",
+            Self::Released => "released",
+            Self::Declined => "declined",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, CatalogError> {
+        match text {
+            "bound" => Ok(Self::Bound),
+            "released" => Ok(Self::Released),
+            "declined" => Ok(Self::Declined),
+            _ => Err(CatalogError::Corrupt {
+                column: "lease state",
+                value: text.to_owned(),
+            }),
+        }
+    }
+}
+
+/// A lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseRow {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The client's card.
+    pub mac: MacAddress,
+    /// The client identifier it sent, in hex; empty without one.
+    pub client_id: String,
+    /// The host name it sent.
+    pub host_name: Option<String>,
+    /// The node it is.
+    pub node: Option<NodeName>,
+    /// The network it is in.
+    pub network: String,
+    /// How far it is.
+    pub state: LeaseState,
+    /// When it was given or last renewed.
+    pub started: Timestamp,
+    /// When it is over.
+    pub expires: Timestamp,
+}
+
+/// An address that somebody else has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the address {address} is another client's")]
+pub struct Taken {
+    /// The address.
+    pub address: Ipv4Addr,
+}
+
+/// An address that is one node's, whichever of its cards asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// One of the node's cards.
+    pub mac: MacAddress,
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The node.
+    pub node: NodeName,
+}
+
+#[derive(sqlx::FromRow)]
+struct Columns {
+    address: String,
+    mac: String,
+    client_id: String,
+    host_name: Option<String>,
+    node: Option<String>,
+    network: String,
+    state: String,
+    started_ms: i64,
+    expires_ms: i64,
+}
+
+impl TryFrom<Columns> for LeaseRow {
+    type Error = CatalogError;
+
+    fn try_from(row: Columns) -> Result<Self, CatalogError> {
+        let node = row.node.as_deref();
+        Ok(Self {
+            address: parse("lease's address", &row.address)?,
+            mac: parse("lease's MAC address", &row.mac)?,
+            client_id: row.client_id,
+            host_name: row.host_name,
+            node: node.map(|node| parse("lease's node", node)).transpose()?,
+            network: row.network,
+            state: LeaseState::parse(&row.state)?,
+            started: time("lease's start", row.started_ms)?,
+            expires: time("lease's end", row.expires_ms)?,
+        })
+    }
+}
+
+/// Takes the address when it is free, over, or this card's own, and when no node
+/// has it reserved that does not have this card.
+const COMMIT: &str = "INSERT INTO lease \
+    (address, mac, client_id, host_name, node, network, state, started_ms, expires_ms) \
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 \
+    WHERE NOT EXISTS (SELECT 1 FROM node n WHERE n.address = $1 AND NOT EXISTS \
+        (SELECT 1 FROM node_mac m WHERE m.node = n.name AND m.mac = $2)) \
+    ON CONFLICT (address) DO UPDATE SET mac = excluded.mac, client_id = excluded.client_id, \
+        host_name = excluded.host_name, node = excluded.node, network = excluded.network, \
+        state = excluded.state, started_ms = excluded.started_ms, expires_ms = excluded.expires_ms \
+    WHERE lease.expires_ms <= excluded.started_ms \
+        OR (lease.mac = excluded.mac AND lease.state <> 'declined')";
+
+impl Catalog {
+    /// Gives leases, each or not, in one transaction: when this returns, those
+    /// that were given are durable. Two daemons on one catalog never both give
+    /// one address. A lease's `started` is the time it is judged at.
+    ///
+    /// # Errors
+    /// [`CatalogError::Database`]: none was given.
+    pub async fn lease_commit_many(
+        &self,
+        leases: &[LeaseRow],
+    ) -> Result<Vec<Result<(), Taken>>, CatalogError> {
+        let doing = "commit leases";
+        let mut tx = self.begin(doing).await?;
+        let mut answers = Vec::with_capacity(leases.len());
+        for lease in leases {
+            let done = sqlx::query(COMMIT)
+                .bind(lease.address.to_string())
+                .bind(lease.mac.to_string())
+                .bind(lease.client_id.as_str())
+                .bind(lease.host_name.as_deref())
+                .bind(lease.node.as_ref().map(NodeName::as_str))
+                .bind(lease.network.as_str())
+                .bind(lease.state.as_str())
+                .bind(lease.started.as_millisecond())
+                .bind(lease.expires.as_millisecond())
+                .execute(&mut *tx)
+                .await
+                .map_err(failed(doing))?;
+            answers.push(if done.rows_affected() == 0 {
+                Err(Taken {
+                    address: lease.address,
+                })
+            } else {
+                Ok(())
+            });
+        }
+        tx.commit().await.map_err(failed(doing))?;
+        Ok(answers)
+    }
+
+    /// All leases, also those that are over.
+    ///
+    /// # Errors
+    /// [`CatalogError::Database`], [`CatalogError::Corrupt`].
+    pub async fn leases(&self) -> Result<Vec<LeaseRow>, CatalogError> {
+        let rows: Vec<Columns> = sqlx::query_as("SELECT * FROM lease ORDER BY address")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(failed("list the leases"))?;
+        rows.into_iter().map(TryInto::try_into).collect()
+    }
+
+    /// A client gives its address back. Answers whether it had it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Database`].
+    pub async fn lease_release(
+        &self,
+        address: Ipv4Addr,
+        mac: MacAddress,
+        now: Timestamp,
+    ) -> Result<bool, CatalogError> {
+        let done = sqlx::query(
+            "UPDATE lease SET state = 'released', expires_ms = $3 \
+             WHERE address = $1 AND mac = $2 AND state = 'bound'",
+        )
+        .bind(address.to_string())
+        .bind(mac.to_string())
+        .bind(now.as_millisecond())
+        .execute(&self.pool)
+        .await
+        .map_err(failed("release a lease"))?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// A client, or a probe of our own, found somebody else on the address: nobody
+    /// gets it until `until`. Answers whether the client had it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Database`].
+    pub async fn lease_decline(
+        &self,
+        address: Ipv4Addr,
+        mac: MacAddress,
+        until: Timestamp,
+    ) -> Result<bool, CatalogError> {
+        let done = sqlx::query(
+            "UPDATE lease SET state = 'declined', expires_ms = $3 WHERE address = $1 AND mac = $2",
+        )
+        .bind(address.to_string())
+        .bind(mac.to_string())
+        .bind(until.as_millisecond())
+        .execute(&self.pool)
+        .await
+        .map_err(failed("decline a lease"))?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Forgets leases that were over before a time. Answers how many.
+    ///
+    /// # Errors
+    /// [`CatalogError::Database`].
+    pub async fn leases_expire(&self, before: Timestamp) -> Result<u64, CatalogError> {
+        let done = sqlx::query("DELETE FROM lease WHERE expires_ms < $1")
+            .bind(before.as_millisecond())
+            .execute(&self.pool)
+            .await
+            .map_err(failed("forget old leases"))?;
+        Ok(done.rows_affected())
+    }
+
+    /// The addresses that are nodes' own.
+    ///
+    /// # Errors
+    /// [`CatalogError::Database`], [`CatalogError::Corrupt`].
+    pub async fn reservations(&self) -> Result<Vec<Reservation>, CatalogError> {
+        let rows: Vec<(String, String, String)> = sqlx::query_as(
+            "SELECT m.mac, n.address, n.name FROM node n JOIN node_mac m ON m.node = n.name \
+             WHERE n.address IS NOT NULL ORDER BY n.name, m.mac",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(failed("list the reserved addresses"))?;
+        let row = |(mac, address, node): (String, String, String)| {
+            Ok(Reservation {
+                mac: parse("node's MAC address", &mac)?,
+                address: parse("node's address", &address)?,
+                node: parse("node name", &node)?,
+            })
+        };
+        rows.into_iter().map(row).collect()
+    }
+}

@@ -1,0 +1,404 @@
+//! What a machine is told to boot: the way from its card's address to a script.
+
+use std::{net::IpAddr, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+use rootstock_api::{
+    boot::{BootStep, NodeMode},
+    settings::Settings,
+};
+use rootstock_catalog::{
+    CatalogError, NewBoot, NewToken, NodeRow, NodeState, Registered, Registration, VersionRow,
+};
+use rootstock_core::{Digest, HostList, MacAddress, VersionSpec};
+use rootstock_netboot::{
+    dhcp::{Progress, Who},
+    script::{Address, Argument, BootPlan},
+};
+
+use super::{
+    files::{Asked, url},
+    networks::Network,
+    orders,
+    stage::Stage,
+    staged::TOKEN_LIFE,
+    told,
+    transcript::Told,
+};
+use crate::{
+    app::{App, random_id},
+    config::UnknownPolicy,
+    http::chain,
+    nodes,
+};
+
+/// What a machine is told.
+pub(crate) enum Decision {
+    /// To boot.
+    Boot(Box<Ready>),
+    /// To wait, and why.
+    Wait {
+        /// For its screen.
+        lines: Vec<String>,
+    },
+    /// To boot what it has on its own disk.
+    Local {
+        /// Why.
+        reason: String,
+    },
+    /// That it cannot be booted now.
+    Failed {
+        /// What the server could not do.
+        step: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A machine that may go on.
+pub(crate) struct Ready {
+    title: String,
+    token: String,
+    arguments: Vec<Argument>,
+}
+
+impl Ready {
+    /// The plan that a script is made of.
+    pub(crate) fn plan(
+        &self,
+        app: &App,
+        asked: Asked<'_>,
+        mac: MacAddress,
+        address: Address,
+    ) -> BootPlan<'_> {
+        let boot = &app.config.boot;
+        let mut urls = vec![url("https", asked.local, boot.https_port)];
+        if boot.plain_orders {
+            urls.push(url("http", asked.local, boot.http_port));
+        }
+        let shim = app.boot.programs.find("shimx64.efi");
+        BootPlan {
+            title: self.title.clone(),
+            base: asked.base(app),
+            mac: mac.dashed(),
+            urls,
+            token: &self.token,
+            address,
+            arguments: &self.arguments,
+            shim: shim.map(|_| format!("{}/boot/file/shimx64.efi", asked.base(app))),
+        }
+    }
+}
+
+type Step<T> = Result<T, Decision>;
+
+/// Decides, registers, and makes a token when the machine may boot.
+pub(crate) async fn decide(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Decision {
+    app.boot.progress(Who::Card(mac), Progress::Script);
+    let decision = match decided(app, asked, mac).await {
+        Ok(ready) => return Decision::Boot(Box::new(ready)),
+        Err(decision) => decision,
+    };
+    match &decision {
+        Decision::Failed { step, reason } => {
+            let detail = format!("the server could not {step}: {reason}");
+            app.boot
+                .transcripts
+                .step(mac, Told::new(BootStep::Failed, detail));
+        }
+        Decision::Wait { .. } => app
+            .boot
+            .transcripts
+            .step(mac, Told::new(BootStep::Held, "")),
+        Decision::Local { reason } => tracing::info!(%mac, reason, "machine boots its own disk"),
+        Decision::Boot(_) => {}
+    }
+    decision
+}
+
+async fn decided(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Step<Ready> {
+    let network = app.boot.networks.of(asked.peer, asked.local);
+    let node = node(app, asked, mac, &network).await?;
+    let settings = orders::settings(app, &node, &network)
+        .await
+        .map_err(|error| failed("read the node's settings", error.0.to_string()))?;
+    let held = node.state == NodeState::Held;
+    let Some(image) = settings.image.clone() else {
+        return Err(if held {
+            wait(&node, mac)
+        } else {
+            no_image(&node)
+        });
+    };
+    let staged = stage(app, &node, &settings, image).await;
+    let (version, stage) = match staged {
+        Ok(staged) => staged,
+        // The machine would have nothing to wait in.
+        Err(_) if held => return Err(wait(&node, mac)),
+        Err(decision) => return Err(decision),
+    };
+    let (boot, token) = begin(app, &node, mac, asked.peer)
+        .await
+        .map_err(|error| failed("begin a boot", error))?;
+    let spec = version.spec();
+    let order = app
+        .catalog
+        .set_boot_order(&boot, "{}", &version.image, version.number);
+    order
+        .await
+        .map_err(|error| failed("record the boot", chain(&error)))?;
+    let plan = told::booting(app, &boot, &node, &settings, &spec, &network).await;
+    let arguments = arguments(&settings, &stage, &plan.kernel_arguments);
+    let arguments = arguments.map_err(|reason| failed("use the kernel arguments", reason))?;
+    app.boot
+        .staged
+        .offer(&token, asked.peer, mac, node.name.clone(), boot, stage);
+    let title = if held {
+        format!(
+            "{} ({mac}) is held: `rootstock node approve {}`",
+            node.name, node.name
+        )
+    } else {
+        format!("{} boots {spec}", node.name)
+    };
+    app.boot
+        .transcripts
+        .step(mac, Told::new(BootStep::ScriptServed, spec.to_string()));
+    Ok(Ready {
+        title,
+        token,
+        arguments,
+    })
+}
+
+/// The node of a card, found or registered.
+async fn node(
+    app: &Arc<App>,
+    asked: Asked<'_>,
+    mac: MacAddress,
+    network: &Network,
+) -> Step<NodeRow> {
+    let lost = |error: CatalogError| failed("look the machine up", chain(&error));
+    let uuid = asked.query.and_then(|query| uuid_of(query));
+    if let Some(node) = app.catalog.node_by_mac(mac).await.map_err(lost)? {
+        return Ok(node);
+    }
+    if let Some(uuid) = &uuid
+        && let Some(node) = app.catalog.node_by_uuid(uuid).await.map_err(lost)?
+    {
+        return Ok(node);
+    }
+    let state = match network.unknown() {
+        UnknownPolicy::Ignore => {
+            return Err(Decision::Local {
+                reason: format!("{mac} is not managed here, its own disk boots"),
+            });
+        }
+        UnknownPolicy::Register => NodeState::Ready,
+        UnknownPolicy::Hold | UnknownPolicy::Auto => NodeState::Held,
+    };
+    register(app, mac, uuid, network, state).await
+}
+
+async fn register(
+    app: &Arc<App>,
+    mac: MacAddress,
+    uuid: Option<String>,
+    network: &Network,
+    state: NodeState,
+) -> Step<NodeRow> {
+    let refused = |reason: String| failed("register the machine", reason);
+    let names: HostList = network
+        .names()
+        .parse()
+        .map_err(|error: rootstock_core::HostListError| refused(error.to_string()))?;
+    let profile = network.config.profile.as_deref();
+    let profile = profile.map(str::parse).transpose();
+    let profile = profile.map_err(|error: rootstock_core::NameError| refused(error.to_string()))?;
+    let registration = Registration {
+        names: &names,
+        macs: vec![mac],
+        uuid,
+        profile,
+        state,
+        inventory: None,
+    };
+    let registered = nodes::register(app, registration).await;
+    match registered.map_err(|error| refused(error.0.to_string()))? {
+        Registered::Known(node) | Registered::New(node) => Ok(node),
+    }
+}
+
+/// The version that a node is to run, and what it boots with. A personal volume
+/// stays on the version that it was made from.
+async fn stage(
+    app: &Arc<App>,
+    node: &NodeRow,
+    settings: &Settings,
+    image: VersionSpec,
+) -> Step<(VersionRow, Stage)> {
+    let mut spec = image;
+    if settings.mode == Some(NodeMode::Personal)
+        && let Ok(name) = node.name.as_str().parse()
+        && let Ok(volume) = app.catalog.volume(&name).await
+    {
+        spec = volume.base();
+    }
+    let version = app.catalog.resolve(&spec).await;
+    let version = version.map_err(|error| failed("find the image", chain(&error)))?;
+    let Some(stages) = app.boot.stages() else {
+        return Err(failed(
+            "make a first stage",
+            "this daemon has none: rootstock-agent was not found (`rootstock boot doctor`)"
+                .to_owned(),
+        ));
+    };
+    let stage = stages.get(app, &version, settings).await;
+    let stage = stage.map_err(|reason| failed("make the first stage", reason))?;
+    Ok((version, stage))
+}
+
+/// The boot of a machine and a new token for it. A script that is fetched twice is
+/// one boot.
+async fn begin(
+    app: &App,
+    node: &NodeRow,
+    mac: MacAddress,
+    peer: IpAddr,
+) -> Result<(String, String), String> {
+    let now = Timestamp::now();
+    let id = |error: crate::http::ApiError| error.0.to_string();
+    let token = random_id().map_err(id)?;
+    let life = SignedDuration::try_from(TOKEN_LIFE).unwrap_or_default();
+    let new = NewToken {
+        digest: Digest::of(token.as_bytes()),
+        source: peer,
+        expires: now + life,
+    };
+    if let Some(boot) = app.boot.transcripts.open_boot(mac) {
+        match app.catalog.arm_boot(&boot, &new).await {
+            Ok(()) => return Ok((boot, token)),
+            Err(CatalogError::BootNotFound { .. }) => {}
+            Err(error) => return Err(chain(&error)),
+        }
+    }
+    let boot = random_id().map_err(id)?;
+    let row = NewBoot {
+        id: boot.clone(),
+        node: node.name.clone(),
+        token: Some(new),
+    };
+    let begun = app.catalog.begin_boot(&row, now).await;
+    begun.map_err(|error| chain(&error))?;
+    app.boot.transcripts.adopt(mac, &node.name, &boot);
+    Ok((boot, token))
+}
+
+/// The image's arguments, the node's, its console, and what plug-ins add.
+fn arguments(
+    settings: &Settings,
+    stage: &Stage,
+    plugins: &[String],
+) -> Result<Vec<Argument>, String> {
+    let mut arguments = Vec::new();
+    // What the image has that a boot loader cannot pass on is left out.
+    arguments.extend(
+        stage
+            .arguments
+            .iter()
+            .filter_map(|word| Argument::new(word).ok()),
+    );
+    if let Some(console) = &settings.console {
+        for console in console.split_whitespace() {
+            let text = format!("console={console}");
+            arguments.push(Argument::new(&text).map_err(|error| error.to_string())?);
+        }
+    }
+    if let Some(text) = &settings.kernel_arguments {
+        arguments.extend(Argument::all(text).map_err(|error| error.to_string())?);
+    }
+    for word in plugins {
+        match Argument::new(word) {
+            Ok(argument) => arguments.push(argument),
+            Err(error) => tracing::warn!(%error, "a plug-in's kernel argument left out"),
+        }
+    }
+    Ok(arguments)
+}
+
+fn failed(step: &'static str, reason: String) -> Decision {
+    Decision::Failed { step, reason }
+}
+
+fn no_image(node: &NodeRow) -> Decision {
+    failed(
+        "choose an image",
+        format!(
+            "{0} has none: `rootstock node set {0} image=NAME`",
+            node.name
+        ),
+    )
+}
+
+fn wait(node: &NodeRow, mac: MacAddress) -> Decision {
+    Decision::Wait {
+        lines: vec![
+            format!(
+                "This machine ({mac}) is new here and waits as {}.",
+                node.name
+            ),
+            format!("Let it boot with: rootstock node approve {}", node.name),
+        ],
+    }
+}
+
+/// UUIDs that makers put into every board: they tell no machine from another.
+const SHARED_UUIDS: &[&str] = &[
+    "00000000-0000-0000-0000-000000000000",
+    "ffffffff-ffff-ffff-ffff-ffffffffffff",
+    "03000200-0400-0500-0006-000700080009",
+    "12345678-1234-5678-90ab-cddeefaabbcc",
+];
+
+/// The machine's UUID in a query, in lower case.
+fn uuid_of(query: &str) -> Option<String> {
+    let values = query
+        .split('&')
+        .filter_map(|pair| pair.strip_prefix("uuid="));
+    known_uuid(values.last()?)
+}
+
+/// A UUID that tells machines apart, in lower case.
+pub(crate) fn known_uuid(text: &str) -> Option<String> {
+    let uuid = text.to_ascii_lowercase();
+    let groups: Vec<_> = uuid.split('-').collect();
+    let lengths: Vec<_> = groups.iter().map(|group| group.len()).collect();
+    let is_hex = groups
+        .iter()
+        .all(|group| group.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    let valid = is_hex && lengths == [8, 4, 4, 4, 12];
+    (valid && !SHARED_UUIDS.contains(&uuid.as_str())).then_some(uuid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uuids_of_machines() {
+        for (query, expected) in [
+            (
+                "uuid=4C4C4544-0043-4A10-8056-B4C04F4D4E32&arch=x86_64",
+                Some("4c4c4544-0043-4a10-8056-b4c04f4d4e32"),
+            ),
+            ("arch=x86_64", None),
+            ("uuid=", None),
+            ("uuid=x", None),
+            ("uuid=03000200-0400-0500-0006-000700080009", None),
+            ("uuid=00000000-0000-0000-0000-000000000000", None),
+            ("uuid=4c4c4544-0043-4a10-8056-b4c04f4d4e3g", None),
+        ] {
+            assert_eq!(uuid_of(query).as_deref(), expected, "{query}");
+        }
+    }
+}

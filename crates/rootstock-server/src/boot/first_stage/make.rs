@@ -1,0 +1,139 @@
+//! Makes a version's first stage out of its disk.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rootstock_api::boot::{RootPlace, SiteFile};
+use rootstock_image::{
+    ReadAt,
+    boot::{
+        self, Ext4Fs, Ingredients, Kernel, OpenFs, OpenFsError, Opened, RootFs as _, System,
+        SystemError,
+    },
+    inspect::{self, PartitionReport},
+};
+
+use super::{FirstStageError, Site, Wanted, agent::Agent, mounted, version::VersionBytes};
+use crate::{http::chain, volumes::Volumes};
+
+/// The format of the site's file.
+const SITE_FORMAT: u32 = 1;
+
+/// The largest initrd of an image that is taken in the place of our own.
+const INITRD_BYTES_MAX: u64 = 512 << 20;
+
+/// What was made.
+pub(super) struct Made {
+    pub(super) kernel: Vec<u8>,
+    pub(super) initrd: Vec<u8>,
+    pub(super) kernel_version: String,
+    pub(super) root: RootPlace,
+    pub(super) arguments: Vec<String>,
+    pub(super) module_count: usize,
+    pub(super) firmware_count: usize,
+    pub(super) firmware_left_out: Vec<String>,
+}
+
+/// Finds a version's system and the kernel that boots it.
+pub(super) fn look(
+    volumes: &Volumes,
+    wanted: &Wanted,
+) -> Result<(System, Kernel), FirstStageError> {
+    let version = volumes
+        .version_disk(wanted.manifest)
+        .map_err(|error| FirstStageError::Version(error.0.detail))?;
+    let disk: Arc<dyn ReadAt> = Arc::new(VersionBytes(version));
+    find(disk, wanted)
+}
+
+/// Finds the system of a disk and the kernel that boots it.
+fn find(disk: Arc<dyn ReadAt>, wanted: &Wanted) -> Result<(System, Kernel), FirstStageError> {
+    let partitions = inspect::partitions(&*disk).map_err(|source| {
+        SystemError::Fs(boot::FsError::Io {
+            path: "the partition table".to_owned(),
+            source,
+        })
+    })?;
+    let system = boot::find_system(&partitions, &Opener { disk }, wanted.root)?;
+    let kernel = boot::choose_kernel(&system.fs, wanted.kernel.as_deref())?;
+    Ok((system, kernel))
+}
+
+/// Makes the stage.
+pub(super) fn make(
+    volumes: &Volumes,
+    agent: &Agent,
+    site: &Site,
+    wanted: &Wanted,
+) -> Result<Made, FirstStageError> {
+    let (system, kernel) = look(volumes, wanted)?;
+    let mut made = Made {
+        kernel: system.fs.read(&kernel.path, boot::KERNEL_BYTES_MAX)?,
+        initrd: Vec::new(),
+        arguments: boot::kept_arguments(&system.fs)?,
+        module_count: 0,
+        firmware_count: 0,
+        firmware_left_out: Vec::new(),
+        kernel_version: kernel.version.clone(),
+        root: RootPlace {
+            partition: system.partition,
+            fs: system.fs_kind.to_owned(),
+            options: system.options.clone(),
+            init: system.init.clone(),
+        },
+    };
+    if let Some(path) = &wanted.initrd {
+        made.initrd = system.fs.read(path, INITRD_BYTES_MAX)?;
+        return Ok(made);
+    }
+    let agent = agent.read()?;
+    let site = site_file(site);
+    let ingredients = Ingredients {
+        agent: &agent,
+        site: &site,
+    };
+    let assembled = boot::assemble(&system.fs, &kernel, system.fs_kind, ingredients)?;
+    made.initrd = assembled.initrd;
+    made.module_count = assembled.module_count;
+    made.firmware_count = assembled.firmware_count;
+    made.firmware_left_out = assembled.firmware_left_out;
+    Ok(made)
+}
+
+fn site_file(site: &Site) -> Vec<u8> {
+    let file = SiteFile {
+        format: SITE_FORMAT,
+        public_key: site.public_key.clone(),
+        authority_pem: site.authority_pem.clone(),
+        made_seconds: Timestamp::now().as_second(),
+    };
+    // Strings and numbers always serialize.
+    serde_json::to_vec(&file).unwrap_or_default()
+}
+
+/// Opens what this daemon can.
+struct Opener {
+    disk: Arc<dyn ReadAt>,
+}
+
+impl OpenFs for Opener {
+    fn open(&self, partition: &PartitionReport) -> Result<Vec<Opened>, OpenFsError> {
+        let (start, len) = (partition.start_bytes, partition.len_bytes);
+        let kind = partition.fs.as_ref().map_or("", |fs| fs.kind.as_str());
+        match kind {
+            "ext" => Ok(vec![Opened {
+                fs: Box::new(Ext4Fs::open(Arc::clone(&self.disk), start, len)?),
+                kind: "ext4",
+                options: String::new(),
+            }]),
+            "xfs" => mounted::open(&self.disk, start, len, mounted::Kind::Xfs),
+            "btrfs" => mounted::open(&self.disk, start, len, mounted::Kind::Btrfs),
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
+/// The causes of an error in one line, for what takes only text.
+pub(super) fn because(error: &(dyn std::error::Error + 'static)) -> String {
+    chain(error)
+}

@@ -1,0 +1,468 @@
+//! The node service: sessions, orders, chunks and what machines tell of themselves.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Json, Router,
+    body::Body,
+    extract::{FromRequestParts, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse as _, Response},
+    routing::{get, post},
+};
+use bytes::Bytes;
+use ed25519_dalek::Signer as _;
+use futures_util::stream;
+use jiff::{SignedDuration, Timestamp};
+use rootstock_api::{
+    BINARY_MEDIA_TYPE, ProblemCode, Record, SEAL_HEADER,
+    boot::{
+        BootStep, CHUNKS, FETCH_IDS_MAX, INVENTORY_BYTES_MAX, MANIFEST, NodeReport, ORDER,
+        ORDER_SIGNATURE_HEADER, REPORT, ReportAnswer, SESSION, STEPS, STEPS_MAX, SessionCreate,
+        SessionState, Steps,
+    },
+    record::{RECORD_HEADER_BYTES, decode_ids},
+};
+use rootstock_catalog::{BootRow, Redeemed};
+use rootstock_core::{ChunkId, Digest, MacAddress};
+use serde::de::DeserializeOwned;
+
+use super::{
+    decide::known_uuid,
+    listen::{Arrival, Transport},
+    orders,
+    plugins::PluginEvent,
+    sessions::{REPORT_SECONDS, Session},
+    staged::TOKEN_LIFE,
+    told,
+    transcript::Told,
+};
+use crate::{
+    app::{App, hex, random_id},
+    http::{ApiError, chain},
+};
+
+/// The largest request, in bytes: steps and inventories.
+const REQUEST_BYTES_MAX: usize = 256 << 10;
+
+/// How long a machine may take to send a request that is as small.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// When a held machine asks again.
+const HELD_RETRY_SECONDS: u32 = 5;
+
+/// Chunks that are read together and wait for the network.
+const CHUNKS_AT_ONCE: usize = 4;
+
+/// The longest detail of a step that is kept, in characters.
+const DETAIL_CHARS_MAX: usize = 1000;
+
+/// The routes of the node service.
+pub(crate) fn router() -> Router<Arc<App>> {
+    Router::new()
+        .route(SESSION, post(session))
+        .route(ORDER, get(order))
+        .route(MANIFEST, get(manifest))
+        .route(CHUNKS, post(chunks))
+        .route(STEPS, post(steps))
+        .route(REPORT, post(report))
+}
+
+/// A machine with its session's secret.
+struct Machine {
+    session: Arc<Session>,
+    secret: String,
+    arrival: Arrival,
+}
+
+impl FromRequestParts<Arc<App>> for Machine {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let arrival = parts.extensions.get::<Arrival>().copied();
+        let secret = bearer(&parts.headers).map(str::to_owned);
+        let (Some(arrival), Some(secret)) = (arrival, secret) else {
+            return Err(no_session());
+        };
+        let session = app.boot.sessions.find(app, &secret).await?;
+        let session = session.ok_or_else(no_session)?;
+        if arrival.transport == Transport::Plain {
+            session.shown();
+        }
+        Ok(Self {
+            session,
+            secret,
+            arrival,
+        })
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, secret) = value.split_once(' ')?;
+    let known = scheme.eq_ignore_ascii_case("bearer");
+    known.then_some(secret.trim())
+}
+
+fn no_session() -> ApiError {
+    ApiError::new(
+        ProblemCode::Unauthorized,
+        "no session was sent, or its boot is over",
+    )
+    .with_hint("boot the machine again")
+}
+
+/// Secrets travel only over TLS, unless the site does without.
+fn private(app: &App, arrival: &Arrival) -> Result<(), ApiError> {
+    if arrival.transport == Transport::Tls || app.config.boot.plain_orders {
+        return Ok(());
+    }
+    let detail = "sessions and orders are given over HTTPS only";
+    Err(ApiError::new(ProblemCode::Forbidden, detail)
+        .with_hint("use HTTPS, or set boot.plain_orders where TLS is impossible"))
+}
+
+async fn json<T: DeserializeOwned>(request: Request) -> Result<T, ApiError> {
+    let bad = |detail: String| ApiError::new(ProblemCode::BadRequest, detail);
+    let bytes = small(request).await?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        bad(format!(
+            "the JSON document is not what this path takes: {error}"
+        ))
+    })
+}
+
+async fn small(request: Request) -> Result<Bytes, ApiError> {
+    let bad = |detail: &str| ApiError::new(ProblemCode::BadRequest, detail);
+    let read = axum::body::to_bytes(request.into_body(), REQUEST_BYTES_MAX);
+    match tokio::time::timeout(REQUEST_TIMEOUT, read).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(_)) => Err(bad("the request broke off, or has more than 256 KiB")),
+        Err(_) => Err(bad("the request did not come within 30 s")),
+    }
+}
+
+async fn session(
+    State(app): State<Arc<App>>,
+    Extension(arrival): Extension<Arrival>,
+    request: Request,
+) -> Result<Json<SessionState>, ApiError> {
+    private(&app, &arrival)?;
+    let create: SessionCreate = json(request).await?;
+    let mac: MacAddress = create
+        .mac
+        .parse()
+        .map_err(|error: rootstock_core::MacError| {
+            ApiError::new(ProblemCode::BadValue, error.to_string())
+        })?;
+    let now = Timestamp::now();
+    let life = SignedDuration::try_from(TOKEN_LIFE).unwrap_or_default();
+    let peer = arrival.peer.ip().to_canonical();
+    let secret = format!("{}{}", random_id()?, random_id()?);
+    let redeemed = app
+        .catalog
+        .redeem_token(
+            Digest::of(create.token.as_bytes()),
+            peer,
+            Digest::of(secret.as_bytes()),
+            now,
+            now + life,
+        )
+        .await?;
+    match redeemed {
+        Redeemed::Open(row) => open(&app, row, &create, mac, peer, secret).await,
+        Redeemed::Held(row) => held(&app, row, &create, mac).await,
+        Redeemed::Unknown => Err(refused(peer, mac, None, "is not known")),
+        Redeemed::Used(row) => Err(refused(peer, mac, Some(&row), "was used before")),
+        Redeemed::Expired(row) => Err(refused(peer, mac, Some(&row), "is too old")),
+        Redeemed::Foreign(row) => Err(refused(
+            peer,
+            mac,
+            Some(&row),
+            "was given to another address",
+        )),
+    }
+}
+
+fn refused(peer: IpAddr, mac: MacAddress, row: Option<&BootRow>, reason: &'static str) -> ApiError {
+    tracing::warn!(
+        %peer,
+        %mac,
+        node = row.map(|row| tracing::field::display(&row.node)),
+        boot = row.map(|row| row.id.as_str()),
+        reason,
+        "boot token refused"
+    );
+    ApiError::new(ProblemCode::Forbidden, format!("the boot token {reason}"))
+        .with_hint("boot the machine again: each boot has a token of its own")
+}
+
+async fn open(
+    app: &Arc<App>,
+    row: BootRow,
+    create: &SessionCreate,
+    mac: MacAddress,
+    peer: IpAddr,
+    secret: String,
+) -> Result<Json<SessionState>, ApiError> {
+    let node = app.catalog.node(&row.node).await?;
+    let same_uuid = create.uuid.as_deref().and_then(known_uuid) == node.uuid && node.uuid.is_some();
+    if !node.macs.contains(&mac) && !same_uuid {
+        app.catalog.end_boot(&row.id, Timestamp::now()).await?;
+        return Err(refused(peer, mac, Some(&row), "is another machine's"));
+    }
+    app.boot.sessions.forget(&row.node);
+    inventory(app, &row, create).await;
+    if app.boot.transcripts.mac_of(&row.id).is_none() {
+        app.boot.transcripts.adopt(mac, &row.node, &row.id);
+    }
+    let at = app.boot.transcripts.mac_of(&row.id).unwrap_or(mac);
+    let detail = format!("rootstock-agent {}", plain(&create.release));
+    app.boot
+        .transcripts
+        .step(at, Told::new(BootStep::Session, detail));
+    Ok(Json(SessionState::Open {
+        session: secret,
+        node: row.node.to_string(),
+    }))
+}
+
+async fn held(
+    app: &Arc<App>,
+    row: BootRow,
+    create: &SessionCreate,
+    mac: MacAddress,
+) -> Result<Json<SessionState>, ApiError> {
+    inventory(app, &row, create).await;
+    app.boot
+        .transcripts
+        .step(mac, Told::new(BootStep::Held, ""));
+    Ok(Json(SessionState::Held {
+        message: format!(
+            "This machine ({mac}) waits as {0}. Let it boot with: rootstock node approve {0}",
+            row.node
+        ),
+        retry_seconds: HELD_RETRY_SECONDS,
+    }))
+}
+
+/// Records what a machine is made of. A boot does not fail for it.
+async fn inventory(app: &App, row: &BootRow, create: &SessionCreate) {
+    let text = serde_json::to_string(&create.inventory).unwrap_or_default();
+    if text.len() > INVENTORY_BYTES_MAX {
+        tracing::warn!(node = %row.node, bytes = text.len(), "inventory too large");
+        return;
+    }
+    let now = Timestamp::now();
+    let kept = app.catalog.set_inventory(&row.node, &text, now).await;
+    if let Err(error) = kept {
+        tracing::warn!(node = %row.node, error = chain(&error), "inventory not kept");
+    }
+}
+
+async fn order(State(app): State<Arc<App>>, machine: Machine) -> Result<Response, ApiError> {
+    private(&app, &machine.arrival)?;
+    let session = &machine.session;
+    // Whoever heard the secret must not get the machine's keys with it.
+    let was_shown = session.was_shown.load(std::sync::atomic::Ordering::Relaxed);
+    if was_shown && !app.config.boot.plain_orders {
+        let detail = "this session was used without TLS already: it gets no order any more";
+        return Err(
+            ApiError::new(ProblemCode::Forbidden, detail).with_hint("boot the machine again")
+        );
+    }
+    let peer = machine.arrival.peer.ip().to_canonical();
+    let local = machine.arrival.local.ip().to_canonical();
+    let made = orders::make(&app, session, &machine.secret, peer, local).await;
+    let order = made.inspect_err(|error| {
+        let detail = format!("no order: {}", error.0);
+        app.boot
+            .transcripts
+            .step(session.mac, Told::new(BootStep::Failed, detail));
+    })?;
+    let bytes = orders::encode(&order)?;
+    let signature = hex(&app.key.sign(&bytes).to_bytes());
+    let signature = HeaderValue::try_from(signature)
+        .map_err(|error| ApiError::internal("send a signature", &error))?;
+    let mut response = bytes.into_response();
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers.insert(HeaderName::from_static(ORDER_SIGNATURE_HEADER), signature);
+    Ok(response)
+}
+
+async fn manifest(State(app): State<Arc<App>>, machine: Machine) -> Result<Response, ApiError> {
+    let version = &machine.session.version;
+    let id = ChunkId(version.manifest);
+    let bytes = app.blocking(move |app| Ok(app.store.read(id)?)).await?;
+    let seal = HeaderValue::from_str(&version.seal)
+        .map_err(|error| ApiError::internal("send a seal", &error))?;
+    let mut response = bytes.into_response();
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(BINARY_MEDIA_TYPE),
+    );
+    headers.insert(SEAL_HEADER, seal);
+    Ok(response)
+}
+
+/// Chunks of the version that the machine runs, and of no other. Frames go out as
+/// the packs have them; a machine that takes them slowly holds a few at a time.
+async fn chunks(
+    State(app): State<Arc<App>>,
+    machine: Machine,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let body = small(request).await?;
+    let ids = decode_ids(&body, FETCH_IDS_MAX)
+        .map_err(|error| ApiError::new(ProblemCode::BadRequest, error.to_string()))?;
+    let session = Arc::clone(&machine.session);
+    let (ids, len_bytes) = app
+        .blocking(move |app| {
+            let mut len_bytes = 0;
+            for id in &ids {
+                if !session.has(&app.store, *id)? {
+                    let version = session.version.spec();
+                    let detail = format!("chunk {id} is none of {version}, which this boot runs");
+                    return Err(ApiError::new(ProblemCode::Forbidden, detail));
+                }
+                let frame = app.store.frame_bytes(*id).ok_or_else(|| {
+                    ApiError::new(ProblemCode::ChunkNotFound, format!("chunk {id} is lost"))
+                })?;
+                len_bytes += RECORD_HEADER_BYTES as u64 + u64::from(frame);
+            }
+            Ok((ids, len_bytes))
+        })
+        .await?;
+    app.metrics.chunks_served(ids.len() as u64, len_bytes);
+    let mut response = Body::from_stream(records(app, ids)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(BINARY_MEDIA_TYPE),
+    );
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len_bytes));
+    Ok(response)
+}
+
+fn records(
+    app: Arc<App>,
+    ids: Vec<ChunkId>,
+) -> impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> {
+    let batches: Vec<Vec<ChunkId>> = ids.chunks(CHUNKS_AT_ONCE).map(<[_]>::to_vec).collect();
+    let mut batches = batches.into_iter();
+    let next = move || batches.next();
+    stream::unfold(
+        (app, next, Vec::<Bytes>::new().into_iter()),
+        |(app, mut next, mut ready)| async move {
+            loop {
+                if let Some(part) = ready.next() {
+                    return Some((Ok(part), (app, next, ready)));
+                }
+                let batch = next()?;
+                let read = app.blocking(move |app| {
+                    let mut parts = Vec::with_capacity(2 * batch.len());
+                    for id in batch {
+                        let frame = app.store.frame(id)?;
+                        let record = Record {
+                            chunk: id,
+                            raw_bytes: frame.raw_bytes,
+                            codec: frame.codec.to_byte(),
+                            frame: &frame.bytes,
+                        };
+                        parts.push(Bytes::copy_from_slice(&record.header()));
+                        parts.push(frame.bytes);
+                    }
+                    Ok(parts)
+                });
+                match read.await {
+                    Ok(parts) => ready = parts.into_iter(),
+                    // The head has gone out: all that is left is to break off.
+                    Err(error) => {
+                        tracing::error!(detail = error.0.detail, "chunks of a node not read");
+                        let error = std::io::Error::other("a chunk cannot be read");
+                        return Some((Err(error), (app, next, ready)));
+                    }
+                }
+            }
+        },
+    )
+}
+
+async fn steps(
+    State(app): State<Arc<App>>,
+    machine: Machine,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
+    let steps: Steps = json(request).await?;
+    if steps.steps.len() > STEPS_MAX {
+        let detail = format!("{} steps, and the limit is {STEPS_MAX}", steps.steps.len());
+        return Err(ApiError::new(ProblemCode::TooLarge, detail));
+    }
+    for step in steps.steps {
+        let told = Told {
+            step: step.step,
+            uptime_ms: Some(step.uptime_ms),
+            bytes: step.bytes,
+            detail: plain(&step.detail),
+        };
+        // Those of the server's own knowledge no machine can tell.
+        if told.step < BootStep::FirstStage || told.step == BootStep::Held {
+            continue;
+        }
+        let is_up = told.step == BootStep::Up;
+        let is_gone = told.step == BootStep::Gone;
+        app.boot.transcripts.step(machine.session.mac, told);
+        if is_up {
+            up(&app, &machine.session).await;
+        }
+        if is_gone {
+            machine.session.goes();
+            app.boot.sessions.tell_gone(&app, &machine.session).await;
+        }
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn report(
+    State(app): State<Arc<App>>,
+    machine: Machine,
+    request: Request,
+) -> Result<Json<ReportAnswer>, ApiError> {
+    let report: NodeReport = json(request).await?;
+    let session = &machine.session;
+    let came_up = session.reported(report);
+    if let Err(error) = app
+        .catalog
+        .touch_node(&session.node, Timestamp::now())
+        .await
+    {
+        tracing::warn!(node = %session.node, error = chain(&error), "node not touched");
+    }
+    let last = app.boot.transcripts.last(session.mac);
+    if came_up && last != Some(BootStep::Up) {
+        let told = Told::new(BootStep::Up, "");
+        app.boot.transcripts.step(session.mac, told);
+        up(&app, session).await;
+    }
+    Ok(Json(ReportAnswer {
+        report_seconds: REPORT_SECONDS,
+    }))
+}
+
+async fn up(app: &Arc<App>, session: &Session) {
+    match app.catalog.node(&session.node).await {
+        Ok(node) => told::later(app, PluginEvent::NodeUp, &node),
+        Err(error) => tracing::warn!(node = %session.node, error = chain(&error), "node is up"),
+    }
+}
+
+/// What a machine says, fit for a log and a terminal.
+fn plain(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().take(DETAIL_CHARS_MAX).map(shown).collect()
+}

@@ -1,0 +1,169 @@
+//! Orders: what a machine is to run, and who it is.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use rootstock_api::{
+    ProblemCode,
+    boot::{BootOrder, Identity, NodeMode, ORDER_BYTES_MAX, VolumePlace},
+    settings::Settings,
+};
+use rootstock_catalog::NodeRow;
+use rootstock_core::{VersionSpec, VolumeName};
+
+use super::{
+    exports::export_name,
+    files::url,
+    identity,
+    networks::Network,
+    sessions::{REPORT_SECONDS, Session},
+    told::{self, Additions},
+};
+use crate::{app::App, http::ApiError, nodes, volumes};
+
+/// Memory for decompressed chunks on a node, unless its settings say otherwise.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// What holds for a node that is in a network.
+pub(crate) async fn settings(
+    app: &App,
+    node: &NodeRow,
+    network: &Network,
+) -> Result<Settings, ApiError> {
+    let interface = network.config.interface.as_deref();
+    Ok(nodes::effective(app, node, interface).await?.settings)
+}
+
+/// The order of a machine's session.
+pub(crate) async fn make(
+    app: &Arc<App>,
+    session: &Session,
+    secret: &str,
+    peer: IpAddr,
+    local: IpAddr,
+) -> Result<BootOrder, ApiError> {
+    let node = app.catalog.node(&session.node).await?;
+    let network = app.boot.networks.of(peer, local);
+    let settings = settings(app, &node, &network).await?;
+    let version = &session.version;
+    let stages = app.boot.stages().ok_or_else(|| {
+        ApiError::new(ProblemCode::Unavailable, "there is no first stage here")
+            .with_hint("`rootstock boot doctor` says what is missing")
+    })?;
+    let stage = stages.get(app, version, &settings).await;
+    let stage = stage.map_err(|reason| ApiError::new(ProblemCode::BadValue, reason))?;
+    let spec = version.spec();
+    let additions = told::booting(app, &session.boot, &node, &settings, &spec, &network).await;
+    let mode = settings.mode.unwrap_or_default();
+    let volume = match mode {
+        NodeMode::Personal => Some(personal(app, session, &spec, local).await?),
+        NodeMode::Diskless | NodeMode::Ram => None,
+    };
+    let order = BootOrder {
+        boot: secret.to_owned(),
+        node: node.name.to_string(),
+        mode,
+        image: version.image.clone(),
+        version: version.number,
+        manifest: version.manifest,
+        disk_bytes: version.disk_bytes,
+        root: stage.root,
+        volume,
+        chunk_urls: vec![url("http", local, app.config.boot.http_port)],
+        overlay_bytes_max: settings.overlay_bytes_max,
+        cache_bytes: settings.cache_bytes.unwrap_or(CACHE_BYTES),
+        report_seconds: REPORT_SECONDS,
+        rescue_shell: settings.rescue_shell.unwrap_or(false),
+        identity: identity(app, &node, &settings, &network, &additions).await?,
+    };
+    Ok(order)
+}
+
+/// The bytes of an order, which are what is signed.
+pub(crate) fn encode(order: &BootOrder) -> Result<Vec<u8>, ApiError> {
+    let bytes = serde_json::to_vec(order);
+    let bytes = bytes.map_err(|error| ApiError::internal("write an order", &error))?;
+    if bytes.len() > ORDER_BYTES_MAX {
+        let detail = format!(
+            "the order of {} has {} bytes, and the limit is {ORDER_BYTES_MAX}",
+            order.node,
+            bytes.len()
+        );
+        return Err(ApiError::new(ProblemCode::TooLarge, detail)
+            .with_hint("let plug-ins add fewer or smaller files"));
+    }
+    Ok(bytes)
+}
+
+async fn identity(
+    app: &App,
+    node: &NodeRow,
+    settings: &Settings,
+    network: &Network,
+    additions: &Additions,
+) -> Result<Identity, ApiError> {
+    let key = identity::host_key(app, node).await?;
+    app.boot.roster.key(&node.name, &key.public);
+    let domain = network.config.domain.as_deref();
+    let mut hosts = Vec::new();
+    for entry in app.boot.roster.get(app).await.iter() {
+        if let Some(address) = entry.address {
+            hosts.push(match domain {
+                Some(domain) => format!("{address} {0}.{domain} {0}", entry.name),
+                None => format!("{address} {}", entry.name),
+            });
+        }
+    }
+    hosts.extend(additions.hosts.iter().cloned());
+    let mut files = Vec::from(key.files());
+    files.retain(|file| additions.files.iter().all(|other| other.path != file.path));
+    files.extend(additions.files.iter().cloned());
+    let mut more = BTreeMap::new();
+    if let Some(tags) = &settings.tags {
+        more.insert("tags".to_owned(), tags.join(" "));
+    }
+    more.extend(additions.settings.clone());
+    let name_servers = network.config.name_servers.iter();
+    Ok(Identity {
+        host_name: additions
+            .host_name
+            .clone()
+            .unwrap_or_else(|| node.name.to_string()),
+        domain: network.config.domain.clone(),
+        machine_id: identity::machine_id(&app.key, node),
+        hosts,
+        name_servers: name_servers.map(ToString::to_string).collect(),
+        files,
+        settings: more,
+    })
+}
+
+/// The node's own volume, made when it boots for the first time.
+async fn personal(
+    app: &Arc<App>,
+    session: &Session,
+    version: &VersionSpec,
+    local: IpAddr,
+) -> Result<VolumePlace, ApiError> {
+    let name = volume_of(session)?;
+    if app.catalog.volume(&name).await.is_err() {
+        match volumes::create(app, name.clone(), version, None, false).await {
+            Ok(_) => {}
+            // Another request of the same boot was quicker.
+            Err(error) if error.0.code == ProblemCode::Exists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(VolumePlace {
+        address: std::net::SocketAddr::new(local, app.config.boot.nbd_port).to_string(),
+        export: export_name(&app.key, &session.boot),
+        tls: true,
+    })
+}
+
+/// The name of a node's volume: its own.
+pub(crate) fn volume_of(session: &Session) -> Result<VolumeName, ApiError> {
+    let name = session.node.as_str().parse();
+    name.map_err(|error: rootstock_core::NameError| {
+        ApiError::new(ProblemCode::BadName, error.to_string())
+    })
+}

@@ -1,0 +1,315 @@
+//! Sessions: what a machine that gave its token in may ask for, until it is gone.
+//!
+//! The catalog keeps them by the digest of their secret, so that machines go on
+//! when the daemon restarts; what is here is a memory of it that is checked now
+//! and then.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use rootstock_api::boot::{BootStep, NodeReport};
+use rootstock_catalog::{BootRow, VersionRow};
+use rootstock_core::{ChunkId, Digest, MacAddress, NodeName, VersionSelector, VersionSpec};
+use rootstock_image::manifest::{Descend, Visit};
+use rootstock_store::ChunkStore;
+
+use super::{
+    plugins::PluginEvent,
+    told,
+    transcript::{Told, step_of},
+};
+use crate::{
+    app::App,
+    http::{ApiError, chain},
+    pages::{StorePages, manifest},
+};
+
+/// Seconds between a machine's reports.
+pub(crate) const REPORT_SECONDS: u32 = 30;
+
+/// A machine that is silent for so long is gone.
+const SILENCE: Duration = Duration::from_secs(3 * REPORT_SECONDS as u64);
+
+/// How long a machine that said goodbye keeps its session: it reads its disk until
+/// the power is off.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(300);
+
+/// How long a machine that fell silent keeps it. Its network may be down, and it
+/// waits for the disk it runs on: to close it too early would take the disk away.
+const SILENT_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
+/// How long the memory of a session is believed without asking the catalog.
+const MEMORY_LIFE: Duration = Duration::from_secs(60);
+
+/// A machine's session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// The boot it is of.
+    pub(crate) boot: String,
+    /// The machine's name.
+    pub(crate) node: NodeName,
+    /// The card it booted from.
+    pub(crate) mac: MacAddress,
+    /// The version it runs.
+    pub(crate) version: VersionRow,
+    /// Whether the secret was seen on a connection that anybody could read.
+    pub(crate) was_shown: AtomicBool,
+    chunks: OnceLock<HashSet<u64>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    checked: Instant,
+    heard: Instant,
+    gone: Gone,
+    report: Option<NodeReport>,
+}
+
+/// How a machine went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gone {
+    Not,
+    Silent,
+    SaidSo,
+}
+
+/// All sessions that were used since the daemon started.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions(Mutex<HashMap<Digest, Arc<Session>>>);
+
+impl Session {
+    /// Whether a chunk or page is one of the version that this machine runs. Ids
+    /// are told apart by eight of their bytes, which is enough here: what somebody
+    /// might fetch by a collision has to be known to them to collide with.
+    pub(crate) fn has(&self, store: &ChunkStore, chunk: ChunkId) -> Result<bool, ApiError> {
+        if let Some(chunks) = self.chunks.get() {
+            return Ok(chunks.contains(&short(chunk)));
+        }
+        let mut chunks = HashSet::new();
+        manifest(store, self.version.manifest)?.walk(&StorePages(store), |visit| {
+            let (Visit::Page { id, .. } | Visit::Chunk { id, .. }) = visit;
+            chunks.insert(short(id));
+            Descend::Into
+        })?;
+        Ok(self.chunks.get_or_init(|| chunks).contains(&short(chunk)))
+    }
+
+    /// How it does, as it said last.
+    pub(crate) fn report(&self) -> Option<NodeReport> {
+        self.state().report.clone()
+    }
+
+    /// The machine said how it does. Answers whether that is the first time that
+    /// it is up.
+    pub(crate) fn reported(&self, report: NodeReport) -> bool {
+        let mut state = self.state();
+        let was_up = state.report.as_ref().is_some_and(|report| report.up);
+        let is_up = report.up;
+        state.report = Some(report);
+        is_up && !was_up
+    }
+
+    /// The machine says that it goes.
+    pub(crate) fn goes(&self) {
+        self.state().gone = Gone::SaidSo;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn short(chunk: ChunkId) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&chunk.as_bytes()[..8]);
+    u64::from_le_bytes(bytes)
+}
+
+impl Sessions {
+    /// The session of a secret, if there is one.
+    pub(crate) async fn find(
+        &self,
+        app: &Arc<App>,
+        secret: &str,
+    ) -> Result<Option<Arc<Session>>, ApiError> {
+        let digest = Digest::of(secret.as_bytes());
+        let now = Instant::now();
+        let known = self.all().get(&digest).cloned();
+        if let Some(session) = &known
+            && now.duration_since(session.state().checked) < MEMORY_LIFE
+        {
+            self.heard(app, session, now);
+            return Ok(known);
+        }
+        let Some(row) = app.catalog.session(digest).await? else {
+            self.all().remove(&digest);
+            return Ok(None);
+        };
+        let session = match known {
+            Some(session) => {
+                session.state().checked = now;
+                session
+            }
+            None => {
+                let session = Arc::new(load(app, row).await?);
+                let mut all = self.all();
+                Arc::clone(all.entry(digest).or_insert(session))
+            }
+        };
+        self.heard(app, &session, now);
+        Ok(Some(session))
+    }
+
+    fn heard(&self, app: &App, session: &Session, now: Instant) {
+        let was_silent = {
+            let mut state = session.state();
+            state.heard = now;
+            let silent = state.gone == Gone::Silent;
+            if silent {
+                state.gone = Gone::Not;
+            }
+            silent
+        };
+        if was_silent {
+            let boot = &session.boot;
+            let transcripts = &app.boot.transcripts;
+            let started = Timestamp::now();
+            transcripts.resume(
+                session.mac,
+                &session.node,
+                boot,
+                started,
+                BootStep::Switched,
+            );
+            transcripts.step(session.mac, Told::new(BootStep::Up, "it is back"));
+        }
+    }
+
+    /// Forgets the earlier sessions of a node that boots anew.
+    pub(crate) fn forget(&self, node: &NodeName) {
+        self.all().retain(|_, session| session.node != *node);
+    }
+
+    /// Every session in memory.
+    pub(crate) fn list(&self) -> Vec<Arc<Session>> {
+        self.all().values().cloned().collect()
+    }
+
+    /// Notices machines that are silent, and ends the boots of those that are
+    /// gone for good.
+    pub(crate) async fn tend(&self, app: &Arc<App>) {
+        let now = Instant::now();
+        for session in self.list() {
+            let (gone, rests) = {
+                let state = session.state();
+                (state.gone, now.saturating_duration_since(state.heard))
+            };
+            match gone {
+                Gone::Not if rests > SILENCE => {
+                    session.state().gone = Gone::Silent;
+                    let detail = format!("no word for {} s", rests.as_secs());
+                    let told = Told::new(BootStep::Gone, detail);
+                    app.boot.transcripts.step(session.mac, told);
+                    self.tell_gone(app, &session).await;
+                }
+                Gone::SaidSo if rests > GOODBYE_PATIENCE => self.end(app, &session).await,
+                Gone::Silent if rests > SILENT_PATIENCE => self.end(app, &session).await,
+                _ => {}
+            }
+        }
+    }
+
+    /// Tells plug-ins that a machine is gone.
+    pub(crate) async fn tell_gone(&self, app: &Arc<App>, session: &Session) {
+        match app.catalog.node(&session.node).await {
+            Ok(node) => told::later(app, PluginEvent::NodeGone, &node),
+            Err(error) => tracing::debug!(error = chain(&error), "a deleted node is gone"),
+        }
+    }
+
+    async fn end(&self, app: &App, session: &Session) {
+        match app.catalog.end_boot(&session.boot, Timestamp::now()).await {
+            Ok(_) => {
+                tracing::info!(node = %session.node, boot = session.boot, "boot is over");
+                self.all().retain(|_, other| other.boot != session.boot);
+            }
+            Err(error) => {
+                tracing::warn!(boot = session.boot, error = chain(&error), "boot not ended");
+            }
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Session>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn load(app: &App, row: BootRow) -> Result<Session, ApiError> {
+    let Some((image, number)) = row.image else {
+        return Err(ApiError::damaged(format!("boot {} has no version", row.id)));
+    };
+    let spec = VersionSpec {
+        image,
+        selector: VersionSelector::Number(number),
+    };
+    let version = app.catalog.resolve(&spec).await?;
+    let known = app.boot.transcripts.mac_of(&row.id);
+    let mac = match known {
+        Some(mac) => mac,
+        None => {
+            let node = app.catalog.node(&row.node).await?;
+            let mac = node.macs.first().copied();
+            let mac = mac.ok_or_else(|| ApiError::damaged("a node without cards has booted"))?;
+            resume(app, &row.id, &row.node, mac, row.started).await?;
+            mac
+        }
+    };
+    let last = app.boot.transcripts.last(mac);
+    let now = Instant::now();
+    Ok(Session {
+        boot: row.id,
+        node: row.node,
+        mac,
+        version,
+        // Since an earlier daemon nobody knows: chunks were fetched by then.
+        was_shown: AtomicBool::new(last.is_some_and(|last| last >= BootStep::DeviceUp)),
+        chunks: OnceLock::new(),
+        state: Mutex::new(State {
+            checked: now,
+            heard: now,
+            gone: Gone::Not,
+            report: None,
+        }),
+    })
+}
+
+/// Follows a boot again whose beginning an earlier daemon saw.
+async fn resume(
+    app: &App,
+    boot: &str,
+    node: &NodeName,
+    mac: MacAddress,
+    started: Timestamp,
+) -> Result<(), ApiError> {
+    let (_, steps) = app.catalog.boot_transcript(boot).await?;
+    let last = steps.last().and_then(|row| step_of(&row.step));
+    let last = last.unwrap_or(BootStep::Session);
+    app.boot.transcripts.resume(mac, node, boot, started, last);
+    Ok(())
+}
+
+/// What a session's secret has been shown to.
+impl Session {
+    /// Remembers that the secret went over a connection that anybody could read.
+    pub(crate) fn shown(&self) {
+        self.was_shown.store(true, Relaxed);
+    }
+}

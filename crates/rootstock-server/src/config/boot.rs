@@ -1,0 +1,642 @@
+//! `[boot]` and `[[network]]`: which machines are booted, and how.
+
+use std::{fmt, net::Ipv4Addr, path::PathBuf, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{AddressError, ConfigError, as_text};
+
+/// Where the boot services are, when nobody says.
+const DEFAULT_INTERFACES: &[BootInterface] = &[BootInterface::Off];
+
+/// The longest name of an interface that Linux has (IFNAMSIZ without its NUL).
+const INTERFACE_BYTES_MAX: usize = 15;
+
+/// The most networks.
+const NETWORKS_MAX: usize = 256;
+
+/// The most addresses in a pool.
+pub const POOL_ADDRESSES_MAX: u32 = 1 << 16;
+
+/// The least and the most that a lease may last, in seconds.
+const LEASE_SECONDS: std::ops::RangeInclusive<u32> = 60..=30 * 24 * 3600;
+
+/// The most name servers, and relays, of a network.
+const ADDRESSES_MAX: usize = 16;
+
+/// The longest domain (RFC 1035, section 2.3.4).
+const DOMAIN_BYTES_MAX: usize = 253;
+
+/// `[boot]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BootConfig {
+    /// Where machines are booted: `auto`, `off`, or `IFACE=MODE` for each.
+    pub interfaces: Vec<BootInterface>,
+    /// The port of HTTP for firmware, iPXE and first stages.
+    pub http_port: u16,
+    /// The port of HTTPS for first stages.
+    pub https_port: u16,
+    /// The port of NBD for personal machines' own volumes.
+    pub nbd_port: u16,
+    /// `rootstock-agent`, the first stage's program; looked for when not given.
+    pub agent: Option<PathBuf>,
+    /// Directories where boot programs are looked for before the distribution's.
+    pub files: Vec<PathBuf>,
+    /// The directory of the plug-ins.
+    pub plugins: PathBuf,
+    /// Whether machines may take their orders over plain HTTP.
+    pub plain_orders: bool,
+}
+
+impl Default for BootConfig {
+    fn default() -> Self {
+        Self {
+            interfaces: DEFAULT_INTERFACES.to_vec(),
+            http_port: 8480,
+            https_port: 8481,
+            nbd_port: 8482,
+            agent: None,
+            files: Vec::new(),
+            plugins: "/etc/rootstock/plugins.d".into(),
+            plain_orders: false,
+        }
+    }
+}
+
+impl BootConfig {
+    /// Whether there are boot services at all.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        let on = |interface: &BootInterface| match interface {
+            BootInterface::Off => false,
+            BootInterface::Auto => true,
+            BootInterface::Named { mode, .. } => *mode != BootMode::Off,
+        };
+        self.interfaces.iter().any(on)
+    }
+}
+
+/// Where machines are booted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BootInterface {
+    /// Nowhere.
+    Off,
+    /// On every wired interface that is up and has a private address.
+    Auto,
+    /// On this one.
+    Named {
+        /// The kernel's name of the interface.
+        interface: String,
+        /// What is done there.
+        mode: BootMode,
+    },
+}
+
+/// What is done on an interface.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BootMode {
+    /// ProxyDHCP beside another DHCP server, or DHCP where there is none.
+    #[default]
+    Auto,
+    /// The subnet's DHCP server.
+    Dhcp,
+    /// Boot answers beside the site's own DHCP server.
+    Proxy,
+    /// Nothing is answered; what is seen is reported.
+    Observe,
+    /// Nothing.
+    Off,
+}
+
+/// `[[network]]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// The interface it is reached by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Its addresses; those of the interface when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<Subnet>,
+    /// What is done there.
+    pub mode: BootMode,
+    /// Addresses that are given out; the upper half of the subnet when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Pool>,
+    /// The router that machines are told of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Ipv4Addr>,
+    /// The name servers that machines are told of.
+    pub name_servers: Vec<Ipv4Addr>,
+    /// The domain that machines are told of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// How long an address is leased once a system runs.
+    pub lease_seconds: Option<u32>,
+    /// What happens to machines that nobody has heard of.
+    pub unknown: UnknownPolicy,
+    /// Names for machines that register themselves: `n[001-999]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub names: Option<String>,
+    /// The profile that they get.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// Relays that may ask for it.
+    pub relays: Vec<Ipv4Addr>,
+}
+
+impl NetworkConfig {
+    /// How long an address is leased once a system runs.
+    #[must_use]
+    pub fn lease_seconds(&self) -> u32 {
+        self.lease_seconds.unwrap_or(3600)
+    }
+
+    /// How messages call it.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match (&self.interface, &self.subnet) {
+            (Some(interface), _) => interface.clone(),
+            (None, Some(subnet)) => subnet.to_string(),
+            (None, None) => "of no interface".to_owned(),
+        }
+    }
+}
+
+/// What happens to machines that nobody has heard of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownPolicy {
+    /// Ignored beside another DHCP server, held where we are it.
+    #[default]
+    Auto,
+    /// They boot as if we were not there.
+    Ignore,
+    /// They wait for an administrator's approval.
+    Hold,
+    /// They get the next free name and boot.
+    Register,
+}
+
+/// An IPv4 network: `10.0.0.0/24`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnet {
+    /// Its first address.
+    pub network: Ipv4Addr,
+    /// The length of its prefix, in bits.
+    pub prefix: u8,
+}
+
+impl Subnet {
+    /// The network that an address is in.
+    #[must_use]
+    pub fn of(address: Ipv4Addr, prefix: u8) -> Self {
+        let prefix = prefix.min(32);
+        let mask = mask_bits(prefix);
+        Self {
+            network: Ipv4Addr::from_bits(address.to_bits() & mask),
+            prefix,
+        }
+    }
+
+    /// Its mask.
+    #[must_use]
+    pub fn mask(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(mask_bits(self.prefix))
+    }
+
+    /// Whether an address is in it.
+    #[must_use]
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        Self::of(address, self.prefix) == self
+    }
+
+    /// Its last address, which reaches all.
+    #[must_use]
+    pub fn broadcast(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.network.to_bits() | !mask_bits(self.prefix))
+    }
+
+    /// The upper half of its addresses without the last, and without those that
+    /// would not fit [`POOL_ADDRESSES_MAX`].
+    #[must_use]
+    pub fn upper_half(self) -> Option<Pool> {
+        let last = self.broadcast().to_bits().checked_sub(1)?;
+        let size = u64::from(!mask_bits(self.prefix)) + 1;
+        let half = u32::try_from(size / 2).ok()?;
+        let first = self.network.to_bits().checked_add(half)?;
+        let first = first.max(last.saturating_sub(POOL_ADDRESSES_MAX - 1));
+        (self.prefix < 31 && first <= last).then(|| Pool {
+            first: Ipv4Addr::from_bits(first),
+            last: Ipv4Addr::from_bits(last),
+        })
+    }
+}
+
+/// Addresses that are given out: `10.0.0.100-10.0.0.200`, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// The first.
+    pub first: Ipv4Addr,
+    /// The last.
+    pub last: Ipv4Addr,
+}
+
+impl FromStr for BootInterface {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let wrong = || AddressError {
+            text: text.chars().take(200).collect(),
+            what: "a place to boot machines",
+            expected: "auto, off, or IFACE=dhcp|proxy|observe|auto|off",
+        };
+        match text {
+            "auto" => return Ok(Self::Auto),
+            "off" => return Ok(Self::Off),
+            _ => {}
+        }
+        let (interface, mode) = text.split_once('=').ok_or_else(wrong)?;
+        let mode = match mode {
+            "auto" => BootMode::Auto,
+            "dhcp" => BootMode::Dhcp,
+            "proxy" => BootMode::Proxy,
+            "observe" => BootMode::Observe,
+            "off" => BootMode::Off,
+            _ => return Err(wrong()),
+        };
+        if !is_interface_name(interface) {
+            return Err(wrong());
+        }
+        Ok(Self::Named {
+            interface: interface.to_owned(),
+            mode,
+        })
+    }
+}
+
+impl fmt::Display for BootInterface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Off => f.write_str("off"),
+            Self::Named { interface, mode } => write!(f, "{interface}={mode}"),
+        }
+    }
+}
+
+impl fmt::Display for BootMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Dhcp => "dhcp",
+            Self::Proxy => "proxy",
+            Self::Observe => "observe",
+            Self::Off => "off",
+        })
+    }
+}
+
+impl FromStr for Subnet {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let parsed = text.split_once('/').and_then(|(network, prefix)| {
+            let network: Ipv4Addr = network.parse().ok()?;
+            let prefix: u8 = prefix.parse().ok().filter(|bits| *bits <= 32)?;
+            let subnet = Self::of(network, prefix);
+            (subnet.network == network).then_some(subnet)
+        });
+        parsed.ok_or_else(|| AddressError {
+            text: text.chars().take(200).collect(),
+            what: "a subnet",
+            expected: "NETWORK/BITS with no bits set after the first BITS, such as 10.0.0.0/24",
+        })
+    }
+}
+
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.prefix)
+    }
+}
+
+impl FromStr for Pool {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let parsed = text.split_once('-').and_then(|(first, last)| {
+            let first: Ipv4Addr = first.trim().parse().ok()?;
+            let last: Ipv4Addr = last.trim().parse().ok()?;
+            let span = last.to_bits().checked_sub(first.to_bits())?;
+            (span < POOL_ADDRESSES_MAX).then_some(Self { first, last })
+        });
+        parsed.ok_or_else(|| AddressError {
+            text: text.chars().take(200).collect(),
+            what: "a pool",
+            expected: "FIRST-LAST, at most 65536 addresses, such as 10.0.0.100-10.0.0.200",
+        })
+    }
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+as_text!(BootInterface);
+as_text!(Subnet);
+as_text!(Pool);
+
+/// What single values cannot show.
+pub(super) fn check(boot: &BootConfig, networks: &[NetworkConfig]) -> Result<(), ConfigError> {
+    let wrong = |text: String| Err(ConfigError::Together(text));
+    let mut names = Vec::new();
+    for interface in &boot.interfaces {
+        let name = match interface {
+            BootInterface::Named { interface, .. } => interface.as_str(),
+            BootInterface::Off if boot.interfaces.len() > 1 => {
+                return wrong(
+                    "boot.interfaces has 'off' beside others: write it alone, or IFACE=off"
+                        .to_owned(),
+                );
+            }
+            BootInterface::Off | BootInterface::Auto => "auto",
+        };
+        if names.contains(&name) {
+            return wrong(format!("boot.interfaces has '{name}' twice"));
+        }
+        names.push(name);
+    }
+    let ports = [
+        ("http_port", boot.http_port),
+        ("https_port", boot.https_port),
+        ("nbd_port", boot.nbd_port),
+    ];
+    for (at, (key, port)) in ports.iter().enumerate() {
+        if *port == 0 {
+            return wrong(format!("boot.{key} is told to machines: it cannot be 0"));
+        }
+        if let Some((other, _)) = ports[..at].iter().find(|(_, other)| other == port) {
+            return wrong(format!(
+                "boot.{other} and boot.{key} are the same: choose two"
+            ));
+        }
+    }
+    if networks.len() > NETWORKS_MAX {
+        return wrong(format!(
+            "there are {} networks, and the limit is {NETWORKS_MAX}",
+            networks.len()
+        ));
+    }
+    for (number, network) in networks.iter().enumerate() {
+        if let Err(text) = check_network(network) {
+            return wrong(format!(
+                "network {} ({}): {text}",
+                number + 1,
+                network.label()
+            ));
+        }
+        let twin = networks[..number].iter().find(|other| same(other, network));
+        if let Some(twin) = twin {
+            return wrong(format!(
+                "network {} ({}) is there twice",
+                number + 1,
+                twin.label()
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn same(one: &NetworkConfig, other: &NetworkConfig) -> bool {
+    one.interface == other.interface && one.subnet == other.subnet
+}
+
+fn check_network(network: &NetworkConfig) -> Result<(), String> {
+    match &network.interface {
+        None if network.subnet.is_none() => {
+            return Err("it needs an interface, or a subnet that relays ask for".to_owned());
+        }
+        Some(name) if !is_interface_name(name) => {
+            return Err(format!(
+                "interface = '{}' is no name of an interface",
+                name.escape_debug()
+            ));
+        }
+        _ => {}
+    }
+    if let Some(subnet) = network.subnet {
+        check_subnet(network, subnet)?;
+    } else if network.pool.is_some() {
+        return Err("pool needs subnet: say both, or none".to_owned());
+    }
+    if network.interface.is_none() && network.relays.is_empty() {
+        return Err("it has no interface: name the relays that ask for it".to_owned());
+    }
+    if !LEASE_SECONDS.contains(&network.lease_seconds()) {
+        return Err(format!(
+            "lease_seconds is out of bounds: {} to {}",
+            LEASE_SECONDS.start(),
+            LEASE_SECONDS.end()
+        ));
+    }
+    for (key, list) in [
+        ("name_servers", &network.name_servers),
+        ("relays", &network.relays),
+    ] {
+        if list.len() > ADDRESSES_MAX {
+            return Err(format!("{key} has more than {ADDRESSES_MAX} addresses"));
+        }
+    }
+    if let Some(domain) = &network.domain
+        && !is_domain(domain)
+    {
+        return Err(format!("domain = '{}' is no domain", domain.escape_debug()));
+    }
+    check_names(network)
+}
+
+fn check_subnet(network: &NetworkConfig, subnet: Subnet) -> Result<(), String> {
+    let inside = |key: &str, address: Ipv4Addr| {
+        let host =
+            subnet.prefix >= 31 || (address != subnet.network && address != subnet.broadcast());
+        if subnet.contains(address) && host {
+            return Ok(());
+        }
+        Err(format!(
+            "{key} {address} is no address of a machine in {subnet}"
+        ))
+    };
+    if let Some(pool) = network.pool {
+        inside("pool", pool.first)?;
+        inside("pool", pool.last)?;
+    }
+    network
+        .gateway
+        .map_or(Ok(()), |gateway| inside("gateway", gateway))
+}
+
+fn check_names(network: &NetworkConfig) -> Result<(), String> {
+    if network.unknown == UnknownPolicy::Register && network.names.is_none() {
+        return Err(
+            "unknown = 'register' needs names to give, such as names = 'n[001-999]'".to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// Whether Linux could have an interface of this name.
+pub(crate) fn is_interface_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= INTERFACE_BYTES_MAX
+        && name != "."
+        && name != ".."
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b',' | b'=' | b':'))
+}
+
+/// Whether this is a domain of letters, digits and hyphens (RFC 1123, section 2.1).
+pub(crate) fn is_domain(domain: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    !domain.is_empty() && domain.len() <= DOMAIN_BYTES_MAX && domain.split('.').all(label)
+}
+
+fn mask_bits(prefix: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_are_read_and_written() {
+        for text in [
+            "auto",
+            "off",
+            "eth0=dhcp",
+            "br-lan.5=proxy",
+            "enp1s0=observe",
+        ] {
+            assert_eq!(text.parse::<BootInterface>().expect(text).to_string(), text);
+        }
+        for bad in [
+            "",
+            "eth0",
+            "eth0=",
+            "=dhcp",
+            "eth0=DHCP",
+            "a/b=dhcp",
+            "sixteen-letters-=off",
+        ] {
+            assert!(bad.parse::<BootInterface>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn subnets_and_pools() {
+        for text in ["10.0.0.0/24", "0.0.0.0/0", "192.168.1.1/32"] {
+            assert_eq!(text.parse::<Subnet>().expect(text).to_string(), text);
+        }
+        for bad in [
+            "10.0.0.1/24",
+            "10.0.0.0",
+            "10.0.0.0/33",
+            "10.0.0.0/-1",
+            "x/8",
+        ] {
+            assert!(bad.parse::<Subnet>().is_err(), "{bad}");
+        }
+        for (subnet, half) in [
+            ("10.0.0.0/24", Some("10.0.0.128-10.0.0.254")),
+            ("10.0.0.0/30", Some("10.0.0.2-10.0.0.2")),
+            ("10.0.0.0/31", None),
+            ("10.0.0.0/8", Some("10.254.255.255-10.255.255.254")),
+        ] {
+            let pool = subnet.parse::<Subnet>().expect(subnet).upper_half();
+            assert_eq!(
+                pool.map(|pool| pool.to_string()).as_deref(),
+                half,
+                "{subnet}"
+            );
+        }
+        for bad in ["10.0.0.2-10.0.0.1", "10.0.0.1", "10.0.0.0-10.1.0.0"] {
+            assert!(bad.parse::<Pool>().is_err(), "{bad}");
+        }
+        assert!("10.0.0.0-10.0.255.255".parse::<Pool>().is_ok());
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_named() {
+        let wrong = |text: &str| {
+            let config: crate::Config = toml::from_str(text).expect("is TOML");
+            check(&config.boot, &config.network)
+                .map_or_else(|error| error.to_string(), |()| "fine".to_owned())
+        };
+        for (text, expected) in [
+            (
+                "[[network]]\ninterface = 'eth0'\nsubnet = '10.0.0.0/24'\npool = '10.0.0.9-10.0.0.99'",
+                "fine",
+            ),
+            ("[boot]\ninterfaces = ['auto', 'eth0=off']", "fine"),
+            (
+                "[boot]\ninterfaces = ['off', 'eth0=dhcp']",
+                "boot.interfaces has 'off' beside others: write it alone, or IFACE=off",
+            ),
+            (
+                "[boot]\ninterfaces = ['eth0=off', 'eth0=dhcp']",
+                "boot.interfaces has 'eth0' twice",
+            ),
+            (
+                "[boot]\nhttp_port = 8481",
+                "boot.http_port and boot.https_port are the same: choose two",
+            ),
+            (
+                "[[network]]\nmode = 'dhcp'",
+                "network 1 (of no interface): it needs an interface, or a subnet that relays ask for",
+            ),
+            (
+                "[[network]]\nsubnet = '10.0.0.0/24'",
+                "network 1 (10.0.0.0/24): it has no interface: name the relays that ask for it",
+            ),
+            (
+                "[[network]]\ninterface = 'eth0'\nsubnet = '10.0.0.0/24'\ngateway = '10.0.1.1'",
+                "network 1 (eth0): gateway 10.0.1.1 is no address of a machine in 10.0.0.0/24",
+            ),
+            (
+                "[[network]]\ninterface = 'eth0'\nsubnet = '10.0.0.0/24'\npool = '10.0.0.9-10.0.0.255'",
+                "network 1 (eth0): pool 10.0.0.255 is no address of a machine in 10.0.0.0/24",
+            ),
+            (
+                "[[network]]\ninterface = 'eth0'\nunknown = 'register'",
+                "network 1 (eth0): unknown = 'register' needs names to give, such as names = 'n[001-999]'",
+            ),
+            (
+                "[[network]]\ninterface = 'eth0'\nlease_seconds = 5",
+                "network 1 (eth0): lease_seconds is out of bounds: 60 to 2592000",
+            ),
+            (
+                "[[network]]\ninterface = 'eth0'\ndomain = 'a b'",
+                "network 1 (eth0): domain = 'a b' is no domain",
+            ),
+            (
+                "[[network]]\ninterface = 'eth0'\n[[network]]\ninterface = 'eth0'",
+                "network 2 (eth0) is there twice",
+            ),
+        ] {
+            assert_eq!(wrong(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! `rootstock node`: machines and what they run.
+
+use clap::Subcommand;
+use rootstock_api::{NodeDelete, NodeNames, NodesDone};
+use rootstock_core::{HostList, fold};
+
+use crate::{output, session::Session};
+
+mod add;
+mod list;
+mod log;
+mod set;
+mod text;
+mod watch;
+
+/// What can be done with nodes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Add nodes by their network cards
+    Add(add::AddArgs),
+    /// List the nodes
+    #[command(visible_alias = "ls")]
+    List(list::ListArgs),
+    /// Show a node, what holds for it, and where that comes from
+    Show(list::ShowArgs),
+    /// Change nodes; what changes is shown first
+    Set(set::SetArgs),
+    /// Take settings away, so that they are inherited
+    Unset(set::UnsetArgs),
+    /// Let machines that were found on the network boot
+    Approve(NamesArgs),
+    /// Delete nodes
+    #[command(visible_alias = "rm")]
+    Delete(DeleteArgs),
+    /// Add and change nodes so that they are as a file says
+    Import(text::ImportArgs),
+    /// Write all nodes as text
+    Export(text::ExportArgs),
+    /// Show how nodes do, live
+    Watch(watch::WatchArgs),
+    /// Show a node's last boot, step by step
+    Log(log::LogArgs),
+}
+
+/// Which nodes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NamesArgs {
+    /// The nodes: NAME, n[001-300] or a,b[1,3-5]
+    nodes: HostList,
+}
+
+/// Which nodes go.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeleteArgs {
+    /// The nodes: NAME, n[001-300] or a,b[1,3-5]
+    nodes: HostList,
+    /// Also nodes that run: they lose their disk
+    #[arg(long)]
+    force: bool,
+}
+
+/// Does what the command says.
+pub(crate) fn run(command: &NodeCommand, session: &Session) -> anyhow::Result<()> {
+    match command {
+        NodeCommand::Add(args) => add::run(args, session),
+        NodeCommand::List(args) => list::run(args, session),
+        NodeCommand::Show(args) => list::show(args, session),
+        NodeCommand::Set(args) => set::run(args, session),
+        NodeCommand::Unset(args) => set::unset(args, session),
+        NodeCommand::Approve(args) => {
+            let nodes = args.nodes.clone();
+            let done = session.client()?.node_approve(&NodeNames { nodes })?;
+            if done.nodes.is_empty() && !session.json() {
+                return output::line("none of them was held");
+            }
+            told(session, &done, "may boot")
+        }
+        NodeCommand::Delete(args) => {
+            let done = session.client()?.node_delete(&NodeDelete {
+                nodes: args.nodes.clone(),
+                force: args.force,
+            })?;
+            told(session, &done, "deleted")
+        }
+        NodeCommand::Import(args) => text::import(args, session),
+        NodeCommand::Export(args) => text::export(args, session),
+        NodeCommand::Watch(args) => watch::run(args, session),
+        NodeCommand::Log(args) => log::run(args, session),
+    }
+}
+
+fn told(session: &Session, done: &NodesDone, how: &str) -> anyhow::Result<()> {
+    if session.json() {
+        return output::json(done);
+    }
+    output::line(&format!("{how}: {}", fold(&done.nodes)))?;
+    if !done.running.is_empty() {
+        output::line(&format!(
+            "of these ran, and have lost their disk: {}",
+            fold(&done.running)
+        ))?;
+    }
+    Ok(())
+}

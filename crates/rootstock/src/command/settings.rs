@@ -1,0 +1,253 @@
+//! Settings on the command line, and changes that are shown before they are made.
+
+use std::{collections::BTreeMap, io::IsTerminal as _};
+
+use clap::Args;
+use rootstock_api::{ChangeReport, NamedChange, Origin, Setting, Settings, boot::NodeMode};
+use rootstock_core::{NodeName, VersionSpec, fold, units::parse_size_bytes};
+
+use crate::{error::Failure, output, session::Session};
+
+/// Settings of a node or profile.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Settings")]
+pub(crate) struct SettingArgs {
+    /// What it runs: NAME, NAME:3 or NAME@tag
+    #[arg(long, value_name = "VERSION")]
+    image: Option<VersionSpec>,
+    /// How it treats its root: diskless (or frozen: every boot is fresh), ram (all of
+    /// the image in memory), personal (its own volume on the server)
+    #[arg(long)]
+    mode: Option<NodeMode>,
+    /// The network it boots in, by the server's interface
+    #[arg(long, value_name = "IFACE")]
+    network: Option<String>,
+    /// Arguments for its kernel, after the image's own
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    kernel_arguments: Option<String>,
+    /// Its console, such as ttyS0,115200n8
+    #[arg(long)]
+    console: Option<String>,
+    /// How its firmware is booted, when not the way found by trying
+    #[arg(long, value_name = "NAME")]
+    boot_strategy: Option<String>,
+    /// A word to find it by; repeatable
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    /// The kernel, as a path inside the image
+    #[arg(long, value_name = "PATH")]
+    kernel: Option<String>,
+    /// An initrd inside the image, in the place of Rootstock's first stage
+    #[arg(long, value_name = "PATH")]
+    initrd: Option<String>,
+    /// The partition of the root file system; 0 is the whole disk
+    #[arg(long, value_name = "PARTITION")]
+    root: Option<u32>,
+    /// What its writes may take of its memory: 2G
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_bytes)]
+    overlay_bytes_max: Option<u64>,
+    /// Its memory for chunks of the image: 128M
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_bytes)]
+    cache_bytes: Option<u64>,
+    /// Whether a boot that fails offers a shell on the console
+    #[arg(long, value_name = "true|false")]
+    rescue_shell: Option<bool>,
+}
+
+impl SettingArgs {
+    /// The settings that were written.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            image: self.image.clone(),
+            mode: self.mode,
+            network: self.network.clone(),
+            kernel_arguments: self.kernel_arguments.clone(),
+            console: self.console.clone(),
+            boot_strategy: self.boot_strategy.clone(),
+            tags: (!self.tags.is_empty()).then(|| self.tags.clone()),
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            root: self.root,
+            overlay_bytes_max: self.overlay_bytes_max,
+            cache_bytes: self.cache_bytes,
+            rescue_shell: self.rescue_shell,
+        }
+    }
+}
+
+/// Whether a change is made without asking, or not at all.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct ConfirmArgs {
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    /// Only show what would change
+    #[arg(long, conflicts_with = "yes")]
+    pub(crate) dry_run: bool,
+}
+
+/// Shows what a change would do, asks when there is somebody to ask, and makes it.
+/// `change` is first called for a dry run.
+///
+/// # Errors
+/// Those of `change`, and when the answer is no.
+pub(crate) fn change(
+    session: &Session,
+    confirm: ConfirmArgs,
+    change: impl Fn(DryRun) -> anyhow::Result<ChangeReport>,
+) -> anyhow::Result<()> {
+    let planned = change(DryRun::Yes)?;
+    if confirm.dry_run || planned.changes.is_empty() {
+        return show(session, &planned);
+    }
+    let asks = !confirm.yes && std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    if asks {
+        eprintln!("{}", text(&planned));
+        if !agreed("change this?")? {
+            return Err(Failure {
+                message: "nothing was changed".to_owned(),
+                hint: "say yes, or give --yes".to_owned(),
+            }
+            .into());
+        }
+    }
+    let done = change(DryRun::No)?;
+    show(session, &done)
+}
+
+/// Whether a change is only worked out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DryRun {
+    /// It is.
+    Yes,
+    /// It is made.
+    No,
+}
+
+/// Asks a person.
+///
+/// # Errors
+/// When the terminal cannot be read.
+pub(crate) fn agreed(question: &str) -> anyhow::Result<bool> {
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn show(session: &Session, report: &ChangeReport) -> anyhow::Result<()> {
+    if session.json() {
+        return output::json(report);
+    }
+    output::line(&text(report))
+}
+
+/// A change for people: what changes alike is said once.
+pub(crate) fn text(report: &ChangeReport) -> String {
+    if report.changes.is_empty() {
+        return "nothing changes".to_owned();
+    }
+    let mut groups: Vec<(&NamedChange, Vec<String>)> = Vec::new();
+    for change in &report.changes {
+        let alike = |(first, _): &&mut (&NamedChange, Vec<String>)| {
+            first.fields == change.fields && first.is_new == change.is_new
+        };
+        match groups.iter_mut().find(alike) {
+            Some((_, names)) => names.push(change.name.clone()),
+            None => groups.push((change, vec![change.name.clone()])),
+        }
+    }
+    let mut lines = Vec::new();
+    for (change, names) in groups {
+        let is_new = if change.is_new { " (new)" } else { "" };
+        lines.push(format!("{}{is_new}", folded(&names)));
+        let width = change.fields.iter().map(|field| field.field.len()).max();
+        for field in &change.fields {
+            let width = width.unwrap_or(0);
+            let value = |value: &Option<String>| output::or_dash(value.clone());
+            let (before, after) = (value(&field.before), value(&field.after));
+            lines.push(format!("  {:width$}  {before} -> {after}", field.field));
+        }
+    }
+    if !report.running.is_empty() {
+        let names: Vec<String> = report.running.iter().map(NodeName::to_string).collect();
+        lines.push(format!(
+            "running now, and changed by the next boot: {}",
+            folded(&names)
+        ));
+    }
+    if !report.applied {
+        lines.push("nothing is changed yet".to_owned());
+    }
+    lines.join("\n")
+}
+
+fn folded(names: &[String]) -> String {
+    let nodes: Result<Vec<NodeName>, _> = names.iter().map(|name| name.parse()).collect();
+    nodes.map_or_else(|_| names.join(","), |nodes| fold(&nodes))
+}
+
+/// Settings with where they come from.
+pub(crate) fn effective(
+    settings: &Settings,
+    origins: &BTreeMap<String, Origin>,
+) -> Vec<(&'static str, String)> {
+    let line = |setting: &Setting| {
+        let value = settings.text(*setting)?;
+        let origin = match origins.get(setting.as_str()) {
+            None | Some(Origin::Node) => String::new(),
+            Some(Origin::Profile { name }) => format!("  (profile {name})"),
+            Some(Origin::Network { profile }) => format!("  (network's profile {profile})"),
+            Some(Origin::Default) => "  (default)".to_owned(),
+        };
+        Some((setting.as_str(), format!("{value}{origin}")))
+    };
+    Setting::ALL.iter().filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use insta::assert_snapshot;
+    use rootstock_api::FieldChange;
+
+    #[test]
+    fn what_changes_alike_is_said_once() {
+        let change = |name: &str, before: Option<&str>| NamedChange {
+            name: name.to_owned(),
+            is_new: false,
+            fields: vec![
+                FieldChange {
+                    field: "image".to_owned(),
+                    before: before.map(str::to_owned),
+                    after: Some("lab@production".to_owned()),
+                },
+                FieldChange {
+                    field: "kernel_arguments".to_owned(),
+                    before: Some("quiet".to_owned()),
+                    after: None,
+                },
+            ],
+        };
+        let report = ChangeReport {
+            changes: vec![
+                change("n01", None),
+                change("n02", None),
+                change("n03", Some("lab:1")),
+                change("n04", None),
+            ],
+            applied: false,
+            running: vec!["n02".parse().expect("a name")],
+        };
+        assert_snapshot!(text(&report), @r"
+        n[01-02,04]
+          image             - -> lab@production
+          kernel_arguments  quiet -> -
+        n03
+          image             lab:1 -> lab@production
+          kernel_arguments  quiet -> -
+        running now, and changed by the next boot: n02
+        nothing is changed yet
+        ");
+    }
+}

@@ -1,0 +1,362 @@
+//! Writes the first inputs of every target: `seeds CORPUS_DIRECTORY`.
+
+use std::{
+    fs, io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use ed25519_dalek::SigningKey;
+use rootstock_api::Record;
+use rootstock_core::{BLOCK_BYTES, ChunkId, Digest, VersionNumber};
+use rootstock_fuzz::{overlay, sparse::SparseDisk};
+use rootstock_image::{
+    frame::Encoder,
+    grid::{Grid, Region, RegionKind},
+    manifest::Manifest,
+    seal::Seal,
+};
+use rootstock_store::{
+    ChunkStore, StoreOptions,
+    disk::{Disk, SimDisk},
+    objects::{MemoryObjects, Objects as _},
+};
+use rootstock_volume::BlockDevice as _;
+
+type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+fn main() -> io::Result<()> {
+    let mut arguments = std::env::args_os().skip(1);
+    let corpus = arguments.next().map(PathBuf::from);
+    let corpus = corpus.ok_or_else(|| io::Error::other("name the corpus directory"))?;
+    let all = [
+        ("nbd_server", nbd_server()),
+        ("nbd_client", nbd_client()),
+        ("manifest", manifests()),
+        ("api", api()),
+        ("frame", frames()),
+        ("pack", packs()?),
+        ("overlay", logs()?),
+        ("inspect", disks()?),
+        ("planted", vec![("other", b"RS".to_vec())]),
+    ];
+    for (target, seeds) in all {
+        let dir = corpus.join(target);
+        fs::create_dir_all(&dir)?;
+        for (name, bytes) in seeds {
+            fs::write(dir.join(format!("seed-{name}")), bytes)?;
+        }
+    }
+    Ok(())
+}
+
+fn option(number: u32, data: &[u8]) -> Vec<u8> {
+    let len = (data.len() as u32).to_be_bytes();
+    [b"IHAVEOPT".as_slice(), &number.to_be_bytes(), &len, data].concat()
+}
+
+/// The option `GO` or `INFO` for the export `d` without information requests.
+const GO_DATA: [u8; 7] = [0, 0, 0, 1, b'd', 0, 0];
+
+fn nbd_server() -> Seeds {
+    let head = [0, 255, 0, 0, 0, 3];
+    let go = option(7, &GO_DATA);
+    let request = |command: u16, offset: u64, len: u32| {
+        let mut bytes = [0x2560_9513_u32.to_be_bytes().as_slice(), &[0, 0]].concat();
+        bytes.extend(command.to_be_bytes());
+        bytes.extend(7_u64.to_be_bytes());
+        bytes.extend(offset.to_be_bytes());
+        bytes.extend(len.to_be_bytes());
+        bytes
+    };
+    let mut write = request(1, 4096, 8);
+    write.extend([9; 8]);
+    let simple = [
+        &head,
+        go.as_slice(),
+        &request(0, 0, 512),
+        &write,
+        &request(3, 0, 0),
+    ]
+    .concat();
+    let extended = [&head, option(11, &[]).as_slice(), &go].concat();
+    let structured = [&head, option(8, &[]).as_slice(), &go, &request(7, 0, 4096)].concat();
+    let tls = [
+        &[1, 3, 0, 0, 0, 3],
+        option(5, &[]).as_slice(),
+        &option(3, &[]),
+    ]
+    .concat();
+    let old = [&head, option(1, b"d").as_slice(), &request(2, 0, 0)].concat();
+    vec![
+        ("simple", simple),
+        ("extended", extended),
+        ("structured", structured),
+        ("tls", tls),
+        ("export-name", old),
+    ]
+}
+
+fn nbd_client() -> Seeds {
+    let greeting = [b"NBDMAGICIHAVEOPT".as_slice(), &[0, 3]].concat();
+    let reply = |asked: u32, kind: u32, data: &[u8]| {
+        let mut bytes = 0x0003_e889_0455_65a9_u64.to_be_bytes().to_vec();
+        bytes.extend(asked.to_be_bytes());
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend((data.len() as u32).to_be_bytes());
+        bytes.extend(data);
+        bytes
+    };
+    let mut info = vec![0, 0];
+    info.extend((1_u64 << 20).to_be_bytes());
+    info.extend([0, 1]);
+    let unsupported = (1 << 31) + 1;
+    let plain = [
+        greeting.as_slice(),
+        &reply(8, unsupported, &[]),
+        &reply(7, 3, &info),
+        &reply(7, 1, &[]),
+    ];
+    let context = [&[0, 0, 0, 1], b"base:allocation".as_slice()].concat();
+    let structured = [
+        greeting.as_slice(),
+        &reply(8, 1, &[]),
+        &reply(10, 4, &context),
+        &reply(10, 1, &[]),
+        &reply(7, 3, &info),
+        &reply(7, 1, &[]),
+        &0x668e_33ef_u32.to_be_bytes(),
+        &[0, 1, 0, 2],
+        &1_u64.to_be_bytes(),
+        &12_u32.to_be_bytes(),
+        &0_u64.to_be_bytes(),
+        &4096_u32.to_be_bytes(),
+    ];
+    vec![
+        ("plain", plain.concat()),
+        ("structured", structured.concat()),
+    ]
+}
+
+fn manifests() -> Seeds {
+    let with_page = |grid: Grid| {
+        let document = Manifest::zero(grid).encode();
+        let mut page = b"RSTKPAGE\x01\0\x01\0\x02\0\0\0".to_vec();
+        page.extend(Digest::of(b"a").as_bytes());
+        page.extend(Digest::of(b"b").as_bytes());
+        // The first region's root becomes an id of its own.
+        let mut document = document;
+        document[32 + 24..32 + 56].copy_from_slice(Digest::of(&page).as_bytes());
+        [
+            &(document.len() as u16).to_le_bytes(),
+            document.as_slice(),
+            &page,
+        ]
+        .concat()
+    };
+    let region = |start_bytes, len_bytes, kind| Region {
+        start_bytes,
+        len_bytes,
+        kind,
+    };
+    let parted = Grid::new(
+        2 << 30,
+        vec![
+            region(0, 1 << 20, RegionKind::PartitionTable),
+            region(1 << 20, (2 << 30) - (1 << 20), RegionKind::Partition),
+        ],
+    );
+    let key = SigningKey::from_bytes(&[1; 32]);
+    let image = "lab".parse().expect("a name");
+    let seal = Seal::sign(&key, &image, VersionNumber(1), Digest::of(b"manifest"));
+    vec![
+        ("whole", with_page(Grid::whole(512 << 10).expect("a disk"))),
+        ("parted", with_page(parted.expect("a grid"))),
+        ("seal", seal.encode()),
+    ]
+}
+
+fn api() -> Seeds {
+    let mut records = Vec::new();
+    for frame in [b"ab".as_slice(), b"cde"] {
+        Record {
+            chunk: ChunkId::of(frame),
+            raw_bytes: 7,
+            codec: 1,
+            frame,
+        }
+        .write(&mut records);
+    }
+    vec![
+        ("records", records),
+        ("ids", ChunkId::of(b"a").as_bytes().to_vec()),
+        ("spec", b"lab@production".to_vec()),
+        ("volume", br#"{"name":"seat","from":"lab:1"}"#.to_vec()),
+        ("token", br#"{"name":"ci","role":"reader"}"#.to_vec()),
+    ]
+}
+
+fn frames() -> Seeds {
+    let raw = b"chunk ".repeat(99);
+    let frame = Encoder::new().encode(ChunkId::of(&raw), &raw);
+    let len = frame.raw_bytes.to_le_bytes();
+    let zstd = [&[1], len.as_slice(), &frame.bytes].concat();
+    let plain = [&[0], len.as_slice(), &raw].concat();
+    vec![("zstd", zstd), ("raw", plain)]
+}
+
+fn packs() -> io::Result<Seeds> {
+    let objects = Arc::new(MemoryObjects::new());
+    let store =
+        ChunkStore::open(objects.clone(), StoreOptions::default()).map_err(io::Error::other)?;
+    for seed in 1..4 {
+        store.put_raw(&[seed; 700]).map_err(io::Error::other)?;
+    }
+    store.flush().map_err(io::Error::other)?;
+    let mut seeds = Seeds::new();
+    for object in objects.list("packs/")? {
+        let pack = objects.get_range(&object.key, 0, object.len_bytes as usize)?;
+        seeds.push(("whole", [&[1], pack.as_ref()].concat()));
+        seeds.push(("cut", [&[1], &pack[..pack.len() - 40]].concat()));
+    }
+    Ok(seeds)
+}
+
+fn logs() -> io::Result<Seeds> {
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+    let (volume, path) = overlay::create(&disk)?;
+    for round in 0..3_u8 {
+        let at = u64::from(round) * 5 * BLOCK_BYTES;
+        volume
+            .write(at, &[round; 3 * BLOCK_BYTES as usize])
+            .map_err(io::Error::other)?;
+        volume
+            .discard(at + BLOCK_BYTES, BLOCK_BYTES)
+            .map_err(io::Error::other)?;
+        volume.flush().map_err(io::Error::other)?;
+    }
+    let file = disk.open(&path)?;
+    let mut log = vec![0; file.len()? as usize];
+    file.read_at(0, &mut log)?;
+    Ok(vec![("three", [&[1], log.as_slice()].concat())])
+}
+
+/// Small disks, made with the tools that make real ones.
+fn disks() -> io::Result<Seeds> {
+    let dir = tempfile::tempdir()?;
+    let file = |name: &str, kib: u64| {
+        let path = dir.path().join(name);
+        // For the owner only: mkswap warns about anything else.
+        let mut options = fs::File::options();
+        options.create_new(true).write(true).mode(0o600);
+        options.open(&path)?.set_len(kib << 10)?;
+        Ok::<_, io::Error>(path)
+    };
+    let mut seeds = Seeds::new();
+    let mut add = |name, path: &Path| {
+        let disk = fs::read(path)?;
+        seeds.push((name, [vec![1], SparseDisk::to_input(&disk)].concat()));
+        Ok::<_, io::Error>(())
+    };
+    let plain = file("plain", 1024)?;
+    tool(
+        "mke2fs",
+        &[
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-I",
+            "128",
+            "-N",
+            "16",
+            "-O",
+            "^metadata_csum,^uninit_bg,^has_journal,^resize_inode",
+        ],
+        &plain,
+        "",
+    )?;
+    add("ext4-plain", &plain)?;
+    let sums = file("sums", 1024)?;
+    tool(
+        "mke2fs",
+        &[
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-I",
+            "128",
+            "-N",
+            "16",
+            "-O",
+            "metadata_csum,64bit,^has_journal,^resize_inode",
+        ],
+        &sums,
+        "",
+    )?;
+    add("ext4-sums", &sums)?;
+    let groups = file("groups", 4096)?;
+    tool(
+        "mke2fs",
+        &[
+            "-q", "-F", "-t", "ext2", "-b", "1024", "-g", "1024", "-N", "64",
+        ],
+        &groups,
+        "",
+    )?;
+    add("ext2-groups", &groups)?;
+    for (name, bits, kib) in [
+        ("fat12", "12", 1024),
+        ("fat16", "16", 5000),
+        ("fat32", "32", 34_000),
+    ] {
+        let path = file(name, kib)?;
+        tool("mkfs.fat", &["-s", "1", "-F", bits], &path, "")?;
+        add(name, &path)?;
+    }
+    let swap = file("swap", 1024)?;
+    tool("mkswap", &[], &swap, "")?;
+    add("swap", &swap)?;
+    let gpt = file("gpt", 4096)?;
+    tool(
+        "sfdisk",
+        &["--quiet"],
+        &gpt,
+        "label: gpt\nstart=64, size=1024\nstart=2048, size=2048\n",
+    )?;
+    add("gpt", &gpt)?;
+    let mbr = file("mbr", 4096)?;
+    tool(
+        "sfdisk",
+        &["--quiet"],
+        &mbr,
+        "label: dos\nstart=64, size=1024, type=83\nstart=2048, size=4096, type=5\nstart=2112, size=512, type=82\n",
+    )?;
+    add("mbr", &mbr)?;
+    Ok(seeds)
+}
+
+fn tool(name: &str, arguments: &[&str], disk: &Path, input: &str) -> io::Result<()> {
+    use io::Write as _;
+    let missing =
+        |error| io::Error::other(format!("{name}: {error}; 'cargo xtask setup' installs it"));
+    let mut child = Command::new(name)
+        .args(arguments)
+        .arg(disk)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(missing)?;
+    child
+        .stdin
+        .take()
+        .map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()))?;
+    let status = child.wait()?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("{name} ended with {status}")))
+}

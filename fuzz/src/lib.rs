@@ -1,0 +1,5 @@
+//! What the fuzz targets and the maker of their seeds share.
+
+pub mod overlay;
+pub mod pack;
+pub mod sparse;

@@ -1,0 +1,168 @@
+//! A QEMU machine without a disk, that powers on and boots from the network.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::console::Console;
+use crate::process::Process;
+
+/// Where Debian's `ovmf` package keeps the firmware.
+const OVMF: &str = "/usr/share/OVMF";
+
+/// What a machine has instead of a BIOS, and how it asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Firmware {
+    /// SeaBIOS, whose card has iPXE in its ROM.
+    Bios,
+    /// OVMF's own PXE client over IPv4.
+    UefiPxe,
+    /// OVMF's own HTTP boot client over IPv4.
+    UefiHttp,
+    /// As [`Firmware::UefiPxe`], with Secure Boot on and Microsoft's keys enrolled.
+    UefiSecure,
+}
+
+/// A machine to be.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Names it in messages and files.
+    pub name: String,
+    /// Its firmware.
+    pub firmware: Firmware,
+    /// The address of its card.
+    pub mac: String,
+    /// The tap device that its card is plugged into.
+    pub tap: String,
+    /// Its memory.
+    pub memory_mib: u32,
+    /// Its SMBIOS UUID.
+    pub uuid: Option<String>,
+}
+
+/// A machine that is on; its plug is pulled when dropped.
+pub struct PoweredOn {
+    /// Its serial line: firmware, boot loader, kernel and login prompt.
+    pub console: Console,
+    process: Process,
+}
+
+impl Machine {
+    /// Powers it on. `command` starts programs where its tap device is.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started.
+    pub fn power_on(
+        &self,
+        command: impl FnOnce(&str) -> Command,
+        directory: &Path,
+    ) -> Result<PoweredOn> {
+        let mut qemu = command("qemu-system-x86_64");
+        qemu.args(self.arguments(directory)?);
+        let log = directory.join(format!("{}.qemu.log", self.name));
+        let name = format!("machine {}", self.name);
+        let mut process = Process::start_piped(&name, &mut qemu, &log)?;
+        let child = process.child();
+        let input = child.stdin.take().context("the machine has no input")?;
+        let output = child.stdout.take().context("the machine has no output")?;
+        let copy = directory.join(format!("{}.console.log", self.name));
+        let console = Console::new(input, output, &copy)?;
+        Ok(PoweredOn { console, process })
+    }
+
+    fn arguments(&self, directory: &Path) -> Result<Vec<String>> {
+        let mut words: Vec<String> = [
+            "-nodefaults",
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+            "-serial",
+            "stdio",
+            "-accel",
+            "tcg",
+            "-cpu",
+            "max",
+            "-smp",
+            "1",
+            // OVMF has no network boot without random numbers (CVE-2023-45237).
+            "-device",
+            "virtio-rng-pci",
+        ]
+        .map(String::from)
+        .to_vec();
+        words.extend(["-m".to_owned(), format!("{}M", self.memory_mib)]);
+        words.extend([
+            "-netdev".to_owned(),
+            format!("tap,id=net0,ifname={},script=no,downscript=no", self.tap),
+        ]);
+        if let Some(uuid) = &self.uuid {
+            words.extend(["-uuid".to_owned(), uuid.clone()]);
+        }
+        let mut card = format!("virtio-net-pci,netdev=net0,mac={},bootindex=0", self.mac);
+        if self.firmware != Firmware::Bios {
+            // The firmware's own network stack, not iPXE's from the card's ROM.
+            card.push_str(",romfile=");
+            words.extend(self.uefi(directory)?);
+        }
+        words.extend(["-device".to_owned(), card]);
+        Ok(words)
+    }
+
+    fn uefi(&self, directory: &Path) -> Result<Vec<String>> {
+        let (code, variables, machine) = match self.firmware {
+            Firmware::UefiSecure => (
+                "OVMF_CODE_4M.secboot.fd",
+                "OVMF_VARS_4M.ms.fd",
+                "q35,smm=on",
+            ),
+            _ => ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd", "q35"),
+        };
+        let own: PathBuf = directory.join(format!("{}.variables.fd", self.name));
+        if !own.exists() {
+            let from = Path::new(OVMF).join(variables);
+            fs::copy(&from, &own).with_context(|| format!("copy {}", from.display()))?;
+        }
+        let mut words = vec![
+            "-machine".to_owned(),
+            machine.to_owned(),
+            "-drive".to_owned(),
+            format!("if=pflash,unit=0,format=raw,readonly=on,file={OVMF}/{code}"),
+            "-drive".to_owned(),
+            format!("if=pflash,unit=1,format=raw,file={}", own.display()),
+        ];
+        if self.firmware == Firmware::UefiSecure {
+            words.extend(
+                ["-global", "driver=cfi.pflash01,property=secure,value=on"].map(String::from),
+            );
+        }
+        let mut off = vec!["IPv6PXESupport"];
+        if self.firmware == Firmware::UefiHttp {
+            off.push("IPv4PXESupport");
+        }
+        for feature in off {
+            words.extend([
+                "-fw_cfg".to_owned(),
+                format!("name=opt/org.tianocore/{feature},string=n"),
+            ]);
+        }
+        Ok(words)
+    }
+}
+
+impl PoweredOn {
+    /// Pulls its plug.
+    ///
+    /// # Errors
+    /// When it is off already.
+    pub fn pull_plug(mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
