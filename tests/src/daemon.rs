@@ -24,6 +24,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 const BINARY_VARIABLE: &str = "ROOTSTOCK_BIN";
 /// The address of the NBD server of every daemon made here.
 const NBD_HOST: &str = "127.0.0.1";
+/// What `--boot` takes for nowhere.
+pub const BOOT_OFF: &str = "off";
 /// Lets the system choose a free port.
 const ANY_PORT: u16 = 0;
 
@@ -36,8 +38,10 @@ pub struct DaemonOptions {
     pub directory: PathBuf,
     /// The data directory.
     pub data: PathBuf,
-    /// The configuration file's text.
+    /// The configuration file's text. Boot services are off unless it has `[boot]`.
     pub config: String,
+    /// Where machines are booted, as `--boot` takes it; as the configuration says when absent.
+    pub boot: Option<String>,
     /// The network namespace it runs in; this process's own when absent.
     pub namespace: Option<String>,
 }
@@ -84,6 +88,7 @@ impl DaemonOptions {
             directory: directory.to_owned(),
             data: directory.join("data"),
             config: String::new(),
+            boot: None,
             namespace: None,
         })
     }
@@ -279,11 +284,26 @@ fn spawn(options: &DaemonOptions, nbd_port: u16) -> Result<Process> {
         .arg("--nbd")
         .arg(format!("{NBD_HOST}:{nbd_port}"))
         .env("RUST_BACKTRACE", "1");
+    match &options.boot {
+        Some(boot) => {
+            command.args(["--boot", boot]);
+        }
+        None if configures_boot(&options.config) => {}
+        // Nothing answers on the networks of the machine that runs the tests.
+        None => {
+            command.args(["--boot", BOOT_OFF]);
+        }
+    }
     Process::start(
         "the daemon",
         &mut command,
         &options.directory.join("daemon.log"),
     )
+}
+
+/// Whether a configuration says where machines are booted.
+fn configures_boot(config: &str) -> bool {
+    config.lines().any(|line| line.trim() == "[boot]")
 }
 
 fn socket(options: &DaemonOptions) -> PathBuf {
@@ -308,6 +328,15 @@ fn last_document(text: &str) -> Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn boot_services_are_off_unless_configured() {
+        assert!(configures_boot(
+            "[store]\n[boot]\ninterfaces = [\"auto\"]\n"
+        ));
+        assert!(!configures_boot("# [boot]\n[store]\n"));
+        assert!(!configures_boot(""));
+    }
 
     #[test]
     fn the_last_document_is_the_result() {

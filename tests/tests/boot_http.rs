@@ -47,7 +47,13 @@ impl Site {
             program,
             directory,
         };
-        let wait = ["--retry", CONNECT_TRIES, "--retry-delay", "1", "--retry-connrefused"];
+        let wait = [
+            "--retry",
+            CONNECT_TRIES,
+            "--retry-delay",
+            "1",
+            "--retry-connrefused",
+        ];
         site.curl(&[&wait[..], &["-o", "/dev/null", &url("/boot/ipxe")]].concat())?;
         Ok(site)
     }
@@ -101,7 +107,12 @@ fn firmware_gets_whole_files_with_their_lengths() -> Result<()> {
 fn no_path_leads_out_and_unknown_machines_wait() -> Result<()> {
     let mut site = Site::new()?;
     fs::metadata(site.directory.path().join("secret"))?;
-    for path in ["/boot/file/../secret", "/boot/file/..%2fsecret", "/boot/file/%2e%2e/secret", "/boot/file/"] {
+    for path in [
+        "/boot/file/../secret",
+        "/boot/file/..%2fsecret",
+        "/boot/file/%2e%2e/secret",
+        "/boot/file/",
+    ] {
         let code = ["--path-as-is", "-o", "/dev/null", "-w", "%{http_code}"];
         let answer = site.text(&[&code[..], &[&url(path)]].concat())?;
         assert_eq!(answer, "404", "{path}");
@@ -114,7 +125,9 @@ fn no_path_leads_out_and_unknown_machines_wait() -> Result<()> {
     }
     let doctor = site.daemon.json(["boot", "doctor"])?;
     let programs = doctor["programs"].as_array().context("programs")?;
-    let own = programs.iter().find(|program| program["name"] == "snponly.efi");
+    let own = programs
+        .iter()
+        .find(|program| program["name"] == "snponly.efi");
     let path = own.and_then(|own| own["path"].as_str()).context("a path")?;
     assert!(path.ends_with("/files/snponly.efi"), "{path}");
     site.daemon.stop()

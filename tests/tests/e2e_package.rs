@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rootstock_tests::daemon::{self, Daemon, DaemonOptions};
+use rootstock_tests::daemon::{self, BOOT_OFF, Daemon, DaemonOptions};
 use rootstock_tests::tool;
 use tempfile::TempDir;
 
@@ -141,6 +141,8 @@ fn check_configuration(package: &Package) {
         let mut options = DaemonOptions::new(&directory).unwrap();
         options.binary = package.path("usr/bin/rootstock");
         options.config = config;
+        // It would answer on the networks of the machine that runs the tests.
+        options.boot = Some(BOOT_OFF.to_owned());
         let mut daemon = Daemon::start_with(options).unwrap();
         daemon.stop().unwrap();
     }

@@ -200,20 +200,16 @@ fn refusals_reach_the_person_before_the_screen() -> Result<()> {
         ),
         (
             format!("curl -sS -o got tftp://{SERVER}/none.efi"),
-            "File Not Found",
+            // By its number: this curl's text for it is another's.
+            "curl: (68)",
         ),
         (
             format!("curl -sS -T mine tftp://{SERVER}/mine"),
-            "this server only sends files",
+            "curl: (71)",
         ),
     ] {
         let said = lab.said(&words)?;
-        let shown = said.to_lowercase();
-        ensure!(
-            shown.contains(&expected.to_lowercase())
-                || (words.starts_with("curl") && !said.trim().is_empty()),
-            "{words}: {said}"
-        );
+        ensure!(said.contains(expected), "{words}: {said}");
     }
     ensure!(!lab.dir.path().join("files/mine").exists());
     Ok(())
@@ -266,7 +262,8 @@ fn what_is_made_is_served() -> Result<()> {
 #[test]
 fn a_bad_line_loses_time_and_no_bytes() -> Result<()> {
     let lab = Lab::new()?;
-    let size = 60_001;
+    // Each loss without a window costs the second that is waited.
+    let size = 15_001;
     fs::write(lab.dir.path().join("files").join(name(size)), content(size))?;
     for (fields, window) in [
         ("octet|timeout|1", 1),
@@ -338,7 +335,7 @@ impl Line {
     }
 }
 
-/// Receives over a line that loses every eleventh packet of the server and every
+/// Receives over a line that loses every seventh packet of the server and every
 /// fifth of ours, and repeats the request.
 fn lossy(fields: &str, window: u64) -> Result<Vec<u8>> {
     let mut line = Line::open(fields)?;
@@ -349,7 +346,7 @@ fn lossy(fields: &str, window: u64) -> Result<Vec<u8>> {
     loop {
         let packet = line.receive()?;
         arrived += 1;
-        if arrived.is_multiple_of(11) {
+        if arrived.is_multiple_of(7) {
             continue;
         }
         let mut is_last = false;

@@ -22,7 +22,7 @@ const AGENT_BYTES_MAX: u64 = 10 << 20;
 /// # Errors
 /// When the build fails, or what it makes cannot be an `/init`.
 pub(crate) fn run() -> Result<PathBuf> {
-    let target = command::target().join("agent");
+    let target = directory();
     let mut build = command::cargo();
     build
         .args(["build", "--locked", "--package", "rootstock-agent"])
@@ -34,7 +34,7 @@ pub(crate) fn run() -> Result<PathBuf> {
         .arg("--target-dir")
         .arg(&target);
     command::show(&mut build)?;
-    let path = target.join(TARGET).join("agent/rootstock-agent");
+    let path = path();
     let program = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     ensure!(
         !has_interpreter(&program),
@@ -48,6 +48,16 @@ pub(crate) fn run() -> Result<PathBuf> {
         program.len()
     );
     Ok(path)
+}
+
+/// Where [`run`] puts it.
+#[must_use]
+pub(crate) fn path() -> PathBuf {
+    directory().join(TARGET).join("agent/rootstock-agent")
+}
+
+fn directory() -> PathBuf {
+    command::target().join("agent")
 }
 
 /// Whether an ELF file has a segment that names a loader (`PT_INTERP`, `elf(5)`).

@@ -95,11 +95,7 @@ pub(crate) fn run(binary: Option<&Path>) -> Result<()> {
 /// # Errors
 /// When it cannot be made.
 pub(crate) fn golden_image() -> Result<PathBuf> {
-    golden::build(
-        &command::target().join("demo-cache"),
-        Golden::Debian,
-        &note,
-    )
+    golden::build(&command::target().join("demo-cache"), Golden::Debian, &note)
 }
 
 /// Where this run keeps what it makes.
@@ -161,6 +157,7 @@ fn start_daemon(work: &Work, binary: &Path) -> Result<Daemon> {
         directory: work.sockets.clone(),
         data: work.bulk.join("data"),
         config: String::new(),
+        boot: None,
         namespace: None,
     })?;
     note(&format!(

@@ -161,15 +161,61 @@ const STEPS: [&[Need]; 3] = [
             "systemd",
             "checking the service's unit",
         ),
-        Need {
-            purpose: Purpose::Demo,
-            ..need(
-                "mmdebstrap",
-                "mmdebstrap",
-                "",
-                "making a Debian disk image from packages",
-            )
-        },
+        need(
+            "udhcpc",
+            "udhcpc",
+            "busybox",
+            "a peer: busybox's DHCP client",
+        ),
+        need(
+            "/usr/lib/ipxe/undionly.kpxe",
+            "ipxe",
+            "",
+            "boot programs for machines that boot from the network",
+        ),
+        need(
+            "/usr/lib/ipxe/qemu/pxe-virtio.rom",
+            "ipxe-qemu",
+            "",
+            "the boot ROM of a guest's network card",
+        ),
+        need(
+            "/usr/share/OVMF/OVMF_CODE_4M.fd",
+            "ovmf",
+            "",
+            "UEFI firmware for guests",
+        ),
+        need(
+            "/usr/lib/shim/shimx64.efi.signed",
+            "shim-signed",
+            "",
+            "what UEFI with Secure Boot starts first",
+        ),
+        need(
+            "/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed",
+            "grub-efi-amd64-signed",
+            "",
+            "what shim starts, with Secure Boot, from the network",
+        ),
+        need(
+            "ip",
+            "iproute2",
+            "iproute",
+            "networks of their own for tests",
+        ),
+        need("cpio", "cpio", "cpio", "a peer: reading our initrds"),
+        need(
+            "mmdebstrap",
+            "mmdebstrap",
+            "",
+            "making a Debian disk image from packages",
+        ),
+        need(
+            "/usr/lib/x86_64-linux-gnu/libc.a",
+            "libc6-dev",
+            "",
+            "linking the first stage's program statically",
+        ),
         Need {
             purpose: Purpose::Bench,
             ..need("casync", "casync", "casync", "a rival: chunks by content")

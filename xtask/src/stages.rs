@@ -11,7 +11,7 @@
 //! | of a crate, with `crash` in its path | crash |
 //! | every other of a crate, and the examples in documentation | unit |
 //! | in `tests/tests/crash_*.rs` | crash |
-//! | in `tests/tests/nbd_*.rs` | protocol |
+//! | in `tests/tests/nbd_*.rs`, `dhcp_*.rs` and `tftp_*.rs` | protocol |
 //! | in every other file of `tests/tests/` | e2e |
 
 mod build;
@@ -24,6 +24,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::ValueEnum;
 
+use crate::agent;
 use crate::setup::{self, Purpose};
 use crate::stages::build::Program;
 use crate::stages::report::Tally;
@@ -73,6 +74,10 @@ pub(crate) fn run(only: &[Stage]) -> Result<ExitCode> {
     if !later.is_empty() {
         heading("build", "all programs and tests");
         let programs = build::run()?;
+        if later.contains(&Stage::EndToEnd) {
+            // Machines that boot in tests fetch it.
+            agent::run()?;
+        }
         for stage in later {
             heading(stage.name(), stage.describe());
             total.add(run_stage(stage, &programs)?);

@@ -4,7 +4,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use rootstock_core::BLOCK_BYTES;
-use rootstock_volume::{BlockDevice, BlockError, Segments, StatusExtent, Zero};
+use rootstock_volume::{BlockDevice, BlockError, Segment, Segments, StatusExtent, Zero};
 
 use crate::overlay::{BLOCK, Fill, Overlay, Place};
 
@@ -188,19 +188,21 @@ impl<B: BlockDevice> BlockDevice for CowDisk<B> {
         out: &mut Segments,
     ) -> Result<(), BlockError> {
         let end = self.check(offset_bytes, u64::from(len_bytes))?;
+        let mut pieces = Segments::new();
         let mut next = offset_bytes;
         while next < end {
             let (run, run_end) = self.run_at(next, end);
             let len = run_end - next;
             match run {
-                Run::Base => self.base.read(next, len as u32, out)?,
-                Run::Zero => out.push_zero(len as u32),
+                Run::Base => self.base.read(next, len as u32, &mut pieces)?,
+                Run::Zero => pieces.push_zero(len as u32),
                 // Changed meanwhile: look again.
-                Run::Slots(_) if !self.read_slots(next, len, out)? => continue,
+                Run::Slots(_) if !self.read_slots(next, len, &mut pieces)? => continue,
                 Run::Slots(_) => {}
             }
             next = run_end;
         }
+        append(out, &pieces);
         Ok(())
     }
 
@@ -221,12 +223,7 @@ impl<B: BlockDevice> BlockDevice for CowDisk<B> {
             Run::Slots(_) => self.read_slots(at, len, &mut pieces),
         })?;
         if done {
-            for piece in pieces.iter() {
-                match piece {
-                    rootstock_volume::Segment::Zero(len) => out.push_zero(*len),
-                    rootstock_volume::Segment::Bytes(bytes) => out.push(bytes.clone()),
-                }
-            }
+            append(out, &pieces);
         }
         Ok(done)
     }
@@ -306,6 +303,16 @@ impl<B: BlockDevice> BlockDevice for CowDisk<B> {
 
     fn prefetch(&self, offset_bytes: u64, len_bytes: u64) {
         self.base.prefetch(offset_bytes, len_bytes);
+    }
+}
+
+/// Whole answers only: after an error nothing is appended.
+fn append(out: &mut Segments, pieces: &Segments) {
+    for piece in pieces.iter() {
+        match piece {
+            Segment::Zero(len) => out.push_zero(*len),
+            Segment::Bytes(bytes) => out.push(bytes.clone()),
+        }
     }
 }
 

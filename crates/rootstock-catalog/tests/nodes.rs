@@ -236,7 +236,7 @@ async fn changes_are_all_or_nothing_and_dry_runs_nothing() {
     let half = site
         .catalog
         .update_nodes(&[name("n1"), name("n9")], Pass::Keep, |row| {
-            row.macs.clear()
+            row.macs.clear();
         })
         .await;
     assert!(matches!(half, Err(CatalogError::NodeNotFound { .. })));
@@ -251,7 +251,7 @@ async fn changes_are_all_or_nothing_and_dry_runs_nothing() {
     assert!(matches!(swapped, Err(CatalogError::MacTaken { .. })));
     site.catalog
         .update_nodes(&[name("n1")], Pass::Keep, |row| {
-            row.macs = vec![mac(5), mac(1)]
+            row.macs = vec![mac(5), mac(1)];
         })
         .await
         .expect("changes");
@@ -415,7 +415,7 @@ async fn profiles_do_not_inherit_from_themselves() {
         let base = profile_name("base");
         let cycle = catalog
             .update_profile(&base, Pass::Keep, |row| {
-                row.parent = Some(profile_name(parent))
+                row.parent = Some(profile_name(parent));
             })
             .await;
         assert!(
@@ -480,7 +480,7 @@ async fn inheritance_has_a_depth() {
     let first = profile_name("p1");
     let deep = catalog
         .update_profile(&first, Pass::Keep, |row| {
-            row.parent = Some(profile_name("top"))
+            row.parent = Some(profile_name("top"));
         })
         .await;
     assert!(
@@ -513,7 +513,7 @@ async fn a_version_that_a_node_needs_is_in_use() {
     assert_eq!(holders(held), [Holder::Node(name("n1"))]);
     catalog
         .update_nodes(&[name("n1")], Pass::Keep, |row| {
-            row.image = Some("lab".parse().expect("a spec"))
+            row.image = Some("lab".parse().expect("a spec"));
         })
         .await
         .expect("changes");

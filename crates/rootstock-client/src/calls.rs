@@ -176,7 +176,7 @@ impl Client {
     }
 
     /// Sends chunk records; at most [`record::RECORDS_BYTES_MAX`].
-    pub fn import_chunks(&self, id: &str, records: Bytes) -> Answer<ImportReceipt> {
+    pub fn import_chunks(&self, id: &str, records: &Bytes) -> Answer<ImportReceipt> {
         self.send_bytes(&paths::import_chunks(id), records)
     }
 

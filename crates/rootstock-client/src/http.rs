@@ -134,9 +134,9 @@ impl Client {
     pub(crate) fn send_bytes<T: DeserializeOwned>(
         &self,
         path: &str,
-        body: Bytes,
+        body: &Bytes,
     ) -> Result<T, ClientError> {
-        self.parse(&self.repeat(path, &body)?)
+        self.parse(&self.repeat(path, body)?)
     }
 
     /// Sends bytes and reads bytes. Calls with bytes are about chunks, which their

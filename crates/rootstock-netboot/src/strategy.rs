@@ -81,6 +81,13 @@ impl Strategy {
             program: Program::File(file),
         }
     }
+
+    /// Whether its program looks for its next stage on the DHCP server, whoever gave
+    /// it the file (rhboot/shim#165).
+    #[must_use]
+    pub fn asks_the_dhcp_server(&self) -> bool {
+        matches!(self.program, Program::File(file) if file.starts_with("shim"))
+    }
 }
 
 const SCRIPT: &[Strategy] = &[Strategy {
@@ -107,8 +114,10 @@ const fn rule(
 /// The table. UEFI comes in two camps: firmware that wants no option 43 and asks on
 /// port 4011, and firmware that wants it (pixiecore's README.booting; smee;
 /// edk2#8149). Nothing in a packet tells which, and nothing tells whether Secure Boot
-/// is on (FOG), so each row ends with the chain that Secure Boot accepts, and begins
-/// with the one that serves both where it is installed.
+/// is on (FOG), so each row of a processor that has a signed chain begins with it: it
+/// boots with Secure Boot and without. Not so by HTTP boot: there Debian's signed GRUB
+/// (2.06) asks for nothing and stands at its prompt, so that only iPXE's own signed
+/// shim is of use.
 pub const RULES: &[Rule] = &[
     Rule {
         asker: AskerKind::Ipxe,
@@ -167,10 +176,10 @@ pub const RULES: &[Rule] = &[
         Some(Machine::X64),
         &[
             Strategy::new("signed-snponly", Ask, "snponly-shimx64.efi"),
-            Strategy::new("snponly", Ask, "snponly.efi"),
-            Strategy::new("snponly-offer", FileWithPrompt, "snponly.efi"),
             Strategy::new("shim-grub", Ask, "shimx64.efi"),
             Strategy::new("shim-grub-offer", FileWithPrompt, "shimx64.efi"),
+            Strategy::new("snponly", Ask, "snponly.efi"),
+            Strategy::new("snponly-offer", FileWithPrompt, "snponly.efi"),
             Strategy::new("ipxe", Ask, "ipxe.efi"),
             Strategy::new("ipxe-offer", FileWithPrompt, "ipxe.efi"),
         ],
@@ -181,9 +190,9 @@ pub const RULES: &[Rule] = &[
         Some(Machine::Arm64),
         &[
             Strategy::new("signed-snponly", Ask, "snponly-shimaa64.efi"),
+            Strategy::new("shim-grub", Ask, "shimaa64.efi"),
             Strategy::new("snponly", Ask, "snponly-arm64.efi"),
             Strategy::new("snponly-offer", FileWithPrompt, "snponly-arm64.efi"),
-            Strategy::new("shim-grub", Ask, "shimaa64.efi"),
             Strategy::new("ipxe", Ask, "ipxe-arm64.efi"),
         ],
     ),
@@ -204,7 +213,6 @@ pub const RULES: &[Rule] = &[
         &[
             Strategy::new("signed-snponly", Plain, "snponly-shimx64.efi"),
             Strategy::new("snponly", Plain, "snponly.efi"),
-            Strategy::new("shim-grub", Plain, "shimx64.efi"),
             Strategy::new("ipxe", Plain, "ipxe.efi"),
         ],
     ),
@@ -215,7 +223,6 @@ pub const RULES: &[Rule] = &[
         &[
             Strategy::new("signed-snponly", Plain, "snponly-shimaa64.efi"),
             Strategy::new("snponly", Plain, "snponly-arm64.efi"),
-            Strategy::new("shim-grub", Plain, "shimaa64.efi"),
             Strategy::new("ipxe", Plain, "ipxe-arm64.efi"),
         ],
     ),

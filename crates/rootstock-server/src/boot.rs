@@ -149,9 +149,6 @@ impl Boot {
 
 /// Runs the boot services until the stop.
 pub(crate) async fn work(app: Arc<App>, keys: PathBuf, stop: Stop) {
-    if let Some(stages) = app.first_stages.get() {
-        app.boot.set_stages(Arc::new(stages.clone()));
-    }
     app.nodes.set_hooks(Box::new(Hooks {
         app: Arc::downgrade(&app),
         runtime: Handle::current(),
@@ -196,11 +193,11 @@ impl Hooks {
 
 impl NodeHooks for Hooks {
     fn registered(&self, node: &NodeRow) {
-        self.tell(PluginEvent::NodeRegistered, node);
+        self.tell(PluginEvent::Registered, node);
     }
 
     fn gone(&self, node: &NodeRow) {
-        self.tell(PluginEvent::NodeGone, node);
+        self.tell(PluginEvent::Gone, node);
     }
 }
 
@@ -312,7 +309,7 @@ impl Served {
                     let address = place.address;
                     lacks(
                         app,
-                        format!(
+                        &format!(
                             "cannot listen on {address}:69 for TFTP: {error} (is another TFTP server running?)"
                         ),
                     );
@@ -383,10 +380,15 @@ async fn serve(app: Arc<App>, keys: PathBuf, mut stop: Stop) {
                     );
                     served.insert(key, services);
                 }
-                Err(text) => lacks(&app, text),
+                Err(text) => lacks(&app, &text),
             }
         }
-        if stop.rest(SCAN_INTERVAL).await {
+        // A machine that was just added or changed is known at its next question.
+        let stopped = tokio::select! {
+            stopped = stop.rest(SCAN_INTERVAL) => stopped,
+            () = app.nodes.changed() => false,
+        };
+        if stopped {
             break;
         }
     }
@@ -428,7 +430,7 @@ impl Dhcp {
                 self.service = Some(service);
                 self.places = places;
             }
-            Err(text) => lacks(app, format!("no DHCP for booting machines: {text}")),
+            Err(text) => lacks(app, &format!("no DHCP for booting machines: {text}")),
         }
     }
 
@@ -448,13 +450,16 @@ async fn look(app: &App) -> Vec<BootPlace> {
     match found.await {
         Ok(Ok((places, missing))) => {
             for text in missing {
-                lacks(app, text);
+                lacks(app, &text);
             }
             app.boot.networks.set_places(places.clone());
             places
         }
         Ok(Err(error)) => {
-            lacks(app, format!("network interfaces cannot be listed: {error}"));
+            lacks(
+                app,
+                &format!("network interfaces cannot be listed: {error}"),
+            );
             app.boot.networks.places()
         }
         Err(error) => {
@@ -465,8 +470,8 @@ async fn look(app: &App) -> Vec<BootPlace> {
 }
 
 /// Says once what the boot services lack.
-fn lacks(app: &App, text: String) {
-    if app.boot.networks.lack(text.clone()) {
+fn lacks(app: &App, text: &str) {
+    if app.boot.networks.lack(text.to_owned()) {
         tracing::warn!(lack = text, "boot services lack something");
     }
 }

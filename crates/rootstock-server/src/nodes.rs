@@ -14,7 +14,7 @@ use rootstock_api::{
 };
 use rootstock_catalog::{BootRow, NodeRow, ProfileRow, Registered, Registration, StepRow};
 use rootstock_core::{NodeName, ProfileName, VersionSelector, VersionSpec};
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 use crate::{app::App, config::NetworkConfig, http::ApiError};
 
@@ -42,6 +42,7 @@ pub(crate) struct Nodes {
     /// Closed when the daemon stops, so that live views end.
     events: Mutex<Option<broadcast::Sender<NodeEvent>>>,
     hooks: OnceLock<Box<dyn NodeHooks>>,
+    changed: Notify,
 }
 
 impl Default for Nodes {
@@ -49,6 +50,7 @@ impl Default for Nodes {
         Self {
             events: Mutex::new(Some(broadcast::Sender::new(EVENTS_WAITING_MAX))),
             hooks: OnceLock::new(),
+            changed: Notify::new(),
         }
     }
 }
@@ -71,6 +73,16 @@ impl Nodes {
     /// Everything that is told from now on; `None` when the daemon stops.
     pub(crate) fn listen(&self) -> Option<broadcast::Receiver<NodeEvent>> {
         self.events().as_ref().map(broadcast::Sender::subscribe)
+    }
+
+    /// Notes that the nodes or their settings are not what they were.
+    pub(crate) fn note_change(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Returns when they are not, once however often they changed; for one listener.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Ends all live views.
@@ -232,6 +244,7 @@ pub(crate) async fn effective(
 /// Makes a node of a machine that was found on the wire, and tells of it.
 pub(crate) async fn register(app: &App, new: Registration<'_>) -> Result<Registered, ApiError> {
     let registered = app.catalog.register_node(new, Timestamp::now()).await?;
+    app.nodes.note_change();
     if let Registered::New(row) = &registered {
         tracing::info!(node = %row.name, state = ?row.state, "node registered");
         if row.state == rootstock_catalog::NodeState::Ready {

@@ -538,7 +538,9 @@ fn each_slot(map: &BlockMap, mut each: impl FnMut(u64, u32)) {
 }
 
 /// The allocator of a volume that is being opened. Its memory is in proportion to
-/// the data file, whatever the map says.
+/// the data file, whatever the map says: a flush syncs that file before the
+/// transaction that tells of it, and punching keeps its length, so no power cut
+/// leaves a slot past its end.
 fn slots_in_use(state: &Recorded, path: &str, data_bytes: u64) -> Result<Slots, OpenError> {
     let mut slots = Slots::new(0);
     let mut wrong = None;

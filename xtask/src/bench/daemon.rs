@@ -45,7 +45,8 @@ impl Daemon {
             .arg("--api")
             .arg(format!("unix:{}", socket.display()))
             .arg("--nbd")
-            .arg(format!("127.0.0.1:{nbd_port}"));
+            .arg(format!("127.0.0.1:{nbd_port}"))
+            .args(["--boot", "off"]);
         let server = Server::start(&mut command, || {
             UnixStream::connect(&socket).is_ok() && process::listens(nbd_port)
         })?;

@@ -50,7 +50,7 @@ impl Program {
             let prefix = self.target.split('_').next().unwrap_or_default();
             let own = match prefix {
                 CRASH => Stage::Crash,
-                "nbd" => Stage::Protocol,
+                "nbd" | "dhcp" | "tftp" => Stage::Protocol,
                 _ => Stage::EndToEnd,
             };
             return (stage == own).then_some(Selection::All);
@@ -153,6 +153,18 @@ mod tests {
             (
                 "rootstock-tests",
                 "nbd_qemu",
+                true,
+                vec![(Stage::Protocol, All)],
+            ),
+            (
+                "rootstock-tests",
+                "dhcp_peers",
+                true,
+                vec![(Stage::Protocol, All)],
+            ),
+            (
+                "rootstock-tests",
+                "tftp_peers",
                 true,
                 vec![(Stage::Protocol, All)],
             ),

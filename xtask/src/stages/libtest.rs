@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use rootstock_tests::undo::{Action, Undo};
 use rootstock_tests::{tool, wait};
 
+use crate::agent;
 use crate::command;
 use crate::stages::build::{Program, Selection};
 use crate::stages::report::Tally;
@@ -47,6 +48,7 @@ pub(crate) fn run_program(
         .env("CARGO_MANIFEST_DIR", &program.directory)
         .env("CARGO", command::cargo().get_program())
         .env("ROOTSTOCK_BIN", command::target().join("debug/rootstock"))
+        .env("ROOTSTOCK_AGENT", agent::path())
         .env("PATH", command::search_path())
         .env("INSTA_WORKSPACE_ROOT", command::root())
         .env("INSTA_UPDATE", "no")

@@ -80,7 +80,7 @@ impl<'a> Sender<'a> {
         let Some((whole, records)) = self.body.take() else {
             return Ok(());
         };
-        self.client.import_chunks(self.import, records)?;
+        self.client.import_chunks(self.import, &records)?;
         self.body.give_back(whole);
         Ok(())
     }

@@ -55,8 +55,14 @@ pub(super) enum Voice {
 /// What is known of a machine's boot.
 #[derive(Debug, Default)]
 struct Record {
-    /// What is tried to get it from its firmware to our script.
-    trying: Option<Trying>,
+    /// What is tried to get it from its firmware to our script: one for each way that
+    /// its firmware asks, since it may ask by PXE and by HTTP in turn.
+    trying: Vec<Trying>,
+    /// How it asked last.
+    asked: Option<AskerKind>,
+    /// Programs that it fetched and did not go on from: Secure Boot refuses what is
+    /// not signed.
+    refused: Vec<&'static str>,
     /// What worked.
     worked: Option<&'static str>,
     /// How often that failed since.
@@ -77,7 +83,51 @@ struct Record {
 struct Trying {
     client: Client,
     kind: AskerKind,
+    voice: Voice,
     strategy: &'static str,
+}
+
+/// How a strategy failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    /// Nothing more was heard.
+    Silent,
+    /// The program was fetched, and the firmware is back.
+    Refused,
+}
+
+impl Record {
+    fn trying(&self, kind: AskerKind) -> Option<&Trying> {
+        self.trying.iter().find(|trying| trying.kind == kind)
+    }
+
+    fn last_tried(&self) -> Option<&Trying> {
+        self.asked.and_then(|kind| self.trying(kind))
+    }
+
+    fn refuses(&self, strategy: &Strategy) -> bool {
+        matches!(strategy.program, Program::File(file) if self.refused.contains(&file))
+    }
+
+    /// Notes the program of a strategy of `row` as refused; when all are, none is.
+    fn refuse(&mut self, row: &[Strategy], name: &str) {
+        let tried = row.iter().find(|strategy| strategy.name == name);
+        if let Some(Program::File(file)) = tried.map(|strategy| strategy.program) {
+            self.refused.push(file);
+        }
+        if row.iter().all(|strategy| self.refuses(strategy)) {
+            self.refused.clear();
+        }
+    }
+
+    /// The strategy after this one that is not refused; after the last comes the first.
+    fn after(&self, row: &[Strategy], name: &'static str) -> &'static str {
+        let place = row.iter().position(|strategy| strategy.name == name);
+        let after = place.map_or(0, |place| place + 1);
+        let mut round = row.iter().cycle().skip(after).take(row.len());
+        let next = round.find(|strategy| !self.refuses(strategy));
+        next.map_or(name, |strategy| strategy.name)
+    }
 }
 
 /// All machines whose boots are followed.
@@ -137,7 +187,7 @@ impl Machines {
     ) -> Option<(Boot, BootFields)> {
         let chained = self.chained(client.mac, now);
         let kind = strategy::kind(client.program, chained)?;
-        let strategy = self.choose(config, client, kind)?;
+        let strategy = self.choose(config, client, kind, voice)?;
         let record = self.record(client.mac);
         match kind {
             AskerKind::IpxeLacking => record.chained = Some(now),
@@ -146,11 +196,14 @@ impl Machines {
             AskerKind::Ipxe => {}
         }
         if kind != AskerKind::Ipxe {
-            record.trying = Some(Trying {
+            record.trying.retain(|trying| trying.kind != kind);
+            record.trying.push(Trying {
                 client: client.clone(),
                 kind,
+                voice,
                 strategy: strategy.name,
             });
+            record.asked = Some(kind);
         }
         let file = file_of(config, &strategy, client, server);
         if file.len() > FILE_BYTES_MAX {
@@ -173,9 +226,15 @@ impl Machines {
 
     /// The strategy for a machine: what an administrator chose, what is being tried,
     /// what worked before, the first of the row.
-    fn choose(&mut self, config: &Config, client: &Client, kind: AskerKind) -> Option<Strategy> {
+    fn choose(
+        &mut self,
+        config: &Config,
+        client: &Client,
+        kind: AskerKind,
+        voice: Voice,
+    ) -> Option<Strategy> {
         let mac = client.mac;
-        let row = available(config, client, kind);
+        let row = available(config, client, kind, voice);
         let named = |name: &str| row.iter().find(|strategy| strategy.name == name).copied();
         let chosen = self
             .known
@@ -185,8 +244,7 @@ impl Machines {
             return Some(strategy);
         }
         let record = self.records.get(&mac);
-        let trying = record.and_then(|record| record.trying.as_ref());
-        let trying = trying.filter(|trying| trying.kind == kind);
+        let trying = record.and_then(|record| record.trying(kind));
         if let Some(strategy) = trying.and_then(|trying| named(trying.strategy)) {
             return Some(strategy);
         }
@@ -194,31 +252,31 @@ impl Machines {
             self.record(mac).worked = Some(strategy.name);
             return Some(strategy);
         }
-        row.first().copied()
+        let record = self.records.get(&mac);
+        let refused = |strategy: &&Strategy| record.is_some_and(|record| record.refuses(strategy));
+        let mut accepted = row.iter().filter(|strategy| !refused(strategy));
+        accepted.next().or(row.first()).copied()
+    }
+
+    /// Firmware asks, before it is answered: when it had fetched a program and is back
+    /// without having reached its script, that program is not for it.
+    pub(super) fn asks(&mut self, config: &Config, client: &Client, events: &mut Vec<Event>) {
+        let firmware = matches!(client.program, Asker::Pxe | Asker::Http);
+        let back = self
+            .records
+            .get_mut(&client.mac)
+            .is_some_and(|record| std::mem::take(&mut record.fetched));
+        if back && firmware {
+            self.failed(config, client.mac, Failure::Refused, events);
+        }
     }
 
     /// An offer leaves: the machine is expected to fetch something soon.
-    pub(super) fn offered(
-        &mut self,
-        config: &Config,
-        now: Millis,
-        client: &Client,
-        events: &mut Vec<Event>,
-    ) {
-        let back = self
-            .records
-            .get(&client.mac)
-            .is_some_and(|record| record.fetched);
-        let firmware = matches!(client.program, Asker::Pxe | Asker::Http);
-        if back && firmware {
-            // It fetched a program, and is back without having reached its script.
-            self.failed(config, client.mac, events);
-        }
-        let record = self.record(client.mac);
-        record.fetched = false;
+    pub(super) fn offered(&mut self, now: Millis, mac: MacAddress) {
+        let record = self.record(mac);
         if record.waits.is_none() {
             record.waits = Some(now);
-            self.deadlines.push_back((now.after(SILENCE), client.mac));
+            self.deadlines.push_back((now.after(SILENCE), mac));
         }
     }
 
@@ -250,7 +308,8 @@ impl Machines {
             Progress::Script => {
                 record.fetched = false;
                 record.failures = 0;
-                let Some(strategy) = record.trying.as_ref().map(|trying| trying.strategy) else {
+                record.refused.clear();
+                let Some(strategy) = record.last_tried().map(|trying| trying.strategy) else {
                     return;
                 };
                 record.worked = Some(strategy);
@@ -291,29 +350,45 @@ impl Machines {
                 continue;
             }
             self.record(mac).waits = None;
-            self.failed(config, mac, events);
+            self.failed(config, mac, Failure::Silent, events);
         }
     }
 
     /// What is tried for a machine did not get it to its script.
-    fn failed(&mut self, config: &Config, mac: MacAddress, events: &mut Vec<Event>) {
+    fn failed(
+        &mut self,
+        config: &Config,
+        mac: MacAddress,
+        failure: Failure,
+        events: &mut Vec<Event>,
+    ) {
         let Some(record) = self.records.get_mut(&mac) else {
             return;
         };
-        let Some(trying) = &mut record.trying else {
+        let Some(trying) = record.last_tried() else {
             return;
         };
-        let tried = trying.strategy;
+        let (kind, tried) = (trying.kind, trying.strategy);
+        let row = available(config, &trying.client, kind, trying.voice);
         record.failures += 1;
         let proven = record.worked == Some(tried);
+        let mut next = tried;
         if !proven || record.failures >= FAILURES_OF_PROVEN_MAX {
             record.failures = 0;
-            let row = available(config, &trying.client, trying.kind);
-            let place = row.iter().position(|strategy| strategy.name == tried);
-            let next = place.map_or(0, |place| place + 1) % row.len().max(1);
-            trying.strategy = row.get(next).map_or(tried, |strategy| strategy.name);
+            if failure == Failure::Refused {
+                record.refuse(&row, tried);
+            }
+            next = record.after(&row, tried);
         }
-        let next = trying.strategy;
+        for trying in &mut record.trying {
+            if trying.kind == kind {
+                trying.strategy = next;
+            }
+        }
+        // The other ways it may ask begin anew, without what it refused.
+        if failure == Failure::Refused {
+            record.trying.retain(|trying| trying.kind == kind);
+        }
         events.push(Event::Silent {
             mac,
             strategy: tried,
@@ -356,8 +431,10 @@ impl Machines {
     }
 }
 
-/// The strategies of a client's row whose programs are there.
-fn available(config: &Config, client: &Client, kind: AskerKind) -> Vec<Strategy> {
+/// The strategies of a client's row whose programs are there. Beside another DHCP
+/// server, PXE comes to shim last: it takes that server for its TFTP server
+/// (rhboot/shim#165, #137).
+fn available(config: &Config, client: &Client, kind: AskerKind, voice: Voice) -> Vec<Strategy> {
     let there = |strategy: &&Strategy| match (strategy.program, &config.programs) {
         (Program::File(file), Some(programs)) => {
             strategy.announce == Announce::RaspberryPi || programs.contains(file)
@@ -365,7 +442,11 @@ fn available(config: &Config, client: &Client, kind: AskerKind) -> Vec<Strategy>
         _ => true,
     };
     let row = strategy::of(config.rules, client, kind);
-    row.iter().filter(there).copied().collect()
+    let mut row: Vec<_> = row.iter().filter(there).copied().collect();
+    if voice == Voice::Proxy && kind == AskerKind::Pxe {
+        row.sort_by_key(Strategy::asks_the_dhcp_server);
+    }
+    row
 }
 
 /// What to fetch. PXE gets a plain name, for TFTP from `siaddr`; HTTP boot needs a

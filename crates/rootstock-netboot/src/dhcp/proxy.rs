@@ -85,13 +85,16 @@ impl Server {
         if !known && unknown != Unknown::Boot {
             return ignore_ask(ask, Ignored::UnknownMachine, out);
         }
+        let mut events = Vec::new();
+        if kind == MessageType::Offer {
+            machines.asks(config, &ask.client, &mut events);
+        }
         let answer = machines.answer(config, now, &ask.client, Voice::Proxy, server);
         let Some((boot, fields)) = answer else {
             return ignore_ask(ask, Ignored::NoStrategy, out);
         };
-        let mut events = Vec::new();
         if kind == MessageType::Offer {
-            machines.offered(config, now, &ask.client, &mut events);
+            machines.offered(now, ask.client.mac);
         }
         let bytes = reply::bytes(&Reply {
             request: &ask.packet,

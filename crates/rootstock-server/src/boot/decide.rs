@@ -179,7 +179,7 @@ async fn node(
     network: &Network,
 ) -> Step<NodeRow> {
     let lost = |error: CatalogError| failed("look the machine up", chain(&error));
-    let uuid = asked.query.and_then(|query| uuid_of(query));
+    let uuid = asked.query.and_then(uuid_of);
     if let Some(node) = app.catalog.node_by_mac(mac).await.map_err(lost)? {
         return Ok(node);
     }
@@ -362,10 +362,10 @@ const SHARED_UUIDS: &[&str] = &[
 
 /// The machine's UUID in a query, in lower case.
 fn uuid_of(query: &str) -> Option<String> {
-    let values = query
+    let mut values = query
         .split('&')
         .filter_map(|pair| pair.strip_prefix("uuid="));
-    known_uuid(values.last()?)
+    known_uuid(values.next_back()?)
 }
 
 /// A UUID that tells machines apart, in lower case.

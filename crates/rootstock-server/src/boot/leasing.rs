@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rootstock_api::{boot::BootStep, settings::Settings};
+use rootstock_api::boot::BootStep;
 use rootstock_catalog::{LeaseRow, LeaseState as RowState};
 use rootstock_core::MacAddress;
 use rootstock_netboot::{
@@ -31,6 +31,7 @@ use crate::{
     app::{App, hex},
     config::{self, BootMode, NetworkConfig, UnknownPolicy},
     http::chain,
+    nodes::Profiles,
 };
 
 /// How long firmware and iPXE have an address: the system asks again soon.
@@ -57,8 +58,11 @@ pub(crate) async fn serve(app: &Arc<App>, places: &[BootPlace]) -> Result<DhcpSe
 /// The machines that the site knows.
 pub(crate) async fn known(app: &App) -> Vec<Known> {
     let nodes = app.catalog.nodes().await.unwrap_or_default();
+    let profiles = Profiles::read(app).await.unwrap_or_default();
     let each = nodes.into_iter().flat_map(|node| {
-        let settings: Settings = serde_json::from_str(&node.settings).unwrap_or_default();
+        // What cannot be read is said when the machine boots.
+        let effective = profiles.of_node(&node, None).unwrap_or_default();
+        let settings = effective.settings;
         let name = node.name.to_string();
         let address = node.address;
         node.macs.into_iter().map(move |mac| Known {

@@ -339,7 +339,7 @@ async fn chunks(
         })
         .await?;
     app.metrics.chunks_served(ids.len() as u64, len_bytes);
-    let mut response = Body::from_stream(records(app, ids)).into_response();
+    let mut response = Body::from_stream(records(app, &ids)).into_response();
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,
@@ -351,8 +351,8 @@ async fn chunks(
 
 fn records(
     app: Arc<App>,
-    ids: Vec<ChunkId>,
-) -> impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> {
+    ids: &[ChunkId],
+) -> impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + use<> {
     let batches: Vec<Vec<ChunkId>> = ids.chunks(CHUNKS_AT_ONCE).map(<[_]>::to_vec).collect();
     let mut batches = batches.into_iter();
     let next = move || batches.next();
@@ -456,7 +456,7 @@ async fn report(
 
 async fn up(app: &Arc<App>, session: &Session) {
     match app.catalog.node(&session.node).await {
-        Ok(node) => told::later(app, PluginEvent::NodeUp, &node),
+        Ok(node) => told::later(app, PluginEvent::Up, &node),
         Err(error) => tracing::warn!(node = %session.node, error = chain(&error), "node is up"),
     }
 }

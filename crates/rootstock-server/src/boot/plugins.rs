@@ -43,25 +43,28 @@ const ERROR_BYTES_MAX: u64 = 4096;
 
 /// What may be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub(crate) enum PluginEvent {
     /// There is a new node.
-    NodeRegistered,
+    #[serde(rename = "node-registered")]
+    Registered,
     /// A node asks for what it is to run.
-    NodeBooting,
+    #[serde(rename = "node-booting")]
+    Booting,
     /// A node's system is up.
-    NodeUp,
+    #[serde(rename = "node-up")]
+    Up,
     /// A node was shut down or went silent.
-    NodeGone,
+    #[serde(rename = "node-gone")]
+    Gone,
 }
 
 impl PluginEvent {
     fn as_str(self) -> &'static str {
         match self {
-            Self::NodeRegistered => "node-registered",
-            Self::NodeBooting => "node-booting",
-            Self::NodeUp => "node-up",
-            Self::NodeGone => "node-gone",
+            Self::Registered => "node-registered",
+            Self::Booting => "node-booting",
+            Self::Up => "node-up",
+            Self::Gone => "node-gone",
         }
     }
 }
@@ -420,7 +423,7 @@ mod tests {
         let document = serde_json::json!({"node": {"name": "n001"}});
         // Ends when nobody has the pipe open for writing any more.
         let held = std::thread::spawn(move || fs::read(pipe));
-        let said = plugins.tell(PluginEvent::NodeBooting, &document).await;
+        let said = plugins.tell(PluginEvent::Booting, &document).await;
         let lines: Vec<_> = said
             .iter()
             .map(|(name, answer)| match answer {
@@ -447,9 +450,7 @@ mod tests {
     #[tokio::test]
     async fn no_directory_is_no_plugins() {
         let plugins = Plugins::new(Path::new("/nonexistent/plugins.d"));
-        let said = plugins
-            .tell(PluginEvent::NodeUp, &serde_json::json!({}))
-            .await;
+        let said = plugins.tell(PluginEvent::Up, &serde_json::json!({})).await;
         assert!(said.is_empty());
     }
 }

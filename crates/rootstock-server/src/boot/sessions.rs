@@ -230,7 +230,7 @@ impl Sessions {
     /// Tells plug-ins that a machine is gone.
     pub(crate) async fn tell_gone(&self, app: &Arc<App>, session: &Session) {
         match app.catalog.node(&session.node).await {
-            Ok(node) => told::later(app, PluginEvent::NodeGone, &node),
+            Ok(node) => told::later(app, PluginEvent::Gone, &node),
             Err(error) => tracing::debug!(error = chain(&error), "a deleted node is gone"),
         }
     }

@@ -151,7 +151,7 @@ impl Roster {
 pub(crate) fn later(app: &Arc<App>, event: PluginEvent, node: &NodeRow) {
     let (app, node) = (Arc::clone(app), node.clone());
     tokio::spawn(async move {
-        if event == PluginEvent::NodeRegistered
+        if event == PluginEvent::Registered
             && let Ok(key) = identity::host_key(&app, &node).await
         {
             app.boot.roster.key(&node.name, &key.public);
@@ -184,7 +184,7 @@ pub(crate) async fn booting(
             "settings": settings,
             "domain": network.config.domain,
         });
-        let event = PluginEvent::NodeBooting;
+        let event = PluginEvent::Booting;
         let document = document(app, event, node, Some(more)).await;
         for (name, answer) in app.boot.plugins.tell(event, &document).await {
             if let Ok(answer) = answer {

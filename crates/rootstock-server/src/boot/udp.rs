@@ -337,7 +337,7 @@ mod tests {
             checksum(&[&frame[12..20], &[0, 17, 0, 11], &frame[20..]]),
             0
         );
-        assert!(udp_packet(&mut frame, &[0; 70_000], from, to).is_err());
+        assert!(udp_packet(&mut frame, &vec![0; 70_000], from, to).is_err());
     }
 
     #[test]

@@ -87,7 +87,9 @@ fn to_csv(nodes: &[NodeSpec]) -> Result<String, csv::Error> {
             writer.write_record(std::iter::once(mac).chain(&rest))?;
         }
     }
-    let bytes = writer.into_inner().map_err(|error| error.into_error())?;
+    let bytes = writer
+        .into_inner()
+        .map_err(csv::IntoInnerError::into_error)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

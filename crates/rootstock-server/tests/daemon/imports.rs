@@ -1,7 +1,6 @@
 //! Imports: whole, resumed, unchanged, incomplete and broken.
 
 use axum::body::Body;
-use hyper::Method;
 use rootstock_api::{
     HistoryList, ImageList, ImportCommit, ImportList, Outcome, ProblemCode, Records, SEAL_HEADER,
     TokenRole, VersionDetail, paths, record::encode_ids,

@@ -221,6 +221,9 @@ impl Server {
                 },
             );
         }
+        let mut events = Vec::new();
+        self.machines.asks(&self.config, &ask.client, &mut events);
+        out.extend(events.into_iter().map(Action::Event));
         let boot = self.boot_of(now, ask, network);
         self.send_lease(
             ask,
@@ -231,10 +234,7 @@ impl Server {
             out,
         );
         if boot.is_some() {
-            let mut events = Vec::new();
-            self.machines
-                .offered(&self.config, now, &ask.client, &mut events);
-            out.extend(events.into_iter().map(Action::Event));
+            self.machines.offered(now, mac);
         }
         if ask.client.program.boots() {
             out.push(Action::Event(Event::Offered {

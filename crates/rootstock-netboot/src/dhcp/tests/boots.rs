@@ -14,6 +14,10 @@ fn pxe(number: &[u8]) -> Options<'_> {
     ]
 }
 
+fn http_boot() -> Options<'static> {
+    vec![(60, b"HTTPClient:Arch:00016"), (93, &[0, 16]), (97, UUID)]
+}
+
 fn file(packet: &Outgoing) -> String {
     let bytes = &packet.bytes[108..236];
     assert_eq!(bytes[127], 0, "the name ends within the header");
@@ -294,14 +298,15 @@ fn what_worked_is_tried_first() {
     let silent = Event::Silent {
         mac: mac(1),
         strategy: "snponly",
-        next: "snponly-offer",
+        next: "shim-grub",
     };
     assert!(again.contains(&Action::Event(silent)), "{again:?}");
-    offer(&mut server, &options, START);
+    // The same program is not announced in another way, and this very offer knows it.
+    assert_eq!(file(&offer(&mut server, &options, START)), "shimx64.efi");
     let worked = server.progress(START, Who::Card(mac(1)), Progress::Script);
     let event = Event::Worked {
         mac: mac(1),
-        strategy: "snponly-offer",
+        strategy: "shim-grub",
     };
     assert_eq!(worked, [Action::Event(event)]);
 
@@ -319,6 +324,26 @@ fn what_worked_is_tried_first() {
         };
         assert_eq!(*next, expected);
     }
+}
+
+/// The boot manager of OVMF goes from PXE to HTTP boot when Secure Boot refused what
+/// PXE fetched: the same program would be refused again.
+#[test]
+fn what_was_refused_is_not_given_by_another_way() {
+    let mut settings = config(Mode::Proxy);
+    settings.programs = Some(["snponly.efi", "ipxe.efi"].map(str::to_owned).into());
+    let mut server = Server::new(settings);
+    assert_eq!(
+        file(&offer(&mut server, &pxe(&[0, 7]), START)),
+        "snponly.efi"
+    );
+    server.progress(START, Who::Card(mac(1)), Progress::File);
+    let by_http = file(&offer(&mut server, &http_boot(), START));
+    assert!(by_http.ends_with("/ipxe.efi"), "{by_http}");
+    // And when all are refused, all are tried again.
+    server.progress(START, Who::Card(mac(1)), Progress::File);
+    let by_http = file(&offer(&mut server, &http_boot(), START));
+    assert!(by_http.ends_with("/snponly.efi"), "{by_http}");
 }
 
 /// A card's iPXE without HTTP gets ours, once; then the script.

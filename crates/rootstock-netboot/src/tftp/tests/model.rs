@@ -101,16 +101,23 @@ struct Counts {
     advances: u64,
 }
 
+/// An end of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Client,
+    Server,
+}
+
 struct Network {
     fates: Vec<Fate>,
     at: usize,
     losses: u32,
-    queue: BTreeMap<(u64, u64), (bool, Vec<u8>)>,
+    queue: BTreeMap<(u64, u64), (End, Vec<u8>)>,
     order: u64,
 }
 
 impl Network {
-    fn put(&mut self, now: Millis, to_client: bool, packet: Vec<u8>) {
+    fn put(&mut self, now: Millis, to: End, packet: &[u8]) {
         let mut fate = Fate::Deliver;
         if !self.fates.is_empty() {
             fate = self.fates[self.at % self.fates.len()];
@@ -134,7 +141,7 @@ impl Network {
         for delay in delays {
             self.order += 1;
             let key = (now.0 + delay, self.order);
-            self.queue.insert(key, (to_client, packet.clone()));
+            self.queue.insert(key, (to, packet.to_vec()));
         }
     }
 }
@@ -167,14 +174,14 @@ fn run(file: &[u8], fields: &str, fates: &[Fate]) -> (Vec<u8>, Outcome, Counts, 
     loop {
         match std::mem::replace(&mut action, Action::Nothing) {
             Action::Nothing => {}
-            Action::Send(packet) => network.put(now, true, packet),
+            Action::Send(packet) => network.put(now, End::Client, &packet),
             Action::SendWindow { first, count } => {
                 for block in first..first + u64::from(count) {
                     let range = transfer.block_range(block);
                     let range = range.start as usize..range.end as usize;
                     let packet = [&Transfer::data_header(block), &file[range]].concat();
                     counts.data += 1;
-                    network.put(now, true, packet);
+                    network.put(now, End::Client, &packet);
                 }
             }
             Action::End(outcome) => return (client.file, outcome, counts, transfer),
@@ -184,10 +191,10 @@ fn run(file: &[u8], fields: &str, fates: &[Fate]) -> (Vec<u8>, Outcome, Counts, 
         let timer = transfer.deadline().0.min(client.deadline.0);
         now = Millis(arrival.min(timer).max(now.0));
         if arrival <= timer {
-            let (_, (to_client, packet)) = network.queue.pop_first().expect("is there");
-            if to_client {
+            let (_, (to, packet)) = network.queue.pop_first().expect("is there");
+            if to == End::Client {
                 if let Some(answer) = client.take(now, &packet) {
-                    network.put(now, false, answer);
+                    network.put(now, End::Server, &answer);
                 }
             } else {
                 let before = transfer.acked_bytes();
@@ -202,7 +209,7 @@ fn run(file: &[u8], fields: &str, fates: &[Fate]) -> (Vec<u8>, Outcome, Counts, 
             let again = client.last_packet.clone();
             // A client that has everything waits a while and repeats nothing.
             if !client.is_complete {
-                network.put(now, false, again);
+                network.put(now, End::Server, &again);
             }
         } else {
             action = transfer.poll(now);

@@ -37,6 +37,9 @@ const BUNDLE_PACKETS_MAX: usize = 64;
 /// matters because the kernel would cut those too.
 const BUNDLE_BLOCK_BYTES_MIN: u16 = 256;
 
+/// What is below it is named by a boot token.
+const TOKEN_FILES: &str = "boot/s/";
+
 /// A file to be sent, and everything that it takes.
 pub(super) struct Job {
     pub(super) place: Place,
@@ -65,7 +68,7 @@ impl Job {
             let declined = match self.send() {
                 Ok(declined) => declined,
                 Err(error) => {
-                    let (peer, name) = (self.place.pair.peer, &self.request.name);
+                    let (peer, name) = (self.place.pair.peer, self.shown_name());
                     tracing::warn!(%error, %peer, name, "no socket for a TFTP transfer");
                     return;
                 }
@@ -146,7 +149,7 @@ impl Job {
                     continue;
                 }
                 Err(SendError::Read(error)) => {
-                    tracing::error!(%error, name = self.request.name, "boot file not readable");
+                    tracing::error!(%error, name = self.shown_name(), "boot file not readable");
                     return End::Refused(Refusal::Unreadable);
                 }
             }
@@ -177,15 +180,22 @@ impl Job {
         }
     }
 
+    /// The file's name for the log, where a boot token has no place.
+    fn shown_name(&self) -> &str {
+        let name = &self.request.name;
+        let secret = name.trim_start_matches('/').starts_with(TOKEN_FILES);
+        if secret { TOKEN_FILES } else { name }
+    }
+
     fn refused(&self, socket: &UdpSocket, refusal: &Refusal) {
         let peer = self.place.pair.peer;
-        tracing::info!(%peer, name = self.request.name, reason = %refusal, "TFTP request refused");
+        tracing::info!(%peer, name = self.shown_name(), reason = %refusal, "TFTP request refused");
         // It is asked again when this is lost.
         let _ = socket.send(&refusal.packet());
     }
 
     fn tell(&self, end: End, transfer: &Transfer, socket: &UdpSocket, took: Duration) {
-        let (peer, name) = (self.place.pair.peer, &self.request.name);
+        let (peer, name) = (self.place.pair.peer, self.shown_name());
         let bytes = transfer.acked_bytes();
         match end {
             End::Outcome(Outcome::Complete) => tracing::info!(

@@ -64,6 +64,7 @@ pub(crate) async fn create(
     let new = request.nodes.into_iter().map(new_node);
     let new: Vec<NewNode> = new.collect::<Result<_, _>>()?;
     app.catalog.add_nodes(&new, Timestamp::now()).await?;
+    app.nodes.note_change();
     let profiles = Profiles::read(&app).await?;
     let mut nodes = Vec::with_capacity(new.len());
     for node in &new {
@@ -117,6 +118,7 @@ pub(crate) async fn set(
         .catalog
         .update_nodes(names, pass, |row| edit(row, &request));
     let changed = changed.await?;
+    app.nodes.note_change();
     let mut changes = Vec::new();
     for change in &changed {
         let fields = difference(&change.before, &change.after)?;
@@ -148,6 +150,7 @@ pub(crate) async fn delete(
         return Err(runs(&running));
     }
     let deleted = app.catalog.delete_nodes(names).await?;
+    app.nodes.note_change();
     for row in &deleted {
         tracing::info!(node = %row.name, "node deleted");
         app.nodes.gone(row);
@@ -168,6 +171,7 @@ pub(crate) async fn approve(
 ) -> Result<ApiJson<NodesDone>, ApiError> {
     let names = request.nodes.names();
     let approved = app.catalog.approve_nodes(names, Timestamp::now()).await?;
+    app.nodes.note_change();
     for row in &approved {
         joined(&app, row);
     }
@@ -215,6 +219,7 @@ pub(crate) async fn import(
         Pass::Keep
     };
     let put = app.catalog.put_nodes(&new, pass, Timestamp::now()).await?;
+    app.nodes.note_change();
     let mut changes = Vec::new();
     for (before, after) in &put {
         let nothing = NodeRow {

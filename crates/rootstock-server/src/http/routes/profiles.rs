@@ -94,6 +94,7 @@ pub(crate) async fn set(
         }
     });
     let (before, after) = changed.await?;
+    app.nodes.note_change();
     let mut fields = Vec::new();
     let parent = |row: &ProfileRow| row.parent.as_ref().map(ProfileName::to_string);
     push_change(&mut fields, "parent", parent(&before), parent(&after));
