@@ -102,6 +102,21 @@ impl Console {
         }
     }
 
+    /// Logs in as root at the prompt, which must come within `limit`.
+    ///
+    /// # Errors
+    /// When the prompt does not come or the password is refused.
+    pub fn log_in(&mut self, password: &str, limit: Duration) -> Result<()> {
+        self.expect("login: ", limit)?;
+        self.send("root\n")?;
+        self.expect("Password: ", limit)?;
+        self.send(&format!("{password}\n"))?;
+        self.expect("# ", limit)?;
+        // A plain prompt: no colours and no bracketed paste between us and the answers.
+        self.shell("export TERM=dumb", limit)?;
+        Ok(())
+    }
+
     /// Runs `command` in the shell that waits on the console and gives its output.
     ///
     /// # Errors

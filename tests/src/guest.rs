@@ -98,14 +98,7 @@ impl Guest {
     /// # Errors
     /// When the prompt does not come or the password is refused.
     pub fn log_in(&mut self, password: &str, limit: Duration) -> Result<()> {
-        self.console.expect("login: ", limit)?;
-        self.console.send("root\n")?;
-        self.console.expect("Password: ", limit)?;
-        self.console.send(&format!("{password}\n"))?;
-        self.console.expect("# ", limit)?;
-        // A plain prompt: no colours and no bracketed paste between us and the answers.
-        self.console.shell("export TERM=dumb", limit)?;
-        Ok(())
+        self.console.log_in(password, limit)
     }
 
     /// Waits until it has powered itself off.

@@ -13,6 +13,7 @@ pub mod guest;
 pub mod http;
 pub mod initrd;
 pub mod kernel;
+pub mod lan;
 pub mod mount;
 pub mod namespace;
 pub mod node_service;

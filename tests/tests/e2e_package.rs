@@ -148,17 +148,18 @@ fn check_configuration(package: &Package) {
     }
 }
 
-/// Takes the comment of each key away, but for examples: a key's second line, and paths to files.
+/// Takes the comment of each table and key away, but for examples: a key's second line, and paths to files.
 fn uncommented(text: &str) -> String {
     let mut lines = Vec::new();
     let mut keys = Vec::new();
     for line in text.lines().rev() {
         let key = line.strip_prefix('#').filter(|rest| !rest.starts_with(' '));
         let Some((name, value)) = key.and_then(|key| key.split_once(" = ")) else {
-            if line.starts_with('[') {
+            let table = key.filter(|key| key.starts_with('[')).unwrap_or(line);
+            if table.starts_with('[') {
                 keys.clear();
             }
-            lines.push(line.to_owned());
+            lines.push(table.to_owned());
             continue;
         };
         if !keys.contains(&name) && !value.contains("tls.") {

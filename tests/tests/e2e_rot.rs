@@ -187,11 +187,14 @@ impl Fixture {
 
     /// Starts the daemon anew, so that the scrub begins, and gives what it found.
     fn scrubbed(&mut self) -> Value {
+        // It outlives the restart.
+        let before = self.daemon.json(["scrub", "status"]).unwrap()["last_pass"].take();
         self.daemon.kill().unwrap();
         self.daemon.restart().unwrap();
         wait::until("a whole pass of the scrub", SCRUB_LIMIT, || {
             let status = self.daemon.json(["scrub", "status"])?;
-            Ok(status["last_pass"].is_string().then_some(status))
+            let last = &status["last_pass"];
+            Ok((last.is_string() && *last != before).then_some(status))
         })
         .unwrap()
     }

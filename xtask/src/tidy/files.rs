@@ -69,13 +69,17 @@ fn finish(faults: &[String], notes: Vec<String>) -> Result<Vec<String>> {
     bail!("{}", faults.join("\n"));
 }
 
-/// The lines that only run in tests: all of a test's file, or what follows `cfg(test)`.
+/// The lines that only run in tests: all of a test's file, or what follows `cfg(test)`,
+/// unless that only names a file of tests.
 fn test_lines<'a>(name: &str, text: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
     let only_tests = name.contains("/tests/") || name.ends_with("/tests.rs");
     let start = if only_tests {
         0
     } else {
-        let found = text.lines().position(|line| line.trim() == "#[cfg(test)]");
+        let lines: Vec<&str> = text.lines().collect();
+        let found = lines.windows(2).position(|pair| {
+            pair[0].trim() == "#[cfg(test)]" && !pair[1].trim_end().ends_with(';')
+        });
         found.unwrap_or(usize::MAX)
     };
     text.lines()
@@ -166,5 +170,7 @@ mod tests {
         };
         assert_eq!(lines("crates/a/src/lib.rs"), [2, 3]);
         assert_eq!(lines("crates/a/tests/all.rs"), [1, 2, 3]);
+        let text = "#[cfg(test)]\nmod tests;\nfn a() {}\n";
+        assert_eq!(test_lines("crates/a/src/lib.rs", text).count(), 0);
     }
 }

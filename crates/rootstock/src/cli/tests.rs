@@ -118,6 +118,9 @@ fn help_teaches() {
       image        Import, export and look after images
       import       Look after imports that are not finished
       volume       Make and look after writable clones (a seat's writeback, a super client)
+      node         Add and look after machines (seats, PCs), and see them boot
+      profile      Make and look after settings that nodes inherit
+      boot         Look after the services that boot machines
       gc           Free the space of what nothing needs
       scrub        Start and watch the check of all stored data
       token        Let other machines use the API

@@ -77,7 +77,5 @@ fn every_kind_says_what_to_do() {
 fn programs_get_the_same() {
     let problem = Problem::new(ProblemCode::ImageNotFound, "there is no image lab");
     let error = anyhow::Error::from(ClientError::Problem(Box::new(problem)));
-    assert_snapshot!(as_json(&error), @r#"
-    {"causes":[],"code":"image-not-found","error":"there is no image lab","exit":1,"hint":"'rootstock image list' shows what there is"}
-    "#);
+    assert_snapshot!(as_json(&error), @r#"{"causes":[],"code":"image-not-found","error":"there is no image lab","exit":1,"hint":"'rootstock image list' shows what there is"}"#);
 }
