@@ -29,6 +29,7 @@ impl Site {
         fs::write(at("rootstock.toml"), "").unwrap();
         command
             .args(["serve", "--log", "debug", "--nbd", "127.0.0.1:0"])
+            .args(["--boot", daemon::BOOT_OFF])
             .args(["--api", &format!("unix:{}", at("api.sock").display())])
             .args(["--api", "https://127.0.0.1:0"])
             .arg("--config")
