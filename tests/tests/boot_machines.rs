@@ -14,6 +14,22 @@ use serde_json::Value;
 
 const SHELL_LIMIT: Duration = Duration::from_secs(120);
 
+/// A name, a number and firmware for each machine that boots in its own way.
+const FIRMWARES: [(&str, u8, Firmware); 3] = [
+    ("bios", 1, Firmware::Bios),
+    ("uefi", 2, Firmware::UefiPxe),
+    ("http", 3, Firmware::UefiHttp),
+];
+
+/// Makes nodes of all firmwares and powers them on at once.
+fn power_on_all(lan: &Lan) -> Vec<PoweredOn> {
+    for (name, number, _) in FIRMWARES {
+        lan.add_node(name, number, "debian").expect("a node");
+    }
+    let on = FIRMWARES.map(|(name, number, firmware)| lan.power_on(name, number, firmware));
+    on.into_iter().map(|on| on.expect("on")).collect()
+}
+
 fn image(golden: Golden) -> PathBuf {
     let cache = golden::cache().expect("a place for images");
     golden::build(&cache, golden, &|line| println!("{line}")).expect("an image")
@@ -52,20 +68,9 @@ fn three_firmwares_boot_from_our_dhcp() {
     let mut lan = Lan::new("dhcp", "").expect("a lab");
     lan.import("debian", &image(Golden::Debian))
         .expect("imported");
-    let kinds = [
-        ("bios", 1, Firmware::Bios),
-        ("uefi", 2, Firmware::UefiPxe),
-        ("http", 3, Firmware::UefiHttp),
-    ];
-    for (name, number, _) in kinds {
-        lan.add_node(name, number, "debian").expect("a node");
-    }
     let mut identities = Vec::new();
-    let mut machines: Vec<_> = kinds
-        .iter()
-        .map(|(name, number, firmware)| lan.power_on(name, *number, *firmware).expect("on"))
-        .collect();
-    for (machine, (name, ..)) in machines.iter_mut().zip(kinds) {
+    let mut machines = power_on_all(&lan);
+    for (machine, (name, ..)) in machines.iter_mut().zip(FIRMWARES) {
         lan.log_in(machine, name).expect("logged in");
         assert_eq!(shell(machine, "hostname"), name);
         let key = shell(machine, "cut -d' ' -f2 /etc/ssh/ssh_host_ed25519_key.pub");
@@ -135,19 +140,8 @@ fn firmwares_boot_beside_a_sites_dnsmasq() {
         Process::start("dnsmasq", &mut dnsmasq, &lan.path("dnsmasq.log")).expect("dnsmasq starts");
     lan.import("debian", &image(Golden::Debian))
         .expect("imported");
-    let kinds = [
-        ("bios", 1, Firmware::Bios),
-        ("uefi", 2, Firmware::UefiPxe),
-        ("http", 3, Firmware::UefiHttp),
-    ];
-    for (name, number, _) in kinds {
-        lan.add_node(name, number, "debian").expect("a node");
-    }
-    let mut machines: Vec<_> = kinds
-        .iter()
-        .map(|(name, number, firmware)| lan.power_on(name, *number, *firmware).expect("on"))
-        .collect();
-    for (machine, (name, ..)) in machines.iter_mut().zip(kinds) {
+    let mut machines = power_on_all(&lan);
+    for (machine, (name, ..)) in machines.iter_mut().zip(FIRMWARES) {
         lan.log_in(machine, name).expect("logged in");
         let address = shell(machine, "ip -4 -o addr show scope global");
         assert!(address.contains("10.77.0.1"), "{address}");
