@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use anyhow::{Context, Result, ensure};
+
 use crate::disk::{self, FIRST_PARTITION_BYTES};
 use crate::tool;
 use crate::undo::{Action, Undo};
 use crate::watch::{Say, watch};
-use anyhow::{Context, Result, ensure};
 
 /// The password of root in every image made here.
 pub const PASSWORD: &str = "rootstock";

@@ -31,7 +31,7 @@ const WRITTEN: &str = "/root/written-in-a-clone";
 pub(crate) fn run(binary: Option<&Path>) -> Result<()> {
     let progress = Progress::new(STEPS);
     progress.step("setting up this machine", || {
-        setup::run(&[Purpose::Test, Purpose::Demo])?;
+        setup::run(&[Purpose::Test])?;
         ensure!(
             tool::run("id", ["-u"])?.trim() == "0",
             "the demo mounts disk images: run it as root, such as with `sudo --preserve-env=PATH,HOME cargo xtask demo`"

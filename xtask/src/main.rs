@@ -33,11 +33,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Task {
     /// Install what this machine lacks to build and test, and say why.
-    Setup {
-        /// Also what the demo needs.
-        #[arg(long)]
-        demo: bool,
-    },
+    Setup,
     /// Set up, then run every test in stages; ends with "N passed, N failed".
     Test {
         /// Only this stage; may be given more than once.
@@ -84,8 +80,7 @@ fn main() -> ExitCode {
 fn run(task: &Task) -> Result<ExitCode> {
     signals::clean_up_on_signals()?;
     match task {
-        Task::Setup { demo: false } => setup::run(&[Purpose::Test])?,
-        Task::Setup { demo: true } => setup::run(&[Purpose::Test, Purpose::Demo])?,
+        Task::Setup => setup::run(&[Purpose::Test])?,
         Task::Test { stage } => return stages::run(stage),
         Task::Package { binary, output } => {
             let path = package::run(binary.as_deref(), output.as_deref())?;

@@ -10,10 +10,8 @@ use crate::command::{self, find_program};
 /// What the machine is set up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Building and `cargo xtask test`.
+    /// Building, `cargo xtask test` and `cargo xtask demo`.
     Test,
-    /// `cargo xtask demo`.
-    Demo,
     /// `cargo xtask bench`.
     Bench,
 }

@@ -4,7 +4,9 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use rootstock_core::BLOCK_BYTES;
-use rootstock_volume::{BlockDevice, BlockError, Segment, Segments, StatusExtent, Zero};
+use rootstock_volume::{
+    BlockDevice, BlockError, Segment, Segments, StatusExtent, Zero, device::check_range,
+};
 
 use crate::overlay::{BLOCK, Fill, Overlay, Place};
 
@@ -45,15 +47,8 @@ impl<B: BlockDevice> CowDisk<B> {
     }
 
     fn check(&self, offset_bytes: u64, len_bytes: u64) -> Result<u64, BlockError> {
-        let size_bytes = self.size_bytes();
-        match offset_bytes.checked_add(len_bytes) {
-            Some(end) if end <= size_bytes => Ok(end),
-            _ => Err(BlockError::OutOfRange {
-                offset_bytes,
-                len_bytes,
-                size_bytes,
-            }),
-        }
+        let range = check_range(offset_bytes, len_bytes, self.size_bytes())?;
+        Ok(range.end())
     }
 
     /// Calls `each` with every run of a range: its kind, its first byte and its

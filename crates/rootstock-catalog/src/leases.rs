@@ -78,17 +78,6 @@ pub struct Taken {
     pub address: Ipv4Addr,
 }
 
-/// An address that is one node's, whichever of its cards asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reservation {
-    /// One of the node's cards.
-    pub mac: MacAddress,
-    /// The address.
-    pub address: Ipv4Addr,
-    /// The node.
-    pub node: NodeName,
-}
-
 #[derive(sqlx::FromRow)]
 struct Columns {
     address: String,
@@ -243,27 +232,5 @@ impl Catalog {
             .await
             .map_err(failed("forget old leases"))?;
         Ok(done.rows_affected())
-    }
-
-    /// The addresses that are nodes' own.
-    ///
-    /// # Errors
-    /// [`CatalogError::Database`], [`CatalogError::Corrupt`].
-    pub async fn reservations(&self) -> Result<Vec<Reservation>, CatalogError> {
-        let rows: Vec<(String, String, String)> = sqlx::query_as(
-            "SELECT m.mac, n.address, n.name FROM node n JOIN node_mac m ON m.node = n.name \
-             WHERE n.address IS NOT NULL ORDER BY n.name, m.mac",
-        )
-        .fetch_all(&self.pool)
-        .await
-        .map_err(failed("list the reserved addresses"))?;
-        let row = |(mac, address, node): (String, String, String)| {
-            Ok(Reservation {
-                mac: parse("node's MAC address", &mac)?,
-                address: parse("node's address", &address)?,
-                node: parse("node name", &node)?,
-            })
-        };
-        rows.into_iter().map(row).collect()
     }
 }

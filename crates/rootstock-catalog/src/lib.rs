@@ -25,7 +25,7 @@ pub use boots::{
 pub use error::{CatalogError, Holder, OpenError};
 pub use images::{HISTORY_LIST_MAX, HistoryRow, ImageRow, TagRow};
 pub use imports::{IMPORTS_MAX, ImportRow, NewImport};
-pub use leases::{LeaseRow, LeaseState, Reservation, Taken};
+pub use leases::{LeaseRow, LeaseState, Taken};
 pub use nodes::{
     HELD_MAX, MACS_PER_NODE_MAX, NODES_MAX, NewNode, NodeChange, NodeRow, NodeState, Pass,
     Registered, Registration,

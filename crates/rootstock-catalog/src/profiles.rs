@@ -141,26 +141,6 @@ impl Catalog {
         require(&mut tx, profile).await
     }
 
-    /// A profile and those it inherits from, nearest first.
-    ///
-    /// # Errors
-    /// [`CatalogError::ProfileNotFound`].
-    pub async fn profile_chain(
-        &self,
-        profile: &ProfileName,
-    ) -> Result<Vec<ProfileRow>, CatalogError> {
-        let mut tx = self.pool.begin().await.map_err(failed("find a profile"))?;
-        let mut chain = vec![require(&mut tx, profile).await?];
-        while let Some(parent) = chain.last().and_then(|last| last.parent.clone()) {
-            // Nothing longer was let in; a damaged catalog must not be walked for ever.
-            if chain.len() >= PROFILE_DEPTH_MAX {
-                break;
-            }
-            chain.push(require(&mut tx, &parent).await?);
-        }
-        Ok(chain)
-    }
-
     /// Changes a profile: `edit` may change its parent, settings and image.
     /// Answers what it was and what it is, or would be.
     ///

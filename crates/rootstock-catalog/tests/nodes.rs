@@ -405,12 +405,6 @@ async fn profiles_do_not_inherit_from_themselves() {
         .add_profile(&profile("gpu", Some("lab")), at(1))
         .await
         .expect("adds");
-    let chain = catalog
-        .profile_chain(&profile_name("gpu"))
-        .await
-        .expect("walks");
-    let chain: Vec<_> = chain.iter().map(|row| row.name.as_str()).collect();
-    assert_eq!(chain, ["gpu", "lab", "base"]);
     for parent in ["gpu", "base"] {
         let base = profile_name("base");
         let cycle = catalog
@@ -637,9 +631,6 @@ async fn a_nodes_address_is_for_its_cards_only() {
     owner.macs.push(mac(2));
     owner.address = Some(Ipv4Addr::new(10, 0, 0, 9));
     site.catalog.add_node(&owner, at(1)).await.expect("adds");
-    let rows = site.catalog.reservations().await.expect("lists");
-    assert_eq!(rows.len(), 2);
-    assert_eq!(rows[0].address, Ipv4Addr::new(10, 0, 0, 9));
     let asked = [lease(9, 7, 1, 9), lease(9, 2, 1, 9), lease(8, 7, 1, 9)];
     let answers = site
         .catalog

@@ -187,8 +187,11 @@ impl BlockError {
     }
 }
 
-/// The error of a range that passes `size_bytes`, or the range.
-pub(crate) fn check_range(
+/// The range, when it lies within a device of `size_bytes`.
+///
+/// # Errors
+/// [`BlockError::OutOfRange`].
+pub fn check_range(
     offset_bytes: u64,
     len_bytes: u64,
     size_bytes: u64,

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rootstock_api::boot::BootStep;
 use rootstock_catalog::{LeaseRow, LeaseState as RowState};
 use rootstock_core::MacAddress;
@@ -33,6 +33,9 @@ use crate::{
     http::chain,
     nodes::Profiles,
 };
+
+/// How long a lease that is over is kept, so that a machine gets the address it had.
+const LEASE_KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// How long firmware and iPXE have an address: the system asks again soon.
 const BOOT_LEASE_SECONDS: u32 = 120;
@@ -186,7 +189,10 @@ struct Book(Arc<App>);
 
 impl LeaseBook for Book {
     async fn load(&self) -> io::Result<Vec<Lease>> {
-        let rows = self.0.catalog.leases().await.map_err(io::Error::other)?;
+        let catalog = &self.0.catalog;
+        let old = Timestamp::now() - LEASE_KEPT;
+        catalog.leases_expire(old).await.map_err(io::Error::other)?;
+        let rows = catalog.leases().await.map_err(io::Error::other)?;
         Ok(rows.into_iter().map(lease).collect())
     }
 

@@ -7,7 +7,9 @@ use std::sync::{
 
 use bytes::Bytes;
 use rootstock_core::CHUNK_BYTES;
-use rootstock_volume::{BlockDevice, BlockError, Segments, StatusExtent, Zero};
+use rootstock_volume::{
+    BlockDevice, BlockError, Segments, StatusExtent, Zero, device::check_range,
+};
 
 /// How a [`MemoryDevice`] answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,15 +60,7 @@ impl MemoryDevice {
     }
 
     fn check(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), BlockError> {
-        let size_bytes = self.size_bytes();
-        match offset_bytes.checked_add(len_bytes) {
-            Some(end) if end <= size_bytes => Ok(()),
-            _ => Err(BlockError::OutOfRange {
-                offset_bytes,
-                len_bytes,
-                size_bytes,
-            }),
-        }
+        check_range(offset_bytes, len_bytes, self.size_bytes()).map(|_| ())
     }
 
     fn check_write(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), BlockError> {
