@@ -8,6 +8,7 @@
 
 mod plan;
 mod send;
+mod turns;
 
 use std::{
     collections::HashSet,
@@ -34,6 +35,7 @@ use rootstock_image::{
 use crate::{Client, ClientError};
 use plan::Plan;
 use send::{Offer, Sender};
+use turns::Turns;
 
 /// Raw bytes that a worker reads at a time.
 pub const BATCH_BYTES_MAX: u64 = 4 << 20;
@@ -207,10 +209,12 @@ fn open_import(client: &Client, push: &Push<'_>) -> Result<String, ClientError> 
 /// Goes over the whole disk, so that the daemon has all of it, and says what is
 /// to be committed.
 fn one_pass(client: &Client, push: &Push<'_>, import: &str) -> Result<ImportCommit, PushError> {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let shared = Shared {
         push,
         client,
         import,
+        turns: Turns::new(cores),
         plan: Mutex::new(Plan::new(push.grid, push.free)),
         builder: Mutex::new(ManifestBuilder::new(push.grid.clone())),
         seen: Mutex::new(HashSet::new()),
@@ -218,7 +222,7 @@ fn one_pass(client: &Client, push: &Push<'_>, import: &str) -> Result<ImportComm
     };
     // More than cores: while some wait for the daemon to store a pack, others
     // compute.
-    let workers = thread::available_parallelism().map_or(1, NonZero::get) + WORKERS_WAITING;
+    let workers = cores + WORKERS_WAITING;
     let results: Vec<Result<(), PushError>> = thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)
             .map(|_| scope.spawn(|| shared.work()))
@@ -246,7 +250,7 @@ fn one_pass(client: &Client, push: &Push<'_>, import: &str) -> Result<ImportComm
         .builder
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
-    let mut sender = Sender::new(client, import);
+    let mut sender = Sender::new(client, import, &shared.turns);
     let mut pages = Pages::default();
     let manifest = builder
         .finish(|id, page| {
@@ -299,6 +303,8 @@ struct Shared<'a> {
     push: &'a Push<'a>,
     client: &'a Client,
     import: &'a str,
+    /// One for each core.
+    turns: Turns,
     plan: Mutex<Plan<'a>>,
     builder: Mutex<ManifestBuilder>,
     /// The first halves of ids that this pass has sent or found at the daemon.
@@ -312,7 +318,7 @@ impl Shared<'_> {
     fn work(&self) -> Result<(), PushError> {
         let mut worker = Worker {
             shared: self,
-            sender: Sender::new(self.client, self.import),
+            sender: Sender::new(self.client, self.import, &self.turns),
             raw: vec![0; (BATCH_BYTES_MAX + CHUNK_BYTES) as usize],
             offers: Vec::new(),
         };
@@ -377,11 +383,13 @@ impl Worker<'_, '_> {
         let mut counts = Counts::default();
         let mut at = 0;
         self.offers.clear();
+        let turn = self.shared.turns.take();
         for run in spans.chunk_by(|a, b| a.end_bytes() == b.start_bytes) {
             let place = at..self.read(at, run)?;
             at = place.end;
             self.digest(place, run, &mut counts);
         }
+        drop(turn);
         let sent = self.sender.send(&self.raw, &self.offers)?;
         counts.known_bytes += sent.known_bytes;
         counts.sent_bytes += sent.frame_bytes;

@@ -10,6 +10,7 @@ use rootstock_api::{
 use rootstock_core::{CHUNK_BYTES, ChunkId};
 use rootstock_image::frame::Encoder;
 
+use super::turns::Turns;
 use crate::{Client, ClientError};
 
 /// Room that a record may need: a chunk that does not shrink, and its header.
@@ -40,15 +41,17 @@ pub(super) struct Sent {
 pub(super) struct Sender<'a> {
     client: &'a Client,
     import: &'a str,
+    turns: &'a Turns,
     encoder: Encoder,
     body: Body,
 }
 
 impl<'a> Sender<'a> {
-    pub(super) fn new(client: &'a Client, import: &'a str) -> Self {
+    pub(super) fn new(client: &'a Client, import: &'a str, turns: &'a Turns) -> Self {
         Self {
             client,
             import,
+            turns,
             encoder: Encoder::new(),
             body: Body::default(),
         }
@@ -60,6 +63,7 @@ impl<'a> Sender<'a> {
         for offers in offers.chunks(IDS_MAX) {
             let ids: Vec<ChunkId> = offers.iter().map(|offer| offer.id).collect();
             let lacking = self.client.import_lacking(self.import, &ids)?;
+            let mut turn = self.turns.take();
             for (bit, offer) in offers.iter().enumerate() {
                 let raw = &raw[offer.place.clone()];
                 if !lacking.get(bit) {
@@ -67,7 +71,9 @@ impl<'a> Sender<'a> {
                     continue;
                 }
                 if self.body.room().len() < RECORD_BYTES_MAX {
+                    drop(turn);
                     self.flush()?;
+                    turn = self.turns.take();
                 }
                 sent.frame_bytes += self.body.push(&mut self.encoder, offer.id, raw);
             }
