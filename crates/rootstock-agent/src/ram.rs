@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use bytes::Bytes;
 use rootstock_api::boot::FETCH_IDS_MAX;
 use rootstock_core::units::HumanBytes;
 use rootstock_core::{CHUNK_BYTES, ChunkId};
@@ -181,12 +182,13 @@ impl<F: Fetch> PageSource for Pages<'_, F> {
 }
 
 impl ChunkSource for RamFrames {
-    fn read(&self, chunk: ChunkId) -> Result<Vec<u8>, ReadError> {
+    fn read(&self, chunk: ChunkId) -> Result<Bytes, ReadError> {
         let missing = ReadError::Missing { chunk };
         let frame = self.frames.get(&chunk).ok_or(missing)?;
         // Checked when it came, and again: memory has no checksum everywhere.
         Decoder::new()
             .decode(chunk, frame.raw_bytes, frame.codec, &frame.bytes)
+            .map(Bytes::from)
             .map_err(|_| ReadError::Missing { chunk })
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rootstock_api::boot::FETCH_IDS_MAX;
 use rootstock_api::record::{Record, Records};
 use rootstock_core::ChunkId;
@@ -197,10 +198,10 @@ impl<F: Fetch> Remote<F> {
 }
 
 impl<F: Fetch> ChunkSource for Remote<F> {
-    fn read(&self, chunk: ChunkId) -> Result<Vec<u8>, ReadError> {
+    fn read(&self, chunk: ChunkId) -> Result<Bytes, ReadError> {
         let mut found = None;
         self.frames(&[chunk], |_, raw| found = Some(raw))?;
-        found.ok_or(ReadError::Missing { chunk })
+        found.map(Bytes::from).ok_or(ReadError::Missing { chunk })
     }
 }
 

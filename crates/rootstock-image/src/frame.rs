@@ -252,22 +252,38 @@ impl Decoder {
         codec: Codec,
         frame: &[u8],
     ) -> Result<Vec<u8>, FrameError> {
+        // Before there is memory for what the frame claims.
         check_lengths(raw_bytes, codec, frame.len())?;
-        let raw = match codec {
-            Codec::Raw => frame.to_vec(),
-            Codec::Zstd => {
-                // Not zeroed first: the decompressor fills it or fails.
-                let mut raw = Vec::with_capacity(raw_bytes as usize);
-                match self.context.decompress_to_buffer(frame, &mut raw) {
-                    Ok(len) if len == raw_bytes as usize => raw,
-                    _ => return Err(FrameError::Corrupt { raw_bytes }),
-                }
-            }
-        };
-        if ChunkId::of(&raw) != chunk {
+        let mut raw = vec![0; raw_bytes as usize];
+        self.decode_to(chunk, codec, frame, &mut raw)?;
+        Ok(raw)
+    }
+
+    /// The same, into memory of exactly the chunk's length. After an error there is
+    /// anything in it.
+    ///
+    /// # Errors
+    /// As [`Decoder::decode`].
+    pub fn decode_to(
+        &mut self,
+        chunk: ChunkId,
+        codec: Codec,
+        frame: &[u8],
+        raw: &mut [u8],
+    ) -> Result<(), FrameError> {
+        let raw_bytes = u32::try_from(raw.len()).unwrap_or(u32::MAX);
+        check_lengths(raw_bytes, codec, frame.len())?;
+        match codec {
+            Codec::Raw => raw.copy_from_slice(frame),
+            Codec::Zstd => match self.context.decompress_to_buffer(frame, raw) {
+                Ok(len) if len == raw.len() => {}
+                _ => return Err(FrameError::Corrupt { raw_bytes }),
+            },
+        }
+        if ChunkId::of(raw) != chunk {
             return Err(FrameError::WrongChunk { expected: chunk });
         }
-        Ok(raw)
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Manifests in the store: root documents and pages are chunks like any other.
 
+use bytes::Bytes;
 use rootstock_api::ProblemCode;
 use rootstock_core::{ChunkId, Digest};
 use rootstock_image::manifest::{LookupError, Manifest, PageSource};
@@ -12,9 +13,9 @@ pub(crate) struct StorePages<'a>(pub(crate) &'a ChunkStore);
 
 impl PageSource for StorePages<'_> {
     type Error = ReadError;
-    type Bytes = Vec<u8>;
+    type Bytes = Bytes;
 
-    fn page(&self, id: ChunkId) -> Result<Vec<u8>, ReadError> {
+    fn page(&self, id: ChunkId) -> Result<Bytes, ReadError> {
         self.0.read(id)
     }
 }

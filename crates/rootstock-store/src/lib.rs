@@ -8,6 +8,7 @@
 pub mod disk;
 pub mod objects;
 pub mod pack;
+mod recycle;
 pub mod store;
 
 pub use pack::PackId;

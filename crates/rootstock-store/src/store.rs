@@ -21,6 +21,7 @@ use rootstock_core::ChunkId;
 use crate::{
     objects::Objects,
     pack::{PACK_BYTES_MAX, PACK_BYTES_MIN, PackId, buffer::Spare},
+    recycle::Recycler,
 };
 
 mod collect;
@@ -115,6 +116,8 @@ struct Inner {
     index: RwLock<index::Index>,
     writer: Mutex<write::Writer>,
     spare: Arc<Spare>,
+    /// Memory of raw chunks.
+    recycler: Recycler,
     /// A sealed pack was stored, or could not be.
     writer_changed: Condvar,
     /// Packs that are being put or deleted: one at a time for each id, since

@@ -36,11 +36,11 @@ pub trait ChunkSource: Send + Sync {
     ///
     /// # Errors
     /// [`ReadError`] when the chunk is not to be had, or is damaged.
-    fn read(&self, chunk: ChunkId) -> Result<Vec<u8>, ReadError>;
+    fn read(&self, chunk: ChunkId) -> Result<Bytes, ReadError>;
 }
 
 impl ChunkSource for ChunkStore {
-    fn read(&self, chunk: ChunkId) -> Result<Vec<u8>, ReadError> {
+    fn read(&self, chunk: ChunkId) -> Result<Bytes, ReadError> {
         Self::read(self, chunk)
     }
 }
@@ -91,7 +91,7 @@ impl<S: ChunkSource> ChunkCache<S> {
     /// asks tries again.
     pub fn get(&self, chunk: ChunkId) -> Result<Bytes, ReadError> {
         self.chunks
-            .get_or_insert_with(&chunk, || self.source.read(chunk).map(Bytes::from))
+            .get_or_insert_with(&chunk, || self.source.read(chunk))
     }
 
     /// A chunk if it is in the cache.
@@ -134,9 +134,9 @@ pub(crate) struct Pages<'a, S = ChunkStore>(pub(crate) &'a S);
 
 impl<S: ChunkSource> PageSource for Pages<'_, S> {
     type Error = ReadError;
-    type Bytes = Vec<u8>;
+    type Bytes = Bytes;
 
-    fn page(&self, id: ChunkId) -> Result<Vec<u8>, ReadError> {
+    fn page(&self, id: ChunkId) -> Result<Bytes, ReadError> {
         self.0.read(id)
     }
 }

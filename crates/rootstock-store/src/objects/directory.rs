@@ -14,7 +14,10 @@ use bytes::Bytes;
 use quick_cache::sync::Cache;
 
 use super::{ObjectInfo, Objects, check_key};
-use crate::disk::{Disk, DiskFile};
+use crate::{
+    disk::{Disk, DiskFile},
+    recycle::Recycler,
+};
 
 /// Files kept open for reading, at most: a daemon has 1,024 descriptors unless
 /// its unit says otherwise, and connections need most of them.
@@ -37,6 +40,7 @@ pub struct DirectoryObjects {
     open_files: Cache<String, Arc<dyn DiskFile>>,
     /// Held while a name and its open file must agree.
     naming: Mutex<()>,
+    recycler: Recycler,
 }
 
 impl DirectoryObjects {
@@ -53,6 +57,7 @@ impl DirectoryObjects {
             known_dirs: Mutex::default(),
             open_files: Cache::new(FILES_OPEN_MAX),
             naming: Mutex::default(),
+            recycler: Recycler::default(),
         };
         if !dir.is_empty() {
             objects.make_dir(dir)?;
@@ -161,9 +166,9 @@ impl Objects for DirectoryObjects {
     }
 
     fn get_range(&self, key: &str, offset_bytes: u64, len_bytes: usize) -> io::Result<Bytes> {
-        let mut buffer = vec![0; len_bytes];
+        let mut buffer = self.recycler.buffer(len_bytes);
         self.file(key)?.read_at(offset_bytes, &mut buffer)?;
-        Ok(buffer.into())
+        Ok(buffer.freeze())
     }
 
     fn size(&self, key: &str) -> io::Result<u64> {

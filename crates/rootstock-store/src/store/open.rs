@@ -19,6 +19,7 @@ use crate::{
         PREFIX, PackId,
         read::{Contents, contents},
     },
+    recycle::Recycler,
 };
 
 impl ChunkStore {
@@ -51,6 +52,7 @@ impl ChunkStore {
                 index: RwLock::new(index),
                 writer: Mutex::new(write::Writer::default()),
                 spare: Arc::default(),
+                recycler: Recycler::default(),
                 writer_changed: Condvar::new(),
                 busy_packs: Mutex::new(HashSet::new()),
                 busy_changed: Condvar::new(),

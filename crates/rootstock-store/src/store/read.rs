@@ -4,13 +4,16 @@ use std::{cell::RefCell, io};
 
 use bytes::Bytes;
 use rootstock_core::{ChunkId, FrameId};
-use rootstock_image::frame::{Codec, Decoder};
+use rootstock_image::frame::{Codec, Decoder, FrameError, FrameRef};
 
 use super::{
     ChunkStore, Damage, DamageKind, ReadError,
     index::{Location, Place},
 };
-use crate::pack::{Entry, PackId, RECORD_BYTES};
+use crate::{
+    pack::{Entry, PackId, RECORD_BYTES},
+    recycle::Recycler,
+};
 
 /// A collection may move a chunk while it is read, but hardly that often.
 const TRIES_MAX: u32 = 16;
@@ -21,13 +24,13 @@ thread_local! {
 }
 
 /// The raw bytes of a frame, by this thread's decoder.
-pub(super) fn decode(
-    chunk: ChunkId,
-    raw_bytes: u32,
-    codec: Codec,
-    frame: &[u8],
-) -> Result<Vec<u8>, rootstock_image::frame::FrameError> {
-    DECODER.with_borrow_mut(|decoder| decoder.decode(chunk, raw_bytes, codec, frame))
+pub(super) fn decode(recycler: &Recycler, frame: FrameRef<'_>) -> Result<Bytes, FrameError> {
+    frame.check_bounds()?;
+    let mut raw = recycler.buffer(frame.raw_bytes as usize);
+    DECODER.with_borrow_mut(|decoder| {
+        decoder.decode_to(frame.chunk, frame.codec, frame.bytes, &mut raw)
+    })?;
+    Ok(raw.freeze())
 }
 
 /// A frame as stored, its id checked.
@@ -64,8 +67,8 @@ impl ChunkStore {
     ///
     /// # Errors
     /// [`ReadError`]; damage is remembered, and a later put heals it.
-    pub fn read(&self, chunk: ChunkId) -> Result<Vec<u8>, ReadError> {
-        self.checked(chunk, raw)
+    pub fn read(&self, chunk: ChunkId) -> Result<Bytes, ReadError> {
+        self.checked(chunk, self.raw())
     }
 
     /// The first place of the chunk that passes `check`.
@@ -165,10 +168,23 @@ impl ChunkStore {
         Ok((entry, record.slice(RECORD_BYTES..)))
     }
 
+    /// Makes raw bytes of a frame, if they are the chunk.
+    fn raw(&self) -> impl Fn(ChunkId, &StoredFrame) -> Result<Bytes, DamageKind> {
+        |chunk, stored| {
+            let frame = FrameRef {
+                chunk,
+                raw_bytes: stored.raw_bytes,
+                codec: stored.codec,
+                bytes: &stored.bytes,
+            };
+            decode(&self.inner.recycler, frame).map_err(|_| DamageKind::Raw)
+        }
+    }
+
     /// Checks a chunk where the index says it is; an error of the disk counts
     /// as damage. `None` when all is well or the chunk is elsewhere by now.
     pub(super) fn damage_at(&self, chunk: ChunkId, at: Location) -> Option<Damage> {
-        let (pack, kind) = match self.at(chunk, at, raw) {
+        let (pack, kind) = match self.at(chunk, at, self.raw()) {
             Ok(_) => {
                 self.forget_damage(chunk, at);
                 return None;
@@ -191,7 +207,7 @@ impl ChunkStore {
 
     /// Whether a place gives the chunk, whatever else the index knows.
     pub(super) fn is_good(&self, chunk: ChunkId, at: Location) -> bool {
-        self.at(chunk, at, raw).is_ok()
+        self.at(chunk, at, self.raw()).is_ok()
     }
 
     /// Turns to another place of the chunk when its first one is bad, if one
@@ -261,8 +277,4 @@ fn frame_of(entry: &Entry, bytes: Bytes) -> Result<StoredFrame, DamageKind> {
         frame_id: entry.frame,
         bytes,
     })
-}
-
-fn raw(chunk: ChunkId, frame: &StoredFrame) -> Result<Vec<u8>, DamageKind> {
-    decode(chunk, frame.raw_bytes, frame.codec, &frame.bytes).map_err(|_| DamageKind::Raw)
 }

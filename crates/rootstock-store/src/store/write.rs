@@ -96,7 +96,7 @@ impl ChunkStore {
             return Ok(PutOutcome::Present);
         }
         let checked = match origin {
-            Origin::Foreign => decode(chunk, frame.raw_bytes, frame.codec, frame.bytes).map(|_| ()),
+            Origin::Foreign => decode(&self.inner.recycler, frame).map(drop),
             Origin::SameUser => frame.check_bounds(),
         };
         checked.map_err(|source| PutError::Frame { chunk, source })?;

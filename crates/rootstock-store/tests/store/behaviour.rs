@@ -68,7 +68,7 @@ fn zeros_are_a_marker() {
     assert_eq!(store.stats().chunks, 0);
     let page = store.put_raw(b"a page").unwrap();
     assert_eq!(page, ChunkId::of(b"a page"));
-    assert_eq!(store.read(page).unwrap(), b"a page");
+    assert_eq!(store.read(page).unwrap(), b"a page".as_slice());
 }
 
 #[test]
