@@ -40,6 +40,8 @@ fn main() -> io::Result<()> {
         ("pack", packs()?),
         ("overlay", logs()?),
         ("inspect", disks()?),
+        ("dhcp", dhcp()),
+        ("tftp", tftp()),
         ("planted", vec![("other", b"RS".to_vec())]),
     ];
     for (target, seeds) in all {
@@ -50,6 +52,58 @@ fn main() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A firmware's DISCOVER, REQUEST and question at port 4011, and one by a relay.
+fn dhcp() -> Seeds {
+    let with_header = 32;
+    let pxe = [
+        [60, 32].as_slice(),
+        b"PXEClient:Arch:00007:UNDI:003001",
+        &[93, 2, 0, 7, 94, 3, 1, 3, 1, 97, 17, 0],
+        &[9; 16],
+        &[55, 4, 1, 3, 43, 60],
+    ]
+    .concat();
+    let packet = |flags: u8, options: &[u8]| {
+        let bytes = [&[7], options, &pxe].concat();
+        let len = (bytes.len() as u16).to_le_bytes();
+        [[flags | with_header].as_slice(), &len, &bytes].concat()
+    };
+    let discover = packet(0, &[53, 1, 1]);
+    let wanted = [53, 1, 3, 50, 4, 10, 0, 0, 100, 54, 4, 10, 0, 0, 1];
+    let request = packet(0, &wanted);
+    let relayed = packet(64, &[53, 1, 1, 82, 4, 1, 2, 7, 7]);
+    vec![
+        ("bound", [discover.clone(), request].concat()),
+        (
+            "proxy",
+            [packet(1, &[53, 1, 1]), packet(3, &[53, 1, 3])].concat(),
+        ),
+        ("relayed", relayed),
+        (
+            "declined",
+            [discover, packet(0, &[53, 1, 4, 50, 4, 10, 0, 0, 100])].concat(),
+        ),
+    ]
+}
+
+/// A read with all options and its acknowledgements, and one with none.
+fn tftp() -> Seeds {
+    let transfer = |request: &[u8], acknowledged: u8| {
+        let head = [0, 16, 0, 0xdc, 5, request.len() as u8];
+        let packets = (0..=acknowledged).flat_map(|block| [4, 0, 4, 0, block]);
+        [head.as_slice(), request]
+            .concat()
+            .into_iter()
+            .chain(packets)
+            .collect()
+    };
+    let options = b"\0\x01snponly.efi\0octet\0tsize\x000\0blksize\x001428\0windowsize\x004\0";
+    vec![
+        ("options", transfer(options, 3)),
+        ("plain", transfer(b"\0\x01undionly.kpxe\0octet\0", 8)),
+    ]
 }
 
 fn option(number: u32, data: &[u8]) -> Vec<u8> {
