@@ -1,14 +1,16 @@
 //! A lab's network: a bridge in a namespace, a daemon that boots what is plugged in, machines.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tempfile::TempDir;
+use serde_json::Value;
 
 use crate::golden::PASSWORD;
 use crate::namespace::Namespace;
 use crate::pxe::{Firmware, Machine, PoweredOn};
+use crate::undo::{Action, Undo};
 use crate::{Daemon, DaemonOptions, agent};
 
 /// The server's interface, to which all machines are plugged.
@@ -24,7 +26,26 @@ pub struct Lan {
     pub daemon: Daemon,
     /// Where it runs.
     pub namespace: Namespace,
-    directory: TempDir,
+    directory: PathBuf,
+    _directory_undo: Option<Undo>,
+}
+
+/// Bytes that were sent, by device.
+#[derive(Clone, Debug)]
+pub struct Sent(BTreeMap<String, u64>);
+
+impl Sent {
+    /// By the server itself, to all machines.
+    #[must_use]
+    pub fn by_server(&self) -> u64 {
+        self.0.get(BRIDGE).copied().unwrap_or(0)
+    }
+
+    /// To machine `number`, by whoever.
+    #[must_use]
+    pub fn to_machine(&self, number: u8) -> u64 {
+        self.0.get(&tap(number)).copied().unwrap_or(0)
+    }
 }
 
 impl Lan {
@@ -36,21 +57,40 @@ impl Lan {
     pub fn new(mode: &str, more: &str) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("rootstock-lan-")
-            .tempdir()?;
+            .tempdir()?
+            .keep();
+        let undo = Undo::new(Action::RemoveTree(directory.clone()));
+        let options = DaemonOptions::new(&directory)?;
+        let mut lan = Self::around(options, &agent::program()?, mode, more)?;
+        lan._directory_undo = Some(undo);
+        Ok(lan)
+    }
+
+    /// A lab with the program and the data that `options` name, and `agent` as the
+    /// program of first stages; `mode` and `more` as for [`Lan::new`].
+    ///
+    /// # Errors
+    /// As for [`Lan::new`].
+    pub fn around(
+        mut options: DaemonOptions,
+        agent: &Path,
+        mode: &str,
+        more: &str,
+    ) -> Result<Self> {
         let namespace = Namespace::new("lan")?;
         namespace.bridge(BRIDGE, &format!("{SERVER}/24"))?;
-        let agent = agent::program()?;
-        let mut options = DaemonOptions::new(directory.path())?;
         options.config = format!(
             "[boot]\ninterfaces = [\"{BRIDGE}={mode}\"]\nagent = \"{}\"\n{more}\n",
             agent.display()
         );
         options.namespace = Some(namespace.name().to_owned());
+        let directory = options.directory.clone();
         let daemon = Daemon::start_with(options)?;
         Ok(Self {
             daemon,
             namespace,
             directory,
+            _directory_undo: None,
         })
     }
 
@@ -58,7 +98,7 @@ impl Lan {
     ///
     /// # Errors
     /// When the program refuses it.
-    pub fn import(&self, name: &str, image: &std::path::Path) -> Result<()> {
+    pub fn import(&self, name: &str, image: &Path) -> Result<()> {
         let image = image.to_str().context("the image's path is text")?;
         self.daemon.run(["image", "import", name, image])?;
         Ok(())
@@ -82,28 +122,48 @@ impl Lan {
         Ok(())
     }
 
+    /// Plugs machine `number` in, unless it is.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn plug_in(&self, number: u8) -> Result<()> {
+        let tap = tap(number);
+        if self.namespace.ip(&format!("link show {tap}")).is_err() {
+            self.namespace.tap(&tap, BRIDGE)?;
+        }
+        Ok(())
+    }
+
     /// Plugs machine `number` in and powers it on.
     ///
     /// # Errors
     /// When QEMU cannot be started.
     pub fn power_on(&self, name: &str, number: u8, firmware: Firmware) -> Result<PoweredOn> {
-        let tap = format!("tap{number}");
-        // A machine that is powered on again is plugged in already.
-        if self.namespace.ip(&format!("link show {tap}")).is_err() {
-            self.namespace.tap(&tap, BRIDGE)?;
-        }
+        self.plug_in(number)?;
         let machine = Machine {
             name: name.to_owned(),
             firmware,
             mac: Self::mac(number),
-            tap,
+            tap: tap(number),
             memory_mib: 1024,
             uuid: Some(format!("00000000-0000-4000-8000-0000000000{number:02x}")),
         };
-        machine.power_on(
-            |program| self.namespace.command(program),
-            self.directory.path(),
-        )
+        machine.power_on(|program| self.namespace.command(program), &self.directory)
+    }
+
+    /// What was sent so far, as the kernel counts it: frames with their headers,
+    /// long sends before they are cut into packets.
+    ///
+    /// # Errors
+    /// When `ip` does not tell.
+    pub fn sent(&self) -> Result<Sent> {
+        let text = self.namespace.ip("-json -statistics link show")?;
+        let links: Vec<Value> = serde_json::from_str(&text)?;
+        let bytes = |link: &Value| {
+            let name = link["ifname"].as_str()?.to_owned();
+            Some((name, link["stats64"]["tx"]["bytes"].as_u64()?))
+        };
+        Ok(Sent(links.iter().filter_map(bytes).collect()))
     }
 
     /// Waits for the prompt of `machine`, which must show `name`, and logs in.
@@ -127,6 +187,11 @@ impl Lan {
     /// A place for files of the test.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.directory.join(name)
     }
+}
+
+/// The device that machine `number` is plugged into.
+fn tap(number: u8) -> String {
+    format!("tap{number}")
 }

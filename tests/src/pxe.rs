@@ -59,8 +59,41 @@ impl Machine {
         command: impl FnOnce(&str) -> Command,
         directory: &Path,
     ) -> Result<PoweredOn> {
+        self.start(command, self.arguments(directory)?, directory)
+    }
+
+    /// Powers it on with a virtio disk, from which it boots when it is restarted. What
+    /// is written to the disk need not survive.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started.
+    pub fn power_on_with_disk(
+        &self,
+        command: impl FnOnce(&str) -> Command,
+        directory: &Path,
+        disk: &Path,
+    ) -> Result<PoweredOn> {
+        let mut words = self.arguments(directory)?;
+        for word in &mut words {
+            // An order of devices would go before "once".
+            *word = word.replace(",bootindex=0", "");
+        }
+        words.extend(["-boot", "order=c,once=n", "-drive"].map(String::from));
+        words.push(format!(
+            "if=virtio,format=raw,cache=unsafe,discard=unmap,file={}",
+            disk.display()
+        ));
+        self.start(command, words, directory)
+    }
+
+    fn start(
+        &self,
+        command: impl FnOnce(&str) -> Command,
+        words: Vec<String>,
+        directory: &Path,
+    ) -> Result<PoweredOn> {
         let mut qemu = command("qemu-system-x86_64");
-        qemu.args(self.arguments(directory)?);
+        qemu.args(words);
         let log = directory.join(format!("{}.qemu.log", self.name));
         let name = format!("machine {}", self.name);
         let mut process = Process::start_piped(&name, &mut qemu, &log)?;

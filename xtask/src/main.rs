@@ -45,11 +45,14 @@ enum Task {
         /// Pack this program instead.
         #[arg(long)]
         binary: Option<PathBuf>,
+        /// Pack this first stage's program instead.
+        #[arg(long)]
+        agent: Option<PathBuf>,
         /// Write the package into this directory.
         #[arg(long)]
         output: Option<PathBuf>,
     },
-    /// Take a real Debian through import, upgrade, clone, boot and commit.
+    /// Take a real Debian through import, upgrade, clone, boot and commit; then boot four machines.
     Demo {
         /// Show this program instead of building one.
         #[arg(long)]
@@ -82,8 +85,16 @@ fn run(task: &Task) -> Result<ExitCode> {
     match task {
         Task::Setup => setup::run(&[Purpose::Test])?,
         Task::Test { stage } => return stages::run(stage),
-        Task::Package { binary, output } => {
-            let path = package::run(binary.as_deref(), output.as_deref())?;
+        Task::Package {
+            binary,
+            agent,
+            output,
+        } => {
+            let programs = package::Programs {
+                binary: binary.as_deref(),
+                agent: agent.as_deref(),
+            };
+            let path = package::run(programs, output.as_deref())?;
             println!("{}", path.display());
         }
         Task::Demo { binary } => demo::run(binary.as_deref())?,

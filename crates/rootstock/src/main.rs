@@ -5,6 +5,7 @@ mod command;
 mod error;
 mod output;
 mod progress;
+mod screen;
 mod session;
 mod source;
 

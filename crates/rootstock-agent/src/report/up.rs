@@ -16,7 +16,12 @@ const SYSTEMD: &str = "systemd/system";
 /// Where sysvinit and systemd before 256 say that a run level is reached.
 const UTMP: &str = "utmp";
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-const ANSWER_BYTES_MAX: usize = 8 << 10;
+/// The most that is read until the answer is there: signals come before it.
+const HEARD_BYTES_MAX: usize = 64 << 10;
+
+/// Kinds of messages ("Message Types" of the D-Bus specification).
+const METHOD_RETURN: u8 = 2;
+const ERROR: u8 = 3;
 
 /// A record of `utmp(5)` on 64-bit machines, and its kind for a run level.
 const UTMP_BYTES: usize = 384;
@@ -25,52 +30,95 @@ const RUN_LEVEL: u16 = 1;
 /// What says that the system is up, if something does.
 pub(crate) fn look() -> Option<&'static str> {
     if Path::new(SYSTEMD).exists() {
-        return match state() {
-            Ok(text) => running(&text),
-            Err(_) => None,
-        };
+        return state().ok().and_then(|state| running(&state));
     }
     let utmp = fs::read(UTMP).unwrap_or_default();
     has_run_level(&utmp).then_some("a run level is reached")
 }
 
 /// systemd's answer to a question for its `SystemState`.
-fn state() -> io::Result<Vec<u8>> {
+fn state() -> io::Result<String> {
     let mut bus = UnixStream::connect(BUS)?;
     bus.set_read_timeout(Some(ANSWER_LIMIT))?;
     bus.set_write_timeout(Some(ANSWER_LIMIT))?;
     // "Authentication Protocol" of the D-Bus specification: user 0, in hex.
     bus.write_all(b"\0AUTH EXTERNAL 30\r\nBEGIN\r\n")?;
+    let mut heard = Vec::new();
+    hear(&mut bus, &mut heard, |heard| messages(heard).map(|_| ()))?;
+    // Only now: systemd looks at what came with the authentication when something
+    // else comes, and on a system that is up nothing does.
     bus.write_all(&question())?;
-    let mut answer = Vec::new();
+    hear(&mut bus, &mut heard, |heard| {
+        answer(heard).map(str::to_owned)
+    })
+}
+
+/// Hears more until `found` finds something in it.
+fn hear<T>(
+    bus: &mut UnixStream,
+    heard: &mut Vec<u8>,
+    found: impl Fn(&[u8]) -> Option<T>,
+) -> io::Result<T> {
     let mut buffer = [0; 1024];
-    while answer.len() < ANSWER_BYTES_MAX && running(&answer).is_none() && !is_other(&answer) {
+    while heard.len() < HEARD_BYTES_MAX {
+        if let Some(found) = found(heard) {
+            return Ok(found);
+        }
         match bus.read(&mut buffer)? {
             0 => break,
-            len => answer.extend_from_slice(&buffer[..len]),
+            len => heard.extend_from_slice(&buffer[..len]),
         }
     }
-    Ok(answer)
+    Err(io::Error::from(io::ErrorKind::UnexpectedEof))
 }
 
 /// `SystemState` as `org.freedesktop.systemd1(5)` has it: up, if perhaps not all of it.
-fn running(answer: &[u8]) -> Option<&'static str> {
-    [("\0running\0", "running"), ("\0degraded\0", "degraded")]
+fn running(state: &str) -> Option<&'static str> {
+    ["running", "degraded"]
         .into_iter()
-        .find(|(text, _)| contains(answer, text))
-        .map(|(_, word)| word)
+        .find(|word| *word == state)
 }
 
-fn is_other(answer: &[u8]) -> bool {
-    ["initializing", "starting", "maintenance", "stopping"]
-        .iter()
-        .any(|word| contains(answer, &format!("\0{word}\0")))
+/// The text in the answer, once all of that was heard; none in an error. systemd
+/// sends signals here that nobody asked for, and units too are `running`, so that
+/// only the answer itself counts.
+fn answer(heard: &[u8]) -> Option<&str> {
+    let mut rest = messages(heard)?;
+    loop {
+        let (kind, body, after) = message(rest)?;
+        match kind {
+            METHOD_RETURN => return Some(text(body).unwrap_or_default()),
+            ERROR => return Some(""),
+            _ => rest = after,
+        }
+    }
 }
 
-fn contains(bytes: &[u8], text: &str) -> bool {
-    bytes
-        .windows(text.len())
-        .any(|part| part == text.as_bytes())
+/// What is behind the one line that answers the authentication.
+fn messages(heard: &[u8]) -> Option<&[u8]> {
+    let line = heard.windows(2).position(|end| end == b"\r\n")?;
+    heard.get(line + 2..)
+}
+
+/// The kind and the body of the first message, and what is behind it, once all of
+/// it was heard ("Message Format" of the D-Bus specification).
+fn message(heard: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (body, fields) = (number(heard, 4)?, number(heard, 12)?);
+    let head = fields.checked_add(16)?.checked_next_multiple_of(8)?;
+    let end = head.checked_add(body)?;
+    Some((*heard.get(1)?, heard.get(head..end)?, heard.get(end..)?))
+}
+
+/// A variant that holds a string: its signature, and the string behind padding.
+fn text(body: &[u8]) -> Option<&str> {
+    let text = body.strip_prefix(b"\x01s\0\0")?;
+    let len = number(text, 0)?;
+    std::str::from_utf8(text.get(4..len.checked_add(4)?)?).ok()
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<usize> {
+    let bytes = bytes.get(at..at + 4)?.try_into().ok()?;
+    usize::try_from(u32::from_le_bytes(bytes)).ok()
 }
 
 /// `Get` of `SystemState` ("Message Format" of the D-Bus specification).
@@ -122,17 +170,59 @@ fn has_run_level(utmp: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    const OK: &[u8] = b"OK 0123456789abcdef\r\n";
+    const SIGNAL: u8 = 4;
+
+    /// A message of this kind, with a path, that holds `state`.
+    fn said(kind: u8, state: &str) -> Vec<u8> {
+        let mut fields = vec![1, 1, b'o', 0];
+        string(&mut fields, "/org/freedesktop/systemd1/unit/dbus");
+        let mut body = b"\x01s\0\0".to_vec();
+        string(&mut body, state);
+        let mut message = vec![b'l', kind, 1, 1];
+        message.extend((body.len() as u32).to_le_bytes());
+        message.extend(7_u32.to_le_bytes());
+        message.extend((fields.len() as u32).to_le_bytes());
+        message.extend(fields);
+        align(&mut message, 8);
+        message.extend(body);
+        message
+    }
+
     #[test]
-    fn states_are_told_apart() {
-        for (answer, expected) in [
-            (&b"l\x02..\x07\0\0\0running\0"[..], Some("running")),
-            (b"\x08\0\0\0degraded\0", Some("degraded")),
-            (b"\x08\0\0\0starting\0", None),
-            (b"not running", None),
+    fn the_answer_is_told_from_signals() {
+        let signal = said(SIGNAL, "running");
+        for (messages, expected) in [
+            (vec![said(METHOD_RETURN, "running")], Some("running")),
+            (vec![said(METHOD_RETURN, "degraded")], Some("degraded")),
+            (vec![said(METHOD_RETURN, "starting")], None),
+            (vec![signal.clone()], None),
+            (vec![signal.clone(), said(METHOD_RETURN, "starting")], None),
+            (
+                vec![
+                    signal.clone(),
+                    signal.clone(),
+                    said(METHOD_RETURN, "running"),
+                ],
+                Some("running"),
+            ),
+            (vec![signal, said(ERROR, "running")], None),
+            (vec![said(METHOD_RETURN, "not running")], None),
         ] {
-            assert_eq!(running(answer), expected);
+            let heard = [OK.to_vec(), messages.concat()].concat();
+            assert_eq!(answer(&heard).and_then(running), expected, "{heard:?}");
         }
-        assert!(is_other(b"\x08\0\0\0starting\0"));
+    }
+
+    #[test]
+    fn half_an_answer_is_none() {
+        let heard = [OK, &said(SIGNAL, "a"), &said(METHOD_RETURN, "running")].concat();
+        for len in 0..heard.len() {
+            assert_eq!(answer(&heard[..len]), None, "{len}");
+        }
+        assert_eq!(answer(&heard), Some("running"));
+        let endless = [OK, &[0xff; 64]].concat();
+        assert_eq!(answer(&endless), None);
     }
 
     #[test]

@@ -17,10 +17,15 @@ use crate::{cli::Global, error::WrongUse, output};
 #[command(after_help = "\
 A flag goes before the environment (ROOTSTOCK_STORE_CACHE_BYTES=2G), that before
 the file, and the file before the default. Everything the daemon keeps is in its
-data directory; several daemons run beside one another on different ones, and none
-needs root.
+data directory; several daemons run beside one another on different ones.
+
+Machines boot on every wired network card with a private address: as its DHCP server
+where there is none, beside it where there is one. That takes root, or CAP_NET_RAW and
+CAP_NET_BIND_SERVICE; without them the daemon says so and does everything else.
 
 Examples:
+  rootstock serve --boot eth1=dhcp --boot eth2=proxy
+  rootstock serve --boot off
   rootstock serve --show-config
   rootstock serve --data ~/rootstock --api unix:/tmp/r.sock --nbd 127.0.0.1:10809
   rootstock serve --api unix:/run/rootstock/api.sock --api https://0.0.0.0:8443")]
@@ -35,7 +40,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDRESS")]
     nbd: Vec<String>,
     /// Where machines are booted: auto, off, or IFACE=dhcp|proxy|observe|auto|off;
-    /// repeatable
+    /// repeatable [default: auto]
     #[arg(long, value_name = "WHERE")]
     boot: Vec<String>,
     /// What is logged: info, debug, rootstock_server=debug,info
@@ -53,12 +58,17 @@ pub(crate) fn run(args: &ServeArgs, global: &Global) -> anyhow::Result<()> {
         return output::line(loaded.show().trim_end());
     }
     start_log(&loaded.config.log)?;
+    keep_rights_to_ourselves();
+    let mut config = loaded.config;
+    if config.boot.agent.is_none() {
+        config.boot.agent = agent_beside();
+    }
     // It is PID 1's or a terminal's process: its threads are its own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("rootstock")
         .build()?;
-    runtime.block_on(serve(loaded.config))
+    runtime.block_on(serve(config))
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
@@ -81,6 +91,21 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         done = daemon.shutdown() => Ok(done?),
         () = again => anyhow::bail!("stopped at once by a second signal: unfinished imports send their last chunks again"),
     }
+}
+
+/// Plug-ins and tools that the daemon runs get none of the rights that its unit gives
+/// it. Before there are other threads: each has a set of its own.
+fn keep_rights_to_ourselves() {
+    if let Err(error) = rustix::thread::clear_ambient_capability_set() {
+        tracing::warn!(%error, "plug-ins get the daemon's own capabilities");
+    }
+}
+
+/// The first stage's program, when it lies beside this one, as after a build.
+fn agent_beside() -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    let beside = own.parent()?.join("rootstock-agent");
+    beside.is_file().then_some(beside)
 }
 
 fn start_log(config: &LogConfig) -> anyhow::Result<()> {

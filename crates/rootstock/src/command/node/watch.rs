@@ -2,20 +2,29 @@
 
 use std::{
     collections::BTreeMap,
-    io::{IsTerminal as _, Write as _},
+    io::IsTerminal as _,
     ops::ControlFlow,
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::Duration,
 };
 
+use anyhow::anyhow;
 use clap::Args;
 use jiff::Timestamp;
 use rootstock_api::{NodeEvent, NodeStatus};
 use rootstock_core::{HostList, NodeName};
 
 use super::log::step;
-use crate::{
-    output::{self, Column},
-    session::Session,
-};
+use crate::{output, screen::Screen, session::Session};
+
+mod view;
+
+/// Changes that wait for the terminal at most; beyond it the daemon waits too.
+const EVENTS_WAITING_MAX: usize = 1024;
+
+/// How often the seconds go on.
+const REDRAW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Which nodes.
 #[derive(Debug, Args)]
@@ -29,8 +38,9 @@ pub(crate) struct WatchArgs {
 
 /// Shows nodes until it is interrupted or the daemon stops.
 pub(crate) fn run(args: &WatchArgs, session: &Session) -> anyhow::Result<()> {
-    let is_live = !session.json() && std::io::stdout().is_terminal();
-    let mut nodes: BTreeMap<NodeName, NodeStatus> = BTreeMap::new();
+    if !session.json() && std::io::stdout().is_terminal() {
+        return live(args, session);
+    }
     let mut result = Ok(());
     session.client()?.node_watch(|event| {
         if !wanted(args, &event) {
@@ -38,19 +48,56 @@ pub(crate) fn run(args: &WatchArgs, session: &Session) -> anyhow::Result<()> {
         }
         result = if session.json() {
             output::json_line(&event)
-        } else if is_live {
-            take(&mut nodes, &event);
-            redraw(&table(&nodes, Timestamp::now()))
         } else {
             output::line(&said(&event))
         };
-        if result.is_ok() {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
+        flow(result.is_ok())
     })?;
     result
+}
+
+/// This thread listens and another one draws, since the seconds go on when
+/// nothing happens.
+fn live(args: &WatchArgs, session: &Session) -> anyhow::Result<()> {
+    let client = session.client()?;
+    let (events, waiting) = mpsc::sync_channel(EVENTS_WAITING_MAX);
+    thread::scope(|scope| {
+        let drawing = thread::Builder::new()
+            .name("screen".to_owned())
+            .spawn_scoped(scope, move || draw(&waiting))?;
+        let watched =
+            client.node_watch(|event| flow(!wanted(args, &event) || events.send(event).is_ok()));
+        drop(events);
+        let drawn = drawing.join().map_err(|_| anyhow!("drawing failed"))?;
+        watched?;
+        drawn
+    })
+}
+
+fn flow(goes_on: bool) -> ControlFlow<()> {
+    if goes_on {
+        ControlFlow::Continue(())
+    } else {
+        ControlFlow::Break(())
+    }
+}
+
+/// Draws until there is nobody to hear from.
+fn draw(events: &Receiver<NodeEvent>) -> anyhow::Result<()> {
+    let mut screen = Screen::default();
+    let mut nodes = BTreeMap::new();
+    loop {
+        match events.recv_timeout(REDRAW_INTERVAL) {
+            Ok(event) => take(&mut nodes, event),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+        for event in events.try_iter() {
+            take(&mut nodes, event);
+        }
+        let lines = view::lines(&nodes, Screen::room(), Timestamp::now());
+        screen.draw(&lines)?;
+    }
 }
 
 fn wanted(args: &WatchArgs, event: &NodeEvent) -> bool {
@@ -64,58 +111,16 @@ fn wanted(args: &WatchArgs, event: &NodeEvent) -> bool {
         .is_none_or(|list| list.names().contains(name))
 }
 
-fn take(nodes: &mut BTreeMap<NodeName, NodeStatus>, event: &NodeEvent) {
+fn take(nodes: &mut BTreeMap<NodeName, NodeStatus>, event: NodeEvent) {
     match event {
         NodeEvent::Node(status) => {
-            nodes.insert(status.node.clone(), status.clone());
+            nodes.insert(status.node.clone(), status);
         }
         NodeEvent::Deleted { node } => {
-            nodes.remove(node);
+            nodes.remove(&node);
         }
         NodeEvent::Alive | NodeEvent::Unknown => {}
     }
-}
-
-/// Draws over what was drawn before: home, text, and nothing below (ECMA-48).
-fn redraw(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    let lines = text.replace('\n', "\x1b[K\n");
-    write!(out, "\x1b[H{lines}\x1b[K\n\x1b[J")?;
-    Ok(out.flush()?)
-}
-
-fn table(nodes: &BTreeMap<NodeName, NodeStatus>, now: Timestamp) -> String {
-    let columns = [
-        Column::Text("NODE"),
-        Column::Text("STATE"),
-        Column::Text("STEP"),
-        Column::Number("SECONDS"),
-        Column::Number("BYTES"),
-        Column::Text("RUNS"),
-        Column::Text(""),
-    ];
-    let row = |status: &NodeStatus| {
-        let boot = status.boot.as_ref();
-        let seconds = boot.and_then(|boot| {
-            let started: Timestamp = boot.started.parse().ok()?;
-            let at = boot
-                .at
-                .as_deref()
-                .and_then(|at| at.parse().ok())
-                .unwrap_or(now);
-            Some(at.duration_since(started).as_secs())
-        });
-        vec![
-            status.node.to_string(),
-            status.state.as_str().to_owned(),
-            output::or_dash(boot.and_then(|boot| boot.step).map(step)),
-            output::or_dash(seconds),
-            boot.map_or_else(String::new, |boot| output::bytes(boot.bytes)),
-            output::or_dash(boot.and_then(|boot| boot.running.as_ref())),
-            boot.map_or_else(String::new, |boot| boot.detail.clone()),
-        ]
-    };
-    output::table(&columns, nodes.values().map(row).collect())
 }
 
 fn said(event: &NodeEvent) -> String {
@@ -141,31 +146,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_live_table_follows_events() {
+    fn nodes_follow_events() {
         let mut nodes = BTreeMap::new();
         let json = r#"{"event":"node","node":"n1","state":"booting","boot":{"boot":"b",
             "started":"2026-03-01T10:00:00Z","step":"root-mounted","at":"2026-03-01T10:00:09Z",
-            "bytes":41000000,"running":"lab:3"}}"#;
+            "bytes":41000000,"running":"lab:3","detail":"ext4"}}"#;
         let booting: NodeEvent = serde_json::from_str(json).expect("is an event");
+        assert_eq!(said(&booting), "n1 booting: root mounted: ext4");
+        take(&mut nodes, booting);
         let held: NodeEvent =
             serde_json::from_str(r#"{"event":"node","node":"n2","state":"held"}"#)
                 .expect("is an event");
-        take(&mut nodes, &booting);
-        take(&mut nodes, &held);
-        assert_eq!(said(&booting), "n1 booting: root mounted");
-        insta::assert_snapshot!(table(&nodes, Timestamp::UNIX_EPOCH), @r"
-        NODE  STATE    STEP          SECONDS    BYTES  RUNS
-        n1    booting  root mounted        9  41.0 MB  lab:3
-        n2    held     -                   -           -
-        ");
+        assert_eq!(said(&held), "n2 held");
+        take(&mut nodes, held);
         let newer: NodeEvent = serde_json::from_str(r#"{"event":"burnt"}"#).expect("is tolerated");
-        take(&mut nodes, &newer);
-        take(
-            &mut nodes,
-            &NodeEvent::Deleted {
-                node: "n2".parse().expect("a name"),
-            },
-        );
+        take(&mut nodes, newer);
+        assert_eq!(nodes.len(), 2);
+        let deleted = NodeEvent::Deleted {
+            node: "n2".parse().expect("a name"),
+        };
+        assert_eq!(said(&deleted), "n2 deleted");
+        take(&mut nodes, deleted);
         assert_eq!(nodes.len(), 1);
     }
 }
