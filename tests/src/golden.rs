@@ -85,6 +85,11 @@ pub enum Golden {
     Dracut,
     /// The same on XFS.
     Xfs,
+    /// The same on Btrfs.
+    Btrfs,
+    /// The same with nbd-client, so that its own first file system can have its root
+    /// on a server, as sites do it without us.
+    NetworkRoot,
 }
 
 impl Golden {
@@ -93,6 +98,8 @@ impl Golden {
             Self::Debian => "debian-12",
             Self::Dracut => "debian-12-dracut",
             Self::Xfs => "debian-12-xfs",
+            Self::Btrfs => "debian-12-btrfs",
+            Self::NetworkRoot => "debian-12-nbd",
         }
     }
 }
@@ -110,18 +117,18 @@ pub fn cache() -> Result<PathBuf> {
     Ok(target.join("demo-cache"))
 }
 
-/// Run in a namespace of its own: what `$BASE` holds, on XFS.
-const XFS_SCRIPT: &str = r#"
+/// Run in a namespace of its own: what `$BASE` holds, on a file system of `$KIND`.
+const COPY_SCRIPT: &str = r#"
 truncate --size="$DISK_BYTES" "$IMAGE"
 printf 'label: dos\nstart=2048, type=83, bootable\n' | sfdisk --quiet "$IMAGE"
 loop=$(losetup --find --show --offset "$OFFSET" "$IMAGE")
 trap 'losetup --detach "$loop"' EXIT
-mkfs.xfs -q -L root "$loop"
+"mkfs.$KIND" -q -L root "$loop"
 mkdir -p "$FROM"
 mount -o loop,ro,offset="$OFFSET" "$BASE" "$FROM"
 mount "$loop" "$MOUNT"
 cp --archive "$FROM/." "$MOUNT/"
-sed --in-place 's/ext4 errors=remount-ro/xfs defaults/' "$MOUNT/etc/fstab"
+sed --in-place "s/ext4 errors=remount-ro/$KIND defaults/" "$MOUNT/etc/fstab"
 umount "$MOUNT" "$FROM"
 "#;
 
@@ -149,13 +156,10 @@ pub fn build(cache: &Path, golden: Golden, say: Say<'_>) -> Result<PathBuf> {
     let work_undo = Undo::new(Action::RemoveTree(work.path().to_owned()));
     let unfinished = match golden {
         Golden::Debian => debian(work.path(), say)?,
-        Golden::Dracut => {
-            let copy = work.path().join("disk.img");
-            let base = build(cache, Golden::Debian, say)?;
-            install(&base, &copy, work.path(), &["dracut"], say)?;
-            copy
-        }
-        Golden::Xfs => on_xfs(&build(cache, Golden::Debian, say)?, work.path(), say)?,
+        Golden::Dracut => with(cache, work.path(), &["dracut"], say)?,
+        Golden::NetworkRoot => with(cache, work.path(), &["nbd-client"], say)?,
+        Golden::Xfs => copied(cache, work.path(), "xfs", say)?,
+        Golden::Btrfs => copied(cache, work.path(), "btrfs", say)?,
     };
     fs::rename(&unfinished, &image)?;
     work_undo.now()?;
@@ -196,22 +200,33 @@ fn debian(work: &Path, say: Say<'_>) -> Result<PathBuf> {
     Ok(disk)
 }
 
-/// The files of `base` on a disk whose root is XFS.
-fn on_xfs(base: &Path, work: &Path, say: Say<'_>) -> Result<PathBuf> {
-    say("copying the files to XFS");
+/// The first image with more packages.
+fn with(cache: &Path, work: &Path, packages: &[&str], say: Say<'_>) -> Result<PathBuf> {
+    let copy = work.join("disk.img");
+    let base = build(cache, Golden::Debian, say)?;
+    install(&base, &copy, work, packages, say)?;
+    Ok(copy)
+}
+
+/// The files of the first image on a disk whose root is a file system of another kind.
+fn copied(cache: &Path, work: &Path, kind: &str, say: Say<'_>) -> Result<PathBuf> {
+    let base = build(cache, Golden::Debian, say)?;
+    say(&format!("copying the files to {kind}"));
     let disk = work.join("disk.img");
     let mount = work.join("mount");
     fs::create_dir_all(&mount)?;
     let mut script = contained("sh");
     script
-        .args(["-ec", XFS_SCRIPT])
+        .args(["-ec", COPY_SCRIPT])
         .env("BASE", base)
         .env("IMAGE", &disk)
+        .env("KIND", kind)
         .env("DISK_BYTES", DISK_BYTES.to_string())
         .env("OFFSET", FIRST_PARTITION_BYTES.to_string())
         .env("FROM", work.join("from"))
         .env("MOUNT", &mount);
-    watch(&mut script, &work.join("xfs.log"), MARK, INSTALL_LIMIT, say)?;
+    let log = work.join("copy.log");
+    watch(&mut script, &log, MARK, INSTALL_LIMIT, say)?;
     Ok(disk)
 }
 

@@ -5,6 +5,7 @@
 //! is taken back when its guard is dropped, and by [`undo::run_all`] on a signal.
 
 pub mod agent;
+pub mod boots;
 pub mod console;
 pub mod daemon;
 pub mod disk;

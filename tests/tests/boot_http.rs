@@ -36,7 +36,7 @@ impl Site {
         let mut options = DaemonOptions::new(directory.path())?;
         options.namespace = Some(namespace.name().to_owned());
         options.config = format!(
-            "[boot]\ninterfaces = [\"lo=observe\"]\nfiles = [\"{}\"]\n\
+            "[boot]\ninterfaces = [\"lo=proxy\"]\nfiles = [\"{}\"]\n\
              [[network]]\ninterface = \"lo\"\nunknown = \"hold\"\nnames = \"m[01-99]\"\n",
             files.display()
         );

@@ -205,7 +205,11 @@ fn an_unknown_machine_is_held_approved_and_boots() {
 #[test]
 fn images_of_other_tools_boot_the_same_way() {
     let lan = Lan::new("dhcp", "").expect("a lab");
-    let kinds = [("dracut", 8, Golden::Dracut), ("xfs", 9, Golden::Xfs)];
+    let kinds = [
+        ("dracut", 8, Golden::Dracut),
+        ("xfs", 9, Golden::Xfs),
+        ("btrfs", 10, Golden::Btrfs),
+    ];
     for (name, number, golden) in kinds {
         lan.import(name, &image(golden)).expect("imported");
         lan.add_node(name, number, name).expect("a node");
@@ -217,6 +221,7 @@ fn images_of_other_tools_boot_the_same_way() {
     for (machine, (name, ..)) in machines.iter_mut().zip(kinds) {
         lan.log_in(machine, name).expect("logged in");
     }
-    let root = shell(&mut machines[1], "findmnt -n -o FSTYPE /");
-    assert_eq!(root, "xfs");
+    for (machine, kind) in machines.iter_mut().zip(["ext4", "xfs", "btrfs"]) {
+        assert_eq!(shell(machine, "findmnt -n -o FSTYPE /"), kind);
+    }
 }

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use rootstock_tests::tool;
 
+use crate::agent;
 use crate::command::{self, root};
 use crate::tidy::files::collect;
 
@@ -34,6 +35,11 @@ const FILES: [(&str, &str); 5] = [
     ("README.md", "usr/share/doc/rootstock/README.md"),
 ];
 
+/// The first stage's program, where the daemon looks for it.
+const AGENT: &str = "usr/lib/rootstock/rootstock-agent";
+/// Plug-ins as examples: to be copied to, or linked from, the directory that runs them.
+const PLUGINS: [&str; 2] = ["distcc", "known-hosts"];
+
 /// Files that an administrator may change and an upgrade keeps.
 const CONFFILES: &str = "/etc/rootstock/rootstock.toml\n";
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
@@ -44,21 +50,34 @@ const COMPLETIONS: [(&str, &str); 3] = [
     ("fish", "usr/share/fish/vendor_completions.d/rootstock.fish"),
 ];
 
-/// Packs `binary`, or the release build, and gives the package's path below `output`.
+/// What is packed, where it is not to be built.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Programs<'a> {
+    /// `rootstock`.
+    pub(crate) binary: Option<&'a Path>,
+    /// `rootstock-agent`, linked statically.
+    pub(crate) agent: Option<&'a Path>,
+}
+
+/// Packs `programs`, or the release build, and gives the package's path below `output`.
 ///
 /// # Errors
 /// When the build or a tool fails.
-pub(crate) fn run(binary: Option<&Path>, output: Option<&Path>) -> Result<PathBuf> {
+pub(crate) fn run(programs: Programs<'_>, output: Option<&Path>) -> Result<PathBuf> {
     let output = output.map_or_else(|| command::target().join("debian"), Path::to_owned);
-    let binary = match binary {
+    let binary = match programs.binary {
         Some(binary) => binary.to_owned(),
         None => build()?,
+    };
+    let agent = match programs.agent {
+        Some(agent) => agent.to_owned(),
+        None => agent::run()?,
     };
     let tree = output.join("tree");
     if tree.exists() {
         fs::remove_dir_all(&tree)?;
     }
-    lay_out(&tree, &binary)?;
+    lay_out(&tree, &binary, &agent)?;
     let architecture = tool::run("dpkg", ["--print-architecture"])?;
     let version = format!("{}-{REVISION}", env!("CARGO_PKG_VERSION"));
     control(&tree, &version, architecture.trim())?;
@@ -79,10 +98,16 @@ fn build() -> Result<PathBuf> {
     Ok(command::target().join("release/rootstock"))
 }
 
-fn lay_out(tree: &Path, binary: &Path) -> Result<()> {
+fn lay_out(tree: &Path, binary: &Path, agent: &Path) -> Result<()> {
     let program = tree.join("usr/bin/rootstock");
     place(binary, &program, PROGRAM)?;
     tool::run_command(Command::new("strip").arg("--strip-unneeded").arg(&program))?;
+    place(agent, &tree.join(AGENT), PROGRAM)?;
+    for name in PLUGINS {
+        let from = root().join("packaging/plugins").join(name);
+        let to = tree.join("usr/share/rootstock/plugins").join(name);
+        place(&from, &to, PROGRAM)?;
+    }
     for (from, to) in FILES {
         place(&root().join(from), &tree.join(to), FILE)?;
     }

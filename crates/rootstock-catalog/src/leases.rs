@@ -4,10 +4,11 @@
 //! one machine send different client identifiers, and cloned machines send the
 //! same one.
 
-use std::net::Ipv4Addr;
+use std::{collections::HashSet, net::Ipv4Addr};
 
 use jiff::Timestamp;
 use rootstock_core::{MacAddress, NodeName};
+use sqlx::SqliteExecutor;
 
 use crate::{
     Catalog,
@@ -110,18 +111,27 @@ impl TryFrom<Columns> for LeaseRow {
     }
 }
 
-/// Takes the address when it is free, over, or this card's own, and when no node
-/// has it reserved that does not have this card.
+/// Takes each address of a JSON array of leases when it is free, over, or this card's
+/// own, and when no node has it reserved that does not have this card. Answers with
+/// those that were taken.
+///
+/// One statement for all of them: every statement is a trip to the database's thread
+/// and back, which for a lease costs more than the lease itself. No address may be in
+/// it twice, since the answer could not tell them apart. `WHERE true` parts the select
+/// from `ON CONFLICT` (SQLite, "Parsing Ambiguity" of UPSERT).
 const COMMIT: &str = "INSERT INTO lease \
     (address, mac, client_id, host_name, node, network, state, started_ms, expires_ms) \
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 \
-    WHERE NOT EXISTS (SELECT 1 FROM node n WHERE n.address = $1 AND NOT EXISTS \
-        (SELECT 1 FROM node_mac m WHERE m.node = n.name AND m.mac = $2)) \
+    SELECT new.value ->> 0, new.value ->> 1, new.value ->> 2, new.value ->> 3, new.value ->> 4, \
+        new.value ->> 5, new.value ->> 6, new.value ->> 7, new.value ->> 8 \
+    FROM json_each($1) AS new \
+    WHERE true AND NOT EXISTS (SELECT 1 FROM node n WHERE n.address = new.value ->> 0 AND NOT EXISTS \
+        (SELECT 1 FROM node_mac m WHERE m.node = n.name AND m.mac = new.value ->> 1)) \
     ON CONFLICT (address) DO UPDATE SET mac = excluded.mac, client_id = excluded.client_id, \
         host_name = excluded.host_name, node = excluded.node, network = excluded.network, \
         state = excluded.state, started_ms = excluded.started_ms, expires_ms = excluded.expires_ms \
     WHERE lease.expires_ms <= excluded.started_ms \
-        OR (lease.mac = excluded.mac AND lease.state <> 'declined')";
+        OR (lease.mac = excluded.mac AND lease.state <> 'declined') \
+    RETURNING address";
 
 impl Catalog {
     /// Gives leases, each or not, in one transaction: when this returns, those
@@ -134,32 +144,18 @@ impl Catalog {
         &self,
         leases: &[LeaseRow],
     ) -> Result<Vec<Result<(), Taken>>, CatalogError> {
-        let doing = "commit leases";
-        let mut tx = self.begin(doing).await?;
-        let mut answers = Vec::with_capacity(leases.len());
-        for lease in leases {
-            let done = sqlx::query(COMMIT)
-                .bind(lease.address.to_string())
-                .bind(lease.mac.to_string())
-                .bind(lease.client_id.as_str())
-                .bind(lease.host_name.as_deref())
-                .bind(lease.node.as_ref().map(NodeName::as_str))
-                .bind(lease.network.as_str())
-                .bind(lease.state.as_str())
-                .bind(lease.started.as_millisecond())
-                .bind(lease.expires.as_millisecond())
-                .execute(&mut *tx)
-                .await
-                .map_err(failed(doing))?;
-            answers.push(if done.rows_affected() == 0 {
-                Err(Taken {
-                    address: lease.address,
-                })
-            } else {
-                Ok(())
-            });
+        let groups = without_repeats(leases);
+        if let [group] = groups[..] {
+            // A statement alone is a transaction of its own, without the two trips to
+            // the database's thread that begin one and end it.
+            return take(&self.pool, group).await;
         }
-        tx.commit().await.map_err(failed(doing))?;
+        let mut tx = self.begin(DOING).await?;
+        let mut answers = Vec::with_capacity(leases.len());
+        for group in groups {
+            answers.append(&mut take(&mut *tx, group).await?);
+        }
+        tx.commit().await.map_err(failed(DOING))?;
         Ok(answers)
     }
 
@@ -233,4 +229,56 @@ impl Catalog {
             .map_err(failed("forget old leases"))?;
         Ok(done.rows_affected())
     }
+}
+
+const DOING: &str = "commit leases";
+
+/// Takes the addresses of a group without repeats, by one statement.
+async fn take(
+    executor: impl SqliteExecutor<'_>,
+    group: &[LeaseRow],
+) -> Result<Vec<Result<(), Taken>>, CatalogError> {
+    let given: Vec<String> = sqlx::query_scalar(COMMIT)
+        .bind(as_json(group))
+        .fetch_all(executor)
+        .await
+        .map_err(failed(DOING))?;
+    let given: HashSet<String> = given.into_iter().collect();
+    let answers = group.iter().map(|lease| {
+        let address = lease.address;
+        let is_given = given.contains(&address.to_string());
+        is_given.then_some(()).ok_or(Taken { address })
+    });
+    Ok(answers.collect())
+}
+
+/// The leases in their order, cut before every address that the same piece already has.
+fn without_repeats(mut leases: &[LeaseRow]) -> Vec<&[LeaseRow]> {
+    let mut groups = Vec::new();
+    while !leases.is_empty() {
+        let mut seen = HashSet::new();
+        let end = leases.iter().position(|lease| !seen.insert(lease.address));
+        let (group, rest) = leases.split_at(end.unwrap_or(leases.len()));
+        groups.push(group);
+        leases = rest;
+    }
+    groups
+}
+
+/// What [`COMMIT`] reads.
+fn as_json(leases: &[LeaseRow]) -> String {
+    let rows = leases.iter().map(|lease| {
+        serde_json::json!([
+            lease.address.to_string(),
+            lease.mac.to_string(),
+            lease.client_id,
+            lease.host_name,
+            lease.node.as_ref().map(NodeName::as_str),
+            lease.network,
+            lease.state.as_str(),
+            lease.started.as_millisecond(),
+            lease.expires.as_millisecond(),
+        ])
+    });
+    serde_json::Value::from_iter(rows).to_string()
 }

@@ -643,6 +643,41 @@ async fn a_nodes_address_is_for_its_cards_only() {
     );
 }
 
+/// A batch is one statement: what clients send in it reaches its own row, as it is.
+#[tokio::test]
+async fn a_batch_of_leases_keeps_every_field() {
+    let site = Site::new().await;
+    let mut rows: Vec<LeaseRow> = (1..=200)
+        .map(|last| lease(last, last.into(), 1, 100 + i64::from(last)))
+        .collect();
+    let names = [
+        "\"],[\"",
+        "back\\slash",
+        "\u{1}\t",
+        "'; DROP TABLE lease",
+        "é€𝄞",
+        "",
+    ];
+    for (row, name) in rows.iter_mut().zip(names) {
+        row.host_name = Some(name.to_owned());
+    }
+    rows[7].client_id = String::new();
+    rows[8].node = Some("n1".parse().expect("a name"));
+    // The one in the middle comes again for another card, and is refused alone.
+    let mut asked = rows.clone();
+    asked.insert(100, lease(50, 999, 1, 9));
+    let answers = site.catalog.lease_commit_many(&asked).await;
+    let answers = answers.expect("commits");
+    let refused = (0..).zip(&answers).filter(|(_, answer)| answer.is_err());
+    let refused: Vec<i32> = refused.map(|(place, _)| place).collect();
+    assert_eq!((answers.len(), refused), (201, vec![100]));
+    let mut kept = site.catalog.leases().await.expect("lists");
+    kept.sort_by_key(|row| row.address);
+    assert_eq!(kept, rows);
+    let none = site.catalog.lease_commit_many(&[]).await;
+    assert_eq!(none.expect("commits"), []);
+}
+
 #[tokio::test]
 async fn a_token_is_good_once() {
     let site = Site::new().await;

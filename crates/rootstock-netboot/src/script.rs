@@ -28,7 +28,7 @@ const FETCH_TRIES_MAX: u32 = 5;
 pub enum ScriptError {
     /// A kernel argument that a boot loader would not pass on as it is.
     #[error(
-        "the kernel argument '{text}' {reason}: change it with `rootstock node set NAME kernel-arguments=…`"
+        "the kernel argument '{text}' {reason}: change it with `rootstock node set NAME --kernel-arguments …`"
     )]
     Argument {
         /// The argument.

@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     app::App,
     boot::{
-        self,
+        self, ClaimError,
         first_stage::{self, FirstStageError},
     },
     collector,
@@ -65,6 +65,15 @@ pub enum StartError {
     /// The API's addresses.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// An interface of `boot.interfaces`.
+    #[error("cannot boot machines on {interface}, as boot.interfaces says")]
+    Boot {
+        /// Its name.
+        interface: String,
+        /// What cannot be had.
+        #[source]
+        source: ClaimError,
+    },
     /// The directory of the first stages.
     #[error("the directory of the first stages cannot be used")]
     FirstStages(#[source] FirstStageError),
@@ -149,6 +158,8 @@ impl Daemon {
             source,
         })?;
         let volumes = Volumes::new(volumes_disk, store.clone(), config.store.cache_bytes);
+        boot::claim(&config)
+            .map_err(|(interface, source)| StartError::Boot { interface, source })?;
         let server = ApiServer::bind(&config.api.listen, tls.clone()).await?;
         let https = server.https.clone();
         let app = Arc::new(App::new(config, catalog, store, key, volumes));

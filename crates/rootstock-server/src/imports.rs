@@ -401,7 +401,7 @@ pub(crate) async fn publish(
     };
     tracing::info!(image = %row.image, version = row.number.0, ?outcome, added_bytes, "version committed");
     if let Some(stages) = app.first_stages.get()
-        && app.config.boot.is_on()
+        && app.boot.is_on()
     {
         stages.prepare(&row);
     }

@@ -27,7 +27,7 @@ mod tls;
 mod verify;
 mod volumes;
 
-pub use boot::{dhcp, first_stage::FirstStageError};
+pub use boot::{ClaimError, dhcp, first_stage::FirstStageError};
 pub use config::{Config, ConfigError, Layers, Loaded};
 pub use daemon::{Daemon, ShutdownError, StartError};
 pub use data_dir::DataDirError;

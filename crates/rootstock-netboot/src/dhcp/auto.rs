@@ -21,6 +21,10 @@ const QUESTIONS: u32 = 3;
 /// an address before it offers it takes a second.
 const PATIENCE: Millis = Millis(1500);
 
+/// How often a server that found itself alone asks again: one that came later may
+/// answer its clients where we cannot overhear it.
+const ASK_AGAIN: Millis = Millis::seconds(60);
+
 /// How many other servers are remembered on an interface.
 const RIVALS_MAX: usize = 16;
 
@@ -78,6 +82,10 @@ impl Duty {
         if self.next.is_none_or(|next| next > now) {
             return None;
         }
+        if self.now.is_some() {
+            self.next = Some(now.after(ASK_AGAIN));
+            return Some(Step::Ask(self.question(interface)));
+        }
         if self.questions < QUESTIONS {
             self.questions += 1;
             self.next = Some(now.after(PATIENCE));
@@ -89,7 +97,9 @@ impl Duty {
         } else {
             Mode::Observe
         };
-        Some(Step::Tell(self.decide(mode, None)))
+        let event = self.decide(mode, None);
+        self.next = (mode == Mode::Dhcp).then(|| now.after(ASK_AGAIN));
+        Some(Step::Tell(event))
     }
 
     /// Another server was heard.

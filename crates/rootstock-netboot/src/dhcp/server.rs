@@ -288,6 +288,7 @@ impl Server {
                 client: client.clone(),
             }));
         }
+        self.overhear_choice(now, interface, &packet, out);
         let ask = Box::new(Ask {
             interface,
             packet,
@@ -317,6 +318,33 @@ impl Server {
         }
         let mut events = Vec::new();
         self.duties[incoming.interface.0].rival(now, packet, server, &mut events);
+        out.extend(events.into_iter().map(Action::Event));
+    }
+
+    /// A client says in its REQUEST, by broadcast, whose offer it takes (RFC 2131,
+    /// section 3.1). The server's own words may have gone to the client alone.
+    fn overhear_choice(
+        &mut self,
+        now: Millis,
+        interface: InterfaceId,
+        packet: &Packet,
+        out: &mut Vec<Action>,
+    ) {
+        let (Kind::Request, Some(server), Some(address)) =
+            (packet.kind, packet.server, packet.requested)
+        else {
+            return;
+        };
+        if self.is_own(server) || !packet.giaddr.is_unspecified() {
+            return;
+        }
+        let taken = Packet {
+            kind: Kind::Ack,
+            yiaddr: address,
+            ..packet.clone()
+        };
+        let mut events = Vec::new();
+        self.duties[interface.0].rival(now, &taken, server, &mut events);
         out.extend(events.into_iter().map(Action::Event));
     }
 

@@ -1,6 +1,13 @@
 //! Bodies that firmware understands: an exact length, at most one range, as they are.
 
-use std::{fs, io, ops::Range, os::unix::fs::FileExt as _, path::Path, sync::Arc};
+use std::{
+    fs,
+    io::{self, IoSliceMut},
+    ops::Range,
+    os::unix::fs::FileExt as _,
+    path::Path,
+    sync::Arc,
+};
 
 use axum::{
     body::Body,
@@ -9,6 +16,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::stream;
+use rustix::io::{ReadWriteFlags, preadv2};
 
 /// What is read of a file at once, in bytes.
 const READ_BYTES: u64 = 256 << 10;
@@ -40,6 +48,20 @@ impl Content {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::File(_, len) => *len,
         }
+    }
+
+    /// A part of a file, when reading it does not wait for the disk. Most kernels are
+    /// fetched by many machines: then another thread would only cost two switches.
+    fn part_in_memory(&self, range: &Range<u64>) -> Option<Bytes> {
+        let Self::File(file, _) = self else {
+            return None;
+        };
+        let mut buffer = vec![0; (range.end - range.start) as usize];
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let read = preadv2(file, &mut parts, range.start, ReadWriteFlags::NOWAIT);
+        // Less than all is what the memory had. Not all file systems can tell.
+        let is_all = read.is_ok_and(|read| read == buffer.len());
+        is_all.then(|| buffer.into())
     }
 
     fn part(self, range: Range<u64>) -> io::Result<Bytes> {
@@ -119,9 +141,10 @@ fn body(content: Content, range: Range<u64>, on_sent: OnSent) -> Body {
         }
         let next = range.start + READ_BYTES.min(range.end - range.start);
         let (part, rest) = (range.start..next, next..range.end);
-        let read = match &content {
-            Content::Bytes(_) => content.clone().part(part),
-            Content::File(..) => {
+        let read = match (&content, content.part_in_memory(&part)) {
+            (_, Some(bytes)) => Ok(bytes),
+            (Content::Bytes(_), None) => content.clone().part(part),
+            (Content::File(..), None) => {
                 let content = content.clone();
                 let read = tokio::task::spawn_blocking(move || content.part(part));
                 read.await

@@ -64,7 +64,7 @@ pub(crate) fn usual(step: BootStep) -> &'static str {
         BootStep::Network => "the device did not come up: the image's kernel has no nbd module",
         BootStep::DeviceUp => {
             "the root was not mounted. It is on another partition (`rootstock node set NAME \
-             root=…`), or its file system's module is not in the image"
+             --root …`), or its file system's module is not in the image"
         }
         BootStep::RootMounted => "the image's init was not started: is /sbin/init in the image?",
         BootStep::Switched => {

@@ -1,6 +1,9 @@
 //! What a machine is told to boot: the way from its card's address to a script.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use rootstock_api::{
@@ -8,7 +11,8 @@ use rootstock_api::{
     settings::Settings,
 };
 use rootstock_catalog::{
-    CatalogError, NewBoot, NewToken, NodeRow, NodeState, Registered, Registration, VersionRow,
+    BootRow, CatalogError, NewBoot, NewToken, NodeRow, NodeState, Registered, Registration,
+    VersionRow,
 };
 use rootstock_core::{Digest, HostList, MacAddress, VersionSpec};
 use rootstock_netboot::{
@@ -22,7 +26,7 @@ use super::{
     orders,
     stage::Stage,
     staged::TOKEN_LIFE,
-    told,
+    told::{self, Additions},
     transcript::Told,
 };
 use crate::{
@@ -38,6 +42,11 @@ pub(crate) enum Decision {
     Boot(Box<Ready>),
     /// To wait, and why.
     Wait {
+        /// For its screen.
+        lines: Vec<String>,
+    },
+    /// To wait, since it asks in the name of another machine.
+    Refused {
         /// For its screen.
         lines: Vec<String>,
     },
@@ -60,6 +69,7 @@ pub(crate) struct Ready {
     title: String,
     token: String,
     arguments: Vec<Argument>,
+    address: Option<Address>,
 }
 
 impl Ready {
@@ -83,7 +93,7 @@ impl Ready {
             mac: mac.dashed(),
             urls,
             token: &self.token,
-            address,
+            address: self.address.unwrap_or(address),
             arguments: &self.arguments,
             shim: shim.map(|_| format!("{}/boot/file/shimx64.efi", asked.base(app))),
         }
@@ -111,7 +121,7 @@ pub(crate) async fn decide(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) ->
             .transcripts
             .step(mac, Told::new(BootStep::Held, "")),
         Decision::Local { reason } => tracing::info!(%mac, reason, "machine boots its own disk"),
-        Decision::Boot(_) => {}
+        Decision::Boot(_) | Decision::Refused { .. } => {}
     }
     decision
 }
@@ -119,6 +129,7 @@ pub(crate) async fn decide(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) ->
 async fn decided(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Step<Ready> {
     let network = app.boot.networks.of(asked.peer, asked.local);
     let node = node(app, asked, mac, &network).await?;
+    refuse_impostor(app, &node, asked.peer).await?;
     let settings = orders::settings(app, &node, &network)
         .await
         .map_err(|error| failed("read the node's settings", error.0.to_string()))?;
@@ -150,6 +161,13 @@ async fn decided(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Step<Read
     let plan = told::booting(app, &boot, &node, &settings, &spec, &network).await;
     let arguments = arguments(&settings, &stage, &plan.kernel_arguments);
     let arguments = arguments.map_err(|reason| failed("use the kernel arguments", reason))?;
+    let address = address(app, &plan, &network, &boot);
+    if let Some(Address::Known { ip, .. }) = address {
+        // The first stage gives the token in from its own address.
+        let again = new_token(&token, ip.into());
+        let armed = app.catalog.arm_boot(&boot, &again).await;
+        armed.map_err(|error| failed("begin a boot", chain(&error)))?;
+    }
     app.boot
         .staged
         .offer(&token, asked.peer, mac, node.name.clone(), boot, stage);
@@ -168,6 +186,57 @@ async fn decided(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Step<Read
         title,
         token,
         arguments,
+        address,
+    })
+}
+
+/// The address that a plug-in gave the machine, when it is one of its network.
+fn address(app: &App, plan: &Additions, network: &Network, boot: &str) -> Option<Address> {
+    let ip = plan.address?;
+    let Some(subnet) = network.subnet.filter(|subnet| subnet.contains(ip)) else {
+        let detail = format!("a plug-in's address left out: {ip} is not in the machine's network");
+        tracing::warn!(boot, %ip, "a plug-in's address is not in the machine's network");
+        app.boot.transcripts.note(boot, detail);
+        return None;
+    };
+    let mask = u32::MAX
+        .checked_shl(32 - u32::from(subnet.prefix))
+        .unwrap_or(0);
+    Some(Address::Known {
+        ip,
+        netmask: Ipv4Addr::from_bits(mask),
+        gateway: network.config.gateway,
+        name_server: network.config.name_servers.first().copied(),
+    })
+}
+
+/// Refuses whoever asks in the name of a machine that is on its way or up, from
+/// another address and another card: what they got would end that machine's boot.
+/// Where nobody knows the asker's card, or it has the same address, the machine
+/// itself may have been switched off and on.
+async fn refuse_impostor(app: &Arc<App>, node: &NodeRow, peer: IpAddr) -> Step<()> {
+    let card = app.boot.card_at(peer).await;
+    let Some(card) = card.filter(|card| !node.macs.contains(card)) else {
+        return Ok(());
+    };
+    let boots = app.catalog.boots_of(&node.name).await;
+    let boots = boots.map_err(|error| failed("look the machine up", chain(&error)))?;
+    let is_live = |boot: &BootRow| {
+        boot.ended.is_none()
+            && boot.source.is_some_and(|source| source != peer)
+            && (app.boot.transcripts.is_followed(&boot.id) || app.boot.sessions.is_alive(&boot.id))
+    };
+    let Some(boot) = boots.into_iter().find(is_live) else {
+        return Ok(());
+    };
+    tracing::warn!(%peer, %card, node = %node.name, boot = boot.id, "impostor refused");
+    let detail = format!("refused {peer} ({card}): it asked for this machine's script");
+    app.boot.transcripts.note(&boot.id, detail);
+    Err(Decision::Refused {
+        lines: vec![
+            format!("{} is on its way or up, at another address.", node.name),
+            format!("This card is {card}, which is not one of its cards."),
+        ],
     })
 }
 
@@ -269,12 +338,7 @@ async fn begin(
     let now = Timestamp::now();
     let id = |error: crate::http::ApiError| error.0.to_string();
     let token = random_id().map_err(id)?;
-    let life = SignedDuration::try_from(TOKEN_LIFE).unwrap_or_default();
-    let new = NewToken {
-        digest: Digest::of(token.as_bytes()),
-        source: peer,
-        expires: now + life,
-    };
+    let new = new_token(&token, peer);
     if let Some(boot) = app.boot.transcripts.open_boot(mac) {
         match app.catalog.arm_boot(&boot, &new).await {
             Ok(()) => return Ok((boot, token)),
@@ -292,6 +356,15 @@ async fn begin(
     begun.map_err(|error| chain(&error))?;
     app.boot.transcripts.adopt(mac, &node.name, &boot);
     Ok((boot, token))
+}
+
+fn new_token(token: &str, source: IpAddr) -> NewToken {
+    let life = SignedDuration::try_from(TOKEN_LIFE).unwrap_or_default();
+    NewToken {
+        digest: Digest::of(token.as_bytes()),
+        source,
+        expires: Timestamp::now() + life,
+    }
 }
 
 /// The image's arguments, the node's, its console, and what plug-ins add.
@@ -334,7 +407,7 @@ fn no_image(node: &NodeRow) -> Decision {
     failed(
         "choose an image",
         format!(
-            "{0} has none: `rootstock node set {0} image=NAME`",
+            "{0} has none: `rootstock node set {0} --image NAME`",
             node.name
         ),
     )

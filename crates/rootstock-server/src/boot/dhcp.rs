@@ -21,8 +21,8 @@ use rootstock_core::MacAddress;
 use rootstock_netboot::{
     Millis,
     dhcp::{
-        Action, CommitError, Config, Event, Incoming, InterfaceId, Known, Lease, Link, Outgoing,
-        PROBE_WAIT, Probed, Progress, Server, Ticket, Who,
+        Action, CLIENT_PORT, CommitError, Config, Event, Incoming, InterfaceId, Known, Lease, Link,
+        Mode, Outgoing, PROBE_WAIT, Probed, Progress, Server, Ticket, Who,
     },
 };
 use tokio::{
@@ -98,6 +98,18 @@ pub enum DhcpStartError {
         interface: String,
         /// The port.
         port: u16,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Other servers cannot be heard, on which `auto` depends.
+    #[error(
+        "open UDP port {CLIENT_PORT} on {interface}, where mode auto listens for other DHCP \
+         servers: say which mode it is, {interface}=dhcp or {interface}=proxy"
+    )]
+    Deaf {
+        /// The interface.
+        interface: String,
         /// Why.
         #[source]
         source: io::Error,
@@ -188,6 +200,14 @@ enum Command {
     Stop,
 }
 
+/// Whether the ports and rights of an interface can be had now; nothing stays open.
+///
+/// # Errors
+/// [`DhcpStartError`], as [`start`] would.
+pub(crate) fn try_interface(name: &str, mac: MacAddress, mode: Mode) -> Result<(), DhcpStartError> {
+    Links::open(name, mac, mode).map(drop)
+}
+
 /// Opens the ports, reads the leases and starts to answer.
 ///
 /// # Errors
@@ -203,7 +223,7 @@ pub async fn start<B: LeaseBook, E: BootEvents>(
     let (packets, incoming) = mpsc::channel(PACKETS_MAX);
     let mut interfaces = Vec::new();
     for (place, interface) in config.interfaces.iter().enumerate() {
-        let links = Links::open(&interface.name, interface.mac)?;
+        let links = Links::open(&interface.name, interface.mac, interface.mode)?;
         links.read(InterfaceId(place), &packets, &mut readers);
         interfaces.push(links);
     }
@@ -222,7 +242,7 @@ pub async fn start<B: LeaseBook, E: BootEvents>(
         writing: None,
         probes: VecDeque::new(),
         asked: HashMap::new(),
-        _readers: readers,
+        readers,
     };
     let task = tokio::spawn(driver.run(incoming, commanded));
     Ok(DhcpService {
@@ -287,8 +307,8 @@ struct Driver<B, E> {
     probes: VecDeque<Probe>,
     /// Who is to get an address that is asked after.
     asked: HashMap<(InterfaceId, Ipv4Addr), (Ticket, MacAddress)>,
-    /// Ends the readers with the driver.
-    _readers: JoinSet<()>,
+    /// Ends with the driver.
+    readers: JoinSet<()>,
 }
 
 impl<B: LeaseBook, E: BootEvents> Driver<B, E> {
@@ -327,6 +347,8 @@ impl<B: LeaseBook, E: BootEvents> Driver<B, E> {
             self.written(done);
             self.write();
         }
+        // They hold the ports, which the next service wants alone.
+        self.readers.shutdown().await;
     }
 
     fn next_wake(&self) -> Option<Millis> {

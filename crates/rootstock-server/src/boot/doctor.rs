@@ -39,7 +39,7 @@ pub(crate) fn look(app: &App) -> BootDoctor {
         Vec::new()
     });
     BootDoctor {
-        is_on: config.is_on(),
+        is_on: app.boot.is_on(),
         programs: PROGRAMS.iter().map(program).collect(),
         interfaces: found.iter().map(|found| interface(app, found)).collect(),
         ports: ports(app),
@@ -55,12 +55,13 @@ fn interface(app: &App, found: &interfaces::Interface) -> BootInterfaceReport {
         let mode = app.boot.networks.mode(&place.name);
         mode.unwrap_or(place.mode).to_string()
     });
-    let reason = match (&mode, found.left_out) {
-        (Some(_), _) => None,
-        (None, Some(reason)) => Some(reason.to_owned()),
-        (None, None) if !app.config.boot.is_on() => Some("boot.interfaces is off".to_owned()),
-        (None, None) if !found.is_running => Some("it is down or has no carrier".to_owned()),
-        (None, None) => Some("it has no private IPv4 address, or was not asked for".to_owned()),
+    let reason = match &mode {
+        Some(_) => None,
+        None if !app.config.boot.is_on() => Some("boot.interfaces is off".to_owned()),
+        None => {
+            let lack = app.boot.auto_lack.clone();
+            Some(lack.unwrap_or_else(|| interfaces::reason(found).to_owned()))
+        }
     };
     let addresses = found.addresses.iter();
     let rivals = app.boot.networks.rivals(&found.name);

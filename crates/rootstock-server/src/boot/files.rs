@@ -139,7 +139,9 @@ async fn ipxe(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Found {
                 script::ipxe_failed(&base, &dashed, "make the script", &error.to_string())
             })
         }
-        Decision::Wait { lines } => script::ipxe_wait(&base, &dashed, &lines),
+        Decision::Wait { lines } | Decision::Refused { lines } => {
+            script::ipxe_wait(&base, &dashed, &lines)
+        }
         Decision::Local { reason } => script::ipxe_local(&reason),
         Decision::Failed { step, reason } => script::ipxe_failed(&base, &dashed, step, &reason),
     })
@@ -158,7 +160,9 @@ async fn grub(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Found {
             script::grub_boot(&plan, source)
                 .unwrap_or_else(|error| failed("make the configuration", error.to_string()))
         }
-        Decision::Wait { lines } => script::grub_wait(source, &dashed, &lines),
+        Decision::Wait { lines } | Decision::Refused { lines } => {
+            script::grub_wait(source, &dashed, &lines)
+        }
         Decision::Local { reason } => script::grub_local(&reason),
         Decision::Failed { step, reason } => failed(step, reason),
     })
@@ -174,6 +178,8 @@ fn staged(app: &Arc<App>, asked: Asked<'_>, token: &str, part: &str) -> Result<F
             owner = %staged.peer,
             "boot files of another machine refused"
         );
+        let detail = format!("refused {}: it asked for the boot files", asked.peer);
+        app.boot.transcripts.note(&staged.boot, detail);
         return Err(Missing::Refused);
     }
     let (content, step) = match part {

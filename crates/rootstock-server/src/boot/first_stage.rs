@@ -130,9 +130,6 @@ pub enum FirstStageError {
     Unfinished,
 }
 
-/// Where the agent's package puts it, to be named when it is nowhere.
-const AGENT_DEFAULT: &str = "/usr/lib/rootstock/rootstock-agent";
-
 /// Gives the daemon its first stages, kept below `dir`.
 ///
 /// # Errors
@@ -150,7 +147,7 @@ pub(crate) fn install(
     let is_found = found.is_some();
     let agent = found
         .or_else(|| app.config.boot.agent.clone())
-        .unwrap_or_else(|| AGENT_DEFAULT.into());
+        .unwrap_or_else(|| super::AGENT_DEFAULT.into());
     let stages = FirstStages::open(Arc::clone(&app.volumes), dir, agent, site)?;
     if is_found {
         app.boot.set_stages(Arc::new(stages.clone()));

@@ -166,7 +166,8 @@ fn network(
     }
 }
 
-fn mode_of(mode: BootMode) -> Mode {
+/// What DHCP calls a mode.
+pub(super) fn mode_of(mode: BootMode) -> Mode {
     match mode {
         BootMode::Auto => Mode::Auto,
         BootMode::Dhcp => Mode::Dhcp,

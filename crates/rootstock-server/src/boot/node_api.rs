@@ -89,6 +89,11 @@ impl FromRequestParts<Arc<App>> for Machine {
         if arrival.transport == Transport::Plain {
             session.shown();
         }
+        if let IpAddr::V4(address) = arrival.peer.ip().to_canonical()
+            && session.needs_address()
+        {
+            app.boot.keep(address, session.mac);
+        }
         Ok(Self {
             session,
             secret,
@@ -172,19 +177,27 @@ async fn session(
     match redeemed {
         Redeemed::Open(row) => open(&app, row, &create, mac, peer, secret).await,
         Redeemed::Held(row) => held(&app, row, &create, mac).await,
-        Redeemed::Unknown => Err(refused(peer, mac, None, "is not known")),
-        Redeemed::Used(row) => Err(refused(peer, mac, Some(&row), "was used before")),
-        Redeemed::Expired(row) => Err(refused(peer, mac, Some(&row), "is too old")),
-        Redeemed::Foreign(row) => Err(refused(
-            peer,
-            mac,
-            Some(&row),
-            "was given to another address",
-        )),
+        Redeemed::Unknown => Err(refused(&app, peer, mac, None, "is not known")),
+        Redeemed::Used(row) => Err(refused(&app, peer, mac, Some(&row), "was used before")),
+        Redeemed::Expired(row) => Err(refused(&app, peer, mac, Some(&row), "is too old")),
+        Redeemed::Foreign(row) => {
+            let reason = "was given to another address";
+            Err(refused(&app, peer, mac, Some(&row), reason))
+        }
     }
 }
 
-fn refused(peer: IpAddr, mac: MacAddress, row: Option<&BootRow>, reason: &'static str) -> ApiError {
+fn refused(
+    app: &App,
+    peer: IpAddr,
+    mac: MacAddress,
+    row: Option<&BootRow>,
+    reason: &'static str,
+) -> ApiError {
+    if let Some(row) = row {
+        let detail = format!("refused {peer} ({mac}): the boot token {reason}");
+        app.boot.transcripts.note(&row.id, detail);
+    }
     tracing::warn!(
         %peer,
         %mac,
@@ -209,7 +222,7 @@ async fn open(
     let same_uuid = create.uuid.as_deref().and_then(known_uuid) == node.uuid && node.uuid.is_some();
     if !node.macs.contains(&mac) && !same_uuid {
         app.catalog.end_boot(&row.id, Timestamp::now()).await?;
-        return Err(refused(peer, mac, Some(&row), "is another machine's"));
+        return Err(refused(app, peer, mac, Some(&row), "is another machine's"));
     }
     app.boot.sessions.forget(&row.node);
     inventory(app, &row, create).await;
@@ -321,12 +334,15 @@ async fn chunks(
     let ids = decode_ids(&body, FETCH_IDS_MAX)
         .map_err(|error| ApiError::new(ProblemCode::BadRequest, error.to_string()))?;
     let session = Arc::clone(&machine.session);
+    let peer = machine.arrival.peer.ip().to_canonical();
     let (ids, len_bytes) = app
         .blocking(move |app| {
             let mut len_bytes = 0;
             for id in &ids {
                 if !session.has(&app.store, *id)? {
                     let version = session.version.spec();
+                    let note = format!("refused {peer}: it asked for chunks of another version");
+                    app.boot.transcripts.note(&session.boot, note);
                     let detail = format!("chunk {id} is none of {version}, which this boot runs");
                     return Err(ApiError::new(ProblemCode::Forbidden, detail));
                 }

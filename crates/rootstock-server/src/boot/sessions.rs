@@ -45,6 +45,9 @@ const GOODBYE_PATIENCE: Duration = Duration::from_secs(300);
 /// waits for the disk it runs on: to close it too early would take the disk away.
 const SILENT_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
+/// How often the address of a machine that runs is kept for it anew.
+const ADDRESS_INTERVAL: Duration = Duration::from_secs(300);
+
 /// How long the memory of a session is believed without asking the catalog.
 const MEMORY_LIFE: Duration = Duration::from_secs(60);
 
@@ -71,6 +74,7 @@ struct State {
     heard: Instant,
     gone: Gone,
     report: Option<NodeReport>,
+    address_kept: Option<Instant>,
 }
 
 /// How a machine went.
@@ -115,6 +119,17 @@ impl Session {
         let is_up = report.up;
         state.report = Some(report);
         is_up && !was_up
+    }
+
+    /// Whether it is time to keep the machine's address for it; then that is done.
+    pub(crate) fn needs_address(&self) -> bool {
+        let mut state = self.state();
+        let kept = state.address_kept;
+        if kept.is_some_and(|kept| kept.elapsed() < ADDRESS_INTERVAL) {
+            return false;
+        }
+        state.address_kept = Some(Instant::now());
+        true
     }
 
     /// The machine says that it goes.
@@ -196,6 +211,16 @@ impl Sessions {
     /// Forgets the earlier sessions of a node that boots anew.
     pub(crate) fn forget(&self, node: &NodeName) {
         self.all().retain(|_, session| session.node != *node);
+    }
+
+    /// Whether the machine of a boot was heard of not long ago.
+    pub(crate) fn is_alive(&self, boot: &str) -> bool {
+        let all = self.all();
+        let mut of = all.values().filter(|session| session.boot == boot);
+        of.any(|session| {
+            let state = session.state();
+            state.gone == Gone::Not && state.heard.elapsed() < SILENCE
+        })
     }
 
     /// Every session in memory.
@@ -287,6 +312,7 @@ async fn load(app: &App, row: BootRow) -> Result<Session, ApiError> {
             heard: now,
             gone: Gone::Not,
             report: None,
+            address_kept: None,
         }),
     })
 }

@@ -187,8 +187,12 @@ pub(crate) async fn booting(
         let event = PluginEvent::Booting;
         let document = document(app, event, node, Some(more)).await;
         for (name, answer) in app.boot.plugins.tell(event, &document).await {
-            if let Ok(answer) = answer {
-                additions.add(&name, answer);
+            match answer {
+                Ok(answer) => additions.add(&name, answer),
+                Err(error) => {
+                    let detail = format!("plug-in {name} left out: {}", chain(&error));
+                    app.boot.transcripts.note(boot, detail);
+                }
             }
         }
     }

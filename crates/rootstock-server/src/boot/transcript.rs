@@ -42,6 +42,9 @@ const QUEUE_MAX: usize = 65_536;
 /// How long steps are gathered before they are stored together.
 const GATHER: Duration = Duration::from_millis(200);
 
+/// The most notes beside the steps of a boot: who causes them must not fill its transcript.
+const NOTES_MAX: u32 = 16;
+
 /// How often boots are looked at that may stand still.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -142,6 +145,7 @@ struct Machine {
     last: BootStep,
     last_at: Instant,
     is_stalled: bool,
+    notes: u32,
     pending: Vec<StepRow>,
 }
 
@@ -155,6 +159,7 @@ impl Machine {
             last: BootStep::Discovered,
             last_at: at,
             is_stalled: false,
+            notes: 0,
             pending: Vec::new(),
         }
     }
@@ -253,6 +258,26 @@ impl Transcripts {
         );
         // Nobody may be watching.
         let _ = self.news.send(news);
+    }
+
+    /// Something that an administrator should know of a boot, and that leaves it at
+    /// the step where it is: what somebody else tried, or what a plug-in failed to do.
+    pub(crate) fn note(&self, boot: &str, detail: impl Into<String>) {
+        let mut machines = self.machines();
+        let mut all = machines.values_mut();
+        let of = all.find(|machine| machine.boot.as_deref() == Some(boot));
+        let Some(machine) = of.filter(|machine| machine.notes < NOTES_MAX) else {
+            return;
+        };
+        machine.notes += 1;
+        let row = StepRow {
+            step: name_of(machine.last),
+            time: Timestamp::now(),
+            uptime_ms: None,
+            bytes: 0,
+            detail: detail.into(),
+        };
+        self.store(boot.to_owned(), machine.node.clone(), row);
     }
 
     /// The boot of a machine that has not come far enough to need a new one.
@@ -525,172 +550,4 @@ pub(crate) fn step_of(name: &str) -> Option<BootStep> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MAC: MacAddress = MacAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
-
-    fn told(step: BootStep) -> Told {
-        Told::new(step, "")
-    }
-
-    fn node() -> NodeName {
-        "n001".parse().expect("a name")
-    }
-
-    #[test]
-    fn names_go_and_come_back() {
-        for step in [
-            BootStep::Discovered,
-            BootStep::RootMounted,
-            BootStep::Failed,
-        ] {
-            assert_eq!(step_of(&name_of(step)), Some(step));
-        }
-        assert_eq!(name_of(BootStep::RootMounted), "root-mounted");
-        assert_eq!(step_of("on-fire"), None);
-    }
-
-    #[test]
-    fn steps_before_the_script_become_the_boot_s() {
-        let transcripts = Transcripts::default();
-        let mut watch = transcripts.watch();
-        for step in [
-            BootStep::Discovered,
-            BootStep::Discovered,
-            BootStep::Offered,
-        ] {
-            transcripts.dhcp(MAC, DhcpStage::Firmware, told(step));
-        }
-        transcripts.step(MAC, told(BootStep::FileServed).bytes(70_000));
-        transcripts.dhcp(MAC, DhcpStage::Ipxe, told(BootStep::Discovered));
-        assert_eq!(transcripts.open_boot(MAC), None);
-        transcripts.adopt(MAC, &node(), "b1");
-        transcripts.step(MAC, told(BootStep::ScriptServed));
-        assert_eq!(transcripts.open_boot(MAC).as_deref(), Some("b1"));
-        let mut receiver = transcripts
-            .receiver
-            .lock()
-            .expect("locks")
-            .take()
-            .expect("is there");
-        let mut stored = Vec::new();
-        while let Ok(queued) = receiver.try_recv() {
-            assert_eq!(queued.boot, "b1");
-            stored.push(queued.row.step);
-        }
-        let expected = [
-            "discovered",
-            "offered",
-            "file-served",
-            "discovered",
-            "script-served",
-        ];
-        assert_eq!(stored, expected);
-        let seen = std::iter::from_fn(|| watch.try_recv().ok()).count();
-        assert_eq!(seen, 5);
-    }
-
-    #[test]
-    fn a_boot_begins_with_firmware_and_renewals_do_not_count() {
-        for (last, stage, begins) in [
-            (BootStep::Offered, DhcpStage::Firmware, false),
-            (BootStep::FileServed, DhcpStage::Firmware, true),
-            (BootStep::FileServed, DhcpStage::Ipxe, false),
-            (BootStep::ScriptServed, DhcpStage::Ipxe, false),
-            (BootStep::InitrdServed, DhcpStage::Ipxe, true),
-            (BootStep::InitrdServed, DhcpStage::System, false),
-            (BootStep::Up, DhcpStage::System, false),
-            (BootStep::Up, DhcpStage::Firmware, true),
-        ] {
-            let transcripts = Transcripts::default();
-            transcripts.adopt(MAC, &node(), "b1");
-            transcripts.step(MAC, told(last));
-            transcripts.dhcp(MAC, stage, told(BootStep::Discovered));
-            let kept = transcripts.mac_of("b1").is_some();
-            assert_eq!(kept, !begins, "{last:?} {stage:?}");
-        }
-    }
-
-    #[test]
-    fn a_boot_that_stands_still_fails_once_with_its_cause() {
-        let transcripts = Transcripts::default();
-        transcripts.adopt(MAC, &node(), "b1");
-        transcripts.step(MAC, told(BootStep::ScriptServed));
-        let mut watch = transcripts.watch();
-        let patience = causes::patience(BootStep::ScriptServed).expect("has one");
-        let later = Instant::now() + patience + Duration::from_secs(60);
-        transcripts.look(Instant::now());
-        assert!(watch.try_recv().is_err());
-        transcripts.look(later);
-        let news = watch.try_recv().expect("fails");
-        assert_eq!(news.step, BootStep::Failed);
-        assert!(
-            news.detail.contains("after script-served: the kernel"),
-            "{}",
-            news.detail
-        );
-        transcripts.look(later);
-        assert!(watch.try_recv().is_err());
-        // A machine that goes on is no failure any more.
-        transcripts.step(MAC, told(BootStep::KernelServed));
-        assert_eq!(transcripts.last(MAC), Some(BootStep::KernelServed));
-    }
-
-    #[tokio::test]
-    async fn steps_are_stored_in_order() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let catalog = Catalog::open(&dir.path().join("c.sqlite"))
-            .await
-            .expect("opens");
-        let now = Timestamp::now();
-        let names = "n001".parse().expect("a list");
-        let registration = rootstock_catalog::Registration {
-            names: &names,
-            macs: vec![MAC],
-            uuid: None,
-            profile: None,
-            state: rootstock_catalog::NodeState::Ready,
-            inventory: None,
-        };
-        catalog
-            .register_node(registration, now)
-            .await
-            .expect("registers");
-        let boot = rootstock_catalog::NewBoot {
-            id: "b1".to_owned(),
-            node: node(),
-            token: None,
-        };
-        catalog.begin_boot(&boot, now).await.expect("begins");
-        let transcripts = Arc::new(Transcripts::default());
-        transcripts.adopt(MAC, &node(), "b1");
-        for step in [
-            BootStep::ScriptServed,
-            BootStep::KernelServed,
-            BootStep::InitrdServed,
-        ] {
-            transcripts.step(MAC, told(step).bytes(5));
-        }
-        let (stop, stopped) = Stop::new();
-        stop.send_replace(true);
-        let (changed, mut changes) = mpsc::channel(8);
-        let work = Arc::clone(&transcripts).work(catalog.clone(), changed, stopped);
-        work.await;
-        assert_eq!(changes.recv().await, Some(node()));
-        let (_, steps) = catalog.boot_transcript("b1").await.expect("is there");
-        let steps: Vec<_> = steps.into_iter().map(|row| row.step).collect();
-        assert_eq!(steps, ["script-served", "kernel-served", "initrd-served"]);
-        let mut text = String::new();
-        transcripts.render(&mut text);
-        assert!(
-            text.contains("rootstock_boot_steps_total{step=\"kernel-served\"} 1"),
-            "{text}"
-        );
-        assert!(
-            text.contains("rootstock_boot_served_bytes_total{kind=\"initrd\"} 5"),
-            "{text}"
-        );
-        catalog.close().await;
-    }
-}
+mod tests;

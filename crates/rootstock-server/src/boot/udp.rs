@@ -44,6 +44,15 @@ pub(crate) struct UdpLink {
     interface: libc::c_int,
 }
 
+/// Who else may have a port of the same interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// Nobody: two servers would both answer, with the same addresses.
+    Alone,
+    /// All who agree to it, as DHCP clients do.
+    Shared,
+}
+
 /// A packet that came in.
 #[derive(Debug)]
 pub(crate) struct Datagram {
@@ -56,9 +65,9 @@ pub(crate) struct Datagram {
 
 impl UdpLink {
     /// Opens a port on one interface only, on all of its addresses.
-    pub(crate) fn open(interface: &str, port: u16) -> io::Result<Self> {
+    pub(crate) fn open(interface: &str, port: u16, sharing: Sharing) -> io::Result<Self> {
         let socket = new_socket(AddressFamily::INET, SocketType::DGRAM, None)?;
-        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        setsockopt(&socket, sockopt::ReuseAddr, &(sharing == Sharing::Shared))?;
         setsockopt(&socket, sockopt::Broadcast, &true)?;
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         setsockopt(&socket, sockopt::BindToDevice, &OsString::from(interface))?;

@@ -4,25 +4,20 @@ use std::{fmt, net::Ipv4Addr, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{AddressError, ConfigError, as_text};
+use super::{AddressError, as_text};
+
+mod check;
+
+pub(super) use check::check;
 
 /// Where the boot services are, when nobody says.
-const DEFAULT_INTERFACES: &[BootInterface] = &[BootInterface::Off];
+const DEFAULT_INTERFACES: &[BootInterface] = &[BootInterface::Auto];
 
 /// The longest name of an interface that Linux has (IFNAMSIZ without its NUL).
 const INTERFACE_BYTES_MAX: usize = 15;
 
-/// The most networks.
-const NETWORKS_MAX: usize = 256;
-
 /// The most addresses in a pool.
 pub const POOL_ADDRESSES_MAX: u32 = 1 << 16;
-
-/// The least and the most that a lease may last, in seconds.
-const LEASE_SECONDS: std::ops::RangeInclusive<u32> = 60..=30 * 24 * 3600;
-
-/// The most name servers, and relays, of a network.
-const ADDRESSES_MAX: usize = 16;
 
 /// The longest domain (RFC 1035, section 2.3.4).
 const DOMAIN_BYTES_MAX: usize = 253;
@@ -68,11 +63,7 @@ impl BootConfig {
     /// Whether there are boot services at all.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        let on = |interface: &BootInterface| match interface {
-            BootInterface::Off => false,
-            BootInterface::Auto => true,
-            BootInterface::Named { mode, .. } => *mode != BootMode::Off,
-        };
+        let on = |one: &BootInterface| *one == BootInterface::Auto || one.names_a_place();
         self.interfaces.iter().any(on)
     }
 }
@@ -82,7 +73,8 @@ impl BootConfig {
 pub enum BootInterface {
     /// Nowhere.
     Off,
-    /// On every wired interface that is up and has a private address.
+    /// On every wired interface that has a network card, is up and has a private
+    /// address, and on those that a `[[network]]` names; nowhere without the rights.
     Auto,
     /// On this one.
     Named {
@@ -91,6 +83,13 @@ pub enum BootInterface {
         /// What is done there.
         mode: BootMode,
     },
+}
+
+impl BootInterface {
+    /// Whether something is done on an interface that it names.
+    pub(crate) fn names_a_place(&self) -> bool {
+        matches!(self, Self::Named { mode, .. } if *mode != BootMode::Off)
+    }
 }
 
 /// What is done on an interface.
@@ -351,144 +350,6 @@ as_text!(BootInterface);
 as_text!(Subnet);
 as_text!(Pool);
 
-/// What single values cannot show.
-pub(super) fn check(boot: &BootConfig, networks: &[NetworkConfig]) -> Result<(), ConfigError> {
-    let wrong = |text: String| Err(ConfigError::Together(text));
-    let mut names = Vec::new();
-    for interface in &boot.interfaces {
-        let name = match interface {
-            BootInterface::Named { interface, .. } => interface.as_str(),
-            BootInterface::Off if boot.interfaces.len() > 1 => {
-                return wrong(
-                    "boot.interfaces has 'off' beside others: write it alone, or IFACE=off"
-                        .to_owned(),
-                );
-            }
-            BootInterface::Off | BootInterface::Auto => "auto",
-        };
-        if names.contains(&name) {
-            return wrong(format!("boot.interfaces has '{name}' twice"));
-        }
-        names.push(name);
-    }
-    let ports = [
-        ("http_port", boot.http_port),
-        ("https_port", boot.https_port),
-        ("nbd_port", boot.nbd_port),
-    ];
-    for (at, (key, port)) in ports.iter().enumerate() {
-        if *port == 0 {
-            return wrong(format!("boot.{key} is told to machines: it cannot be 0"));
-        }
-        if let Some((other, _)) = ports[..at].iter().find(|(_, other)| other == port) {
-            return wrong(format!(
-                "boot.{other} and boot.{key} are the same: choose two"
-            ));
-        }
-    }
-    if networks.len() > NETWORKS_MAX {
-        return wrong(format!(
-            "there are {} networks, and the limit is {NETWORKS_MAX}",
-            networks.len()
-        ));
-    }
-    for (number, network) in networks.iter().enumerate() {
-        if let Err(text) = check_network(network) {
-            return wrong(format!(
-                "network {} ({}): {text}",
-                number + 1,
-                network.label()
-            ));
-        }
-        let twin = networks[..number].iter().find(|other| same(other, network));
-        if let Some(twin) = twin {
-            return wrong(format!(
-                "network {} ({}) is there twice",
-                number + 1,
-                twin.label()
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn same(one: &NetworkConfig, other: &NetworkConfig) -> bool {
-    one.interface == other.interface && one.subnet == other.subnet
-}
-
-fn check_network(network: &NetworkConfig) -> Result<(), String> {
-    match &network.interface {
-        None if network.subnet.is_none() => {
-            return Err("it needs an interface, or a subnet that relays ask for".to_owned());
-        }
-        Some(name) if !is_interface_name(name) => {
-            return Err(format!(
-                "interface = '{}' is no name of an interface",
-                name.escape_debug()
-            ));
-        }
-        _ => {}
-    }
-    if let Some(subnet) = network.subnet {
-        check_subnet(network, subnet)?;
-    } else if network.pool.is_some() {
-        return Err("pool needs subnet: say both, or none".to_owned());
-    }
-    if network.interface.is_none() && network.relays.is_empty() {
-        return Err("it has no interface: name the relays that ask for it".to_owned());
-    }
-    if !LEASE_SECONDS.contains(&network.lease_seconds()) {
-        return Err(format!(
-            "lease_seconds is out of bounds: {} to {}",
-            LEASE_SECONDS.start(),
-            LEASE_SECONDS.end()
-        ));
-    }
-    for (key, list) in [
-        ("name_servers", &network.name_servers),
-        ("relays", &network.relays),
-    ] {
-        if list.len() > ADDRESSES_MAX {
-            return Err(format!("{key} has more than {ADDRESSES_MAX} addresses"));
-        }
-    }
-    if let Some(domain) = &network.domain
-        && !is_domain(domain)
-    {
-        return Err(format!("domain = '{}' is no domain", domain.escape_debug()));
-    }
-    check_names(network)
-}
-
-fn check_subnet(network: &NetworkConfig, subnet: Subnet) -> Result<(), String> {
-    let inside = |key: &str, address: Ipv4Addr| {
-        let host =
-            subnet.prefix >= 31 || (address != subnet.network && address != subnet.broadcast());
-        if subnet.contains(address) && host {
-            return Ok(());
-        }
-        Err(format!(
-            "{key} {address} is no address of a machine in {subnet}"
-        ))
-    };
-    if let Some(pool) = network.pool {
-        inside("pool", pool.first)?;
-        inside("pool", pool.last)?;
-    }
-    network
-        .gateway
-        .map_or(Ok(()), |gateway| inside("gateway", gateway))
-}
-
-fn check_names(network: &NetworkConfig) -> Result<(), String> {
-    if network.unknown == UnknownPolicy::Register && network.names.is_none() {
-        return Err(
-            "unknown = 'register' needs names to give, such as names = 'n[001-999]'".to_owned(),
-        );
-    }
-    Ok(())
-}
-
 /// Whether Linux could have an interface of this name.
 pub(crate) fn is_interface_name(name: &str) -> bool {
     !name.is_empty()
@@ -576,67 +437,5 @@ mod tests {
             assert!(bad.parse::<Pool>().is_err(), "{bad}");
         }
         assert!("10.0.0.0-10.0.255.255".parse::<Pool>().is_ok());
-    }
-
-    #[test]
-    fn what_does_not_go_together_is_named() {
-        let wrong = |text: &str| {
-            let config: crate::Config = toml::from_str(text).expect("is TOML");
-            check(&config.boot, &config.network)
-                .map_or_else(|error| error.to_string(), |()| "fine".to_owned())
-        };
-        for (text, expected) in [
-            (
-                "[[network]]\ninterface = 'eth0'\nsubnet = '10.0.0.0/24'\npool = '10.0.0.9-10.0.0.99'",
-                "fine",
-            ),
-            ("[boot]\ninterfaces = ['auto', 'eth0=off']", "fine"),
-            (
-                "[boot]\ninterfaces = ['off', 'eth0=dhcp']",
-                "boot.interfaces has 'off' beside others: write it alone, or IFACE=off",
-            ),
-            (
-                "[boot]\ninterfaces = ['eth0=off', 'eth0=dhcp']",
-                "boot.interfaces has 'eth0' twice",
-            ),
-            (
-                "[boot]\nhttp_port = 8481",
-                "boot.http_port and boot.https_port are the same: choose two",
-            ),
-            (
-                "[[network]]\nmode = 'dhcp'",
-                "network 1 (of no interface): it needs an interface, or a subnet that relays ask for",
-            ),
-            (
-                "[[network]]\nsubnet = '10.0.0.0/24'",
-                "network 1 (10.0.0.0/24): it has no interface: name the relays that ask for it",
-            ),
-            (
-                "[[network]]\ninterface = 'eth0'\nsubnet = '10.0.0.0/24'\ngateway = '10.0.1.1'",
-                "network 1 (eth0): gateway 10.0.1.1 is no address of a machine in 10.0.0.0/24",
-            ),
-            (
-                "[[network]]\ninterface = 'eth0'\nsubnet = '10.0.0.0/24'\npool = '10.0.0.9-10.0.0.255'",
-                "network 1 (eth0): pool 10.0.0.255 is no address of a machine in 10.0.0.0/24",
-            ),
-            (
-                "[[network]]\ninterface = 'eth0'\nunknown = 'register'",
-                "network 1 (eth0): unknown = 'register' needs names to give, such as names = 'n[001-999]'",
-            ),
-            (
-                "[[network]]\ninterface = 'eth0'\nlease_seconds = 5",
-                "network 1 (eth0): lease_seconds is out of bounds: 60 to 2592000",
-            ),
-            (
-                "[[network]]\ninterface = 'eth0'\ndomain = 'a b'",
-                "network 1 (eth0): domain = 'a b' is no domain",
-            ),
-            (
-                "[[network]]\ninterface = 'eth0'\n[[network]]\ninterface = 'eth0'",
-                "network 2 (eth0) is there twice",
-            ),
-        ] {
-            assert_eq!(wrong(text), expected, "{text}");
-        }
     }
 }

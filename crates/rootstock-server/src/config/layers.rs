@@ -371,7 +371,7 @@ mod tests {
         store.import_idle_days = 7  # default
         log.filter = "warn"  # environment ROOTSTOCK_LOG_FILTER
         log.format = "text"  # default
-        boot.interfaces = ["off"]  # default
+        boot.interfaces = ["auto"]  # default
         boot.http_port = 8480  # default
         boot.https_port = 8481  # default
         boot.nbd_port = 8482  # default

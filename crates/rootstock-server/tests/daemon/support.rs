@@ -17,7 +17,7 @@ use rootstock_image::{
 };
 use rootstock_server::{
     Config, Daemon,
-    config::{ApiAddress, NbdConfig},
+    config::{ApiAddress, BootInterface, NbdConfig},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
@@ -201,6 +201,8 @@ pub(crate) fn config_in(dir: &Path) -> Config {
         ..Config::default()
     };
     config.api.listen = vec![ApiAddress::Unix(dir.join("api.sock"))];
+    // Nothing answers on the networks of the machine that runs the tests.
+    config.boot.interfaces = vec![BootInterface::Off];
     // Background work would only disturb what the tests look at.
     config.store.scrub_rate_bytes = 0;
     config.store.gc_interval_minutes = 0;

@@ -85,6 +85,23 @@ fn beside_another_server_it_is_a_proxy() {
     assert!(sent(&ask(1, Kind::Discover, &[]).send(&mut server, START)).is_empty());
 }
 
+/// A server that came later answers its clients unheard, but it answers us.
+#[test]
+fn alone_it_asks_again_and_yields_to_who_answers() {
+    let mut server = Server::new(config(Mode::Auto));
+    decide(&mut server);
+    for _ in 0..2 {
+        let now = server.next_wake().unwrap();
+        let actions = server.wake(now);
+        assert!(matches!(&actions[..], [Action::Send(question)]
+            if question.to == Destination::Broadcast(67)));
+    }
+    assert_eq!(server.mode(InterfaceId(0)), Some(Mode::Dhcp));
+    rival(Kind::Offer, address(30)).send(&mut server, START);
+    assert_eq!(server.mode(InterfaceId(0)), Some(Mode::Proxy));
+    assert_eq!(server.next_wake(), None);
+}
+
 /// It yields to one that appears later; what was configured stays.
 #[test]
 fn rivals_are_reported() {
@@ -131,6 +148,17 @@ fn an_observer_answers_nothing() {
         seen[..],
         [Action::Event(Event::Discovered { .. })]
     ));
+    // Whose offer a client takes is heard although the offer was not.
+    let choice: [(u8, &[u8]); 2] = [(54, &[10, 0, 0, 77]), (50, &[10, 0, 0, 30])];
+    let seen = ask(1, Kind::Request, &choice).send(&mut server, START);
+    assert!(
+        matches!(
+            seen[..],
+            [Action::Event(Event::Rival { server, role: Role::Addresses, .. })]
+                if server == address(77)
+        ),
+        "{seen:?}"
+    );
     for kind in [Kind::Request, Kind::Inform, Kind::Release, Kind::Decline] {
         assert_eq!(
             ask(1, kind, &[(50, &[10, 0, 0, 100])]).send(&mut server, START),

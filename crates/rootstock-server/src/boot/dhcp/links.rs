@@ -8,12 +8,12 @@ use std::{
 
 use rootstock_core::MacAddress;
 use rootstock_netboot::dhcp::{
-    CLIENT_PORT, Destination, InterfaceId, Outgoing, PXE_PORT, SERVER_PORT,
+    CLIENT_PORT, Destination, InterfaceId, Mode, Outgoing, PXE_PORT, SERVER_PORT,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::DhcpStartError;
-use crate::boot::udp::{FrameLink, UdpLink};
+use crate::boot::udp::{FrameLink, Sharing, UdpLink};
 
 /// The longest packet that is taken in, in bytes; clients send about 300 to 600.
 const PACKET_BYTES_MAX: usize = 4096;
@@ -49,9 +49,13 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn open(interface: &str, mac: MacAddress) -> Result<Self, DhcpStartError> {
-        let port = |port| {
-            UdpLink::open(interface, port)
+    pub(super) fn open(
+        interface: &str,
+        mac: MacAddress,
+        mode: Mode,
+    ) -> Result<Self, DhcpStartError> {
+        let port = |port, sharing| {
+            UdpLink::open(interface, port, sharing)
                 .map(Arc::new)
                 .map_err(|source| DhcpStartError::Port {
                     interface: interface.to_owned(),
@@ -63,15 +67,22 @@ impl Links {
             interface: interface.to_owned(),
             source,
         };
-        let client = port(CLIENT_PORT);
-        if let Err(error) = &client {
-            let error: &dyn std::error::Error = error;
-            tracing::warn!(interface, error, "other DHCP servers are not heard");
-        }
+        let client = match port(CLIENT_PORT, Sharing::Shared) {
+            Ok(client) => Some(client),
+            // Who cannot hear others must not take itself for the only one.
+            Err(DhcpStartError::Port {
+                interface, source, ..
+            }) if mode == Mode::Auto => return Err(DhcpStartError::Deaf { interface, source }),
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(interface, error, "other DHCP servers are not heard");
+                None
+            }
+        };
         Ok(Self {
-            server: port(SERVER_PORT)?,
-            pxe: port(PXE_PORT)?,
-            client: client.ok(),
+            server: port(SERVER_PORT, Sharing::Alone)?,
+            pxe: port(PXE_PORT, Sharing::Alone)?,
+            client,
             arp: Arc::new(FrameLink::arp(interface, mac).map_err(frames)?),
             frames: FrameLink::sender(interface, mac).map_err(frames)?,
         })
