@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::time::Duration;
 
-use rootstock_tests::{Daemon, disk, tool};
+use rootstock_tests::{Daemon, disk, tool, wait};
 
 fn started() -> (tempfile::TempDir, Daemon) {
     let dir = tempfile::tempdir().unwrap();
@@ -212,5 +213,32 @@ fn mistakes_are_refused_by_name() {
     assert_eq!(
         daemon.run(["node", "approve", "pc"]).unwrap(),
         "none of them was held\n"
+    );
+}
+
+/// S2.4: a node that is to have a volume of its own has it before it boots.
+#[test]
+fn a_personal_node_has_its_volume_from_the_start() {
+    let (_dir, daemon) = started();
+    for (name, mac, mode) in [
+        ("anna", "52:54:00:00:00:01", "personal"),
+        ("ben", "52:54:00:00:00:02", "diskless"),
+    ] {
+        let words = ["node", "add", name, "--mac", mac, "--image", "lab"];
+        daemon
+            .run(words.into_iter().chain(["--mode", mode]))
+            .expect("added");
+    }
+    let volumes = wait::until("the volume", Duration::from_secs(20), || {
+        let volumes = daemon.json(["volume", "list"])?["volumes"].clone();
+        let any = volumes.as_array().is_some_and(|all| !all.is_empty());
+        Ok(any.then_some(volumes))
+    });
+    let volumes = volumes.expect("a volume");
+    let names: Vec<_> = volumes.as_array().into_iter().flatten().collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+    assert_eq!(
+        (&names[0]["name"], &names[0]["base"]),
+        (&"anna".into(), &"lab:1".into())
     );
 }

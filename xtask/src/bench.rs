@@ -4,18 +4,24 @@
 //! candidate alike, and medians are compared. Nothing is compared with a figure
 //! from another run.
 
+mod boot;
 mod cold;
 mod daemon;
+mod dhcp;
+mod http;
 mod import;
+mod lab;
 mod memory;
 mod nbd;
 mod process;
 mod report;
 mod source;
+mod tftp;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum as _;
 
 use crate::{
     command,
@@ -41,6 +47,9 @@ pub(crate) struct Args {
     /// Where images and stores are put (needs about five times the used bytes).
     #[arg(long)]
     scratch: Option<PathBuf>,
+    /// Measure this program instead of building one.
+    #[arg(long)]
+    binary: Option<PathBuf>,
     /// Where the figures go as JSON.
     #[arg(long, default_value = "target/bench.json")]
     output: PathBuf,
@@ -56,6 +65,14 @@ enum Part {
     Cold,
     /// Peak memory of imports and of many connections.
     Memory,
+    /// DHCP addresses given a second, against Kea and dnsmasq.
+    Dhcp,
+    /// Boot files by TFTP, against dnsmasq and tftpd-hpa.
+    Tftp,
+    /// Boot files by HTTP, against nginx.
+    Http,
+    /// A machine to its login prompt, against a root on NBD, on NFS, and a copied disk.
+    Boot,
 }
 
 /// What every part needs.
@@ -78,9 +95,14 @@ impl Bench {
 /// When a rival is not installed, a process fails, or a figure is missing.
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::run(&[Purpose::Test, Purpose::Bench])?;
-    process::run(command::cargo().args(["build", "--release", "--package", "rootstock"]))
-        .context("building the release binary")?;
-    let rootstock = command::target().join("release/rootstock");
+    let rootstock = match &args.binary {
+        Some(binary) => binary.canonicalize().context("the program to measure")?,
+        None => {
+            process::run(command::cargo().args(["build", "--release", "--package", "rootstock"]))
+                .context("building the release binary")?;
+            command::target().join("release/rootstock")
+        }
+    };
     let holder = match &args.scratch {
         Some(dir) => tempfile::Builder::new()
             .prefix("rootstock-bench-")
@@ -92,7 +114,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let scratch = holder.path().to_owned();
     let output = args.output.clone();
     let parts = if args.parts.is_empty() {
-        vec![Part::Import, Part::Nbd, Part::Cold, Part::Memory]
+        Part::value_variants().to_vec()
     } else {
         args.parts.clone()
     };
@@ -108,6 +130,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::Nbd => nbd::run(&mut bench)?,
             Part::Cold => cold::run(&mut bench)?,
             Part::Memory => memory::run(&mut bench)?,
+            Part::Dhcp => dhcp::run(&mut bench)?,
+            Part::Tftp => tftp::run(&mut bench)?,
+            Part::Http => http::run(&mut bench)?,
+            Part::Boot => boot::run(&mut bench)?,
         }
         // What is measured is kept, should a later part fail.
         bench.report.write(&output)?;

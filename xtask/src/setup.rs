@@ -101,6 +101,12 @@ const STEPS: [&[Need]; 3] = [
             "xfsprogs",
             "a file system that is kept whole",
         ),
+        need(
+            "mkfs.btrfs",
+            "btrfs-progs",
+            "btrfs-progs",
+            "a root that the daemon reads by mounting it",
+        ),
         need("xz", "xz-utils", "xz", "compressed disk images"),
         need("zstd", "zstd", "zstd", "compressed disk images"),
         need(
@@ -152,6 +158,12 @@ const STEPS: [&[Need]; 3] = [
             "dnsmasq-base",
             "dnsmasq",
             "a peer: the DHCP server that most sites have",
+        ),
+        need(
+            "dhcrelay",
+            "isc-dhcp-relay",
+            "dhcp-relay",
+            "a peer: the relay that stands between subnets",
         ),
         need(
             "systemd-analyze",
@@ -214,19 +226,39 @@ const STEPS: [&[Need]; 3] = [
             "",
             "linking the first stage's program statically",
         ),
-        Need {
-            purpose: Purpose::Bench,
-            ..need("casync", "casync", "casync", "a rival: chunks by content")
-        },
-        Need {
-            purpose: Purpose::Bench,
-            ..need(
-                "borg",
-                "borgbackup",
-                "borgbackup",
-                "a rival: deduplicated backup",
-            )
-        },
+        rival(
+            "kea-dhcp4",
+            "kea-dhcp4-server",
+            "kea",
+            "a rival: Kea's DHCP server",
+        ),
+        rival("in.tftpd", "tftpd-hpa", "tftp-server", "a rival: TFTP"),
+        rival("nginx", "nginx-light", "nginx", "a rival: HTTP"),
+        rival(
+            "ganesha.nfsd",
+            "nfs-ganesha",
+            "nfs-ganesha",
+            "a rival: a root on NFS, without the kernel's server",
+        ),
+        rival(
+            "/usr/lib/x86_64-linux-gnu/ganesha/libfsalvfs.so",
+            "nfs-ganesha-vfs",
+            "nfs-ganesha-vfs",
+            "a rival: a root on NFS, from a directory",
+        ),
+        rival(
+            "rpcbind",
+            "rpcbind",
+            "rpcbind",
+            "a rival: what an NFS server is found by",
+        ),
+        rival("casync", "casync", "casync", "a rival: chunks by content"),
+        rival(
+            "borg",
+            "borgbackup",
+            "borgbackup",
+            "a rival: deduplicated backup",
+        ),
     ],
 ];
 
@@ -245,6 +277,18 @@ const fn need(
         debian,
         rpm: if rpm.is_empty() { None } else { Some(rpm) },
         reason,
+    }
+}
+
+const fn rival(
+    program: &'static str,
+    debian: &'static str,
+    rpm: &'static str,
+    reason: &'static str,
+) -> Need {
+    Need {
+        purpose: Purpose::Bench,
+        ..need(program, debian, rpm, reason)
     }
 }
 

@@ -204,7 +204,8 @@ pub(crate) async fn work(app: Arc<App>, keys: PathBuf, stop: Stop) {
     }
 }
 
-/// What plug-ins hear of nodes that administrators add and delete.
+/// What follows when nodes join and leave: plug-ins hear of it, and what a node
+/// needs is allocated.
 struct Hooks {
     app: Weak<App>,
     runtime: Handle,
@@ -221,11 +222,22 @@ impl Hooks {
 
 impl NodeHooks for Hooks {
     fn registered(&self, node: &NodeRow) {
+        if let Some(app) = self.app.upgrade() {
+            self.runtime.spawn(allocate(app, node.clone()));
+        }
         self.tell(PluginEvent::Registered, node);
     }
 
     fn gone(&self, node: &NodeRow) {
         self.tell(PluginEvent::Gone, node);
+    }
+}
+
+/// What cannot be had now is tried again when the node boots, which tells why.
+async fn allocate(app: Arc<App>, node: NodeRow) {
+    if let Err(error) = orders::allocate(&app, &node).await {
+        let detail = error.0.detail;
+        tracing::warn!(node = %node.name, detail, "nothing allocated for a new node");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     io::Write,
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -95,6 +95,64 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Counts the processor time of a server with all that it starts, also of children that
+/// nobody waits for: by a control group of its own.
+pub(crate) struct Meter {
+    group: PathBuf,
+}
+
+impl Meter {
+    /// Puts a process and its children into a group; what they start is in it too.
+    pub(crate) fn of(id: u32) -> Result<Self> {
+        let root = CONTROL_GROUPS
+            .iter()
+            .map(Path::new)
+            .find(|path| path.join(PROCESSES).exists() && path.join("cgroup.controllers").exists())
+            .context("the processor's time is counted by cgroup2, which is not mounted here")?;
+        let group = root.join(format!("rootstock-bench-{}-{id}", std::process::id()));
+        std::fs::create_dir(&group).with_context(|| format!("make {}", group.display()))?;
+        let meter = Self { group };
+        for process in children(id)?.into_iter().chain([id]) {
+            std::fs::write(meter.group.join(PROCESSES), process.to_string())?;
+        }
+        Ok(meter)
+    }
+
+    /// User and system together, since it was made.
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(self.group.join("cpu.stat"))?;
+        let usage = stat
+            .lines()
+            .find_map(|line| line.strip_prefix("usage_usec "))
+            .context("cpu.stat has no usage")?;
+        Ok(usage.trim().parse::<f64>()? / 1e6)
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        // A group can be removed when nobody is in it.
+        let members = std::fs::read_to_string(self.group.join(PROCESSES)).unwrap_or_default();
+        let above = self.group.with_file_name(PROCESSES);
+        for member in members.lines() {
+            let _ = std::fs::write(&above, member);
+        }
+        let _ = std::fs::remove_dir(&self.group);
+    }
+}
+
+/// Where cgroup2 is: alone, or beside the first version.
+const CONTROL_GROUPS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+/// The members of a group.
+const PROCESSES: &str = "cgroup.procs";
+
+fn children(id: u32) -> Result<Vec<u32>> {
+    let path = format!("/proc/{id}/task/{id}/children");
+    let list = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    let children = list.split_whitespace().map(str::parse);
+    Ok(children.collect::<Result<_, _>>()?)
 }
 
 /// `VmHWM` of a process, in bytes.

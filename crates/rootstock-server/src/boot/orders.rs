@@ -8,7 +8,7 @@ use rootstock_api::{
     settings::Settings,
 };
 use rootstock_catalog::NodeRow;
-use rootstock_core::{VersionSpec, VolumeName};
+use rootstock_core::{NodeName, VersionSpec, VolumeName};
 
 use super::{
     exports::export_name,
@@ -137,22 +137,42 @@ async fn identity(
     })
 }
 
-/// The node's own volume, made when it boots for the first time.
+/// What a node needs before it boots for the first time: in personal mode its own
+/// volume, once it is known what that is a clone of.
+pub(crate) async fn allocate(app: &Arc<App>, node: &NodeRow) -> Result<(), ApiError> {
+    let settings = nodes::effective(app, node, None).await?.settings;
+    match (settings.mode, settings.image) {
+        (Some(NodeMode::Personal), Some(image)) => own_volume(app, &node.name, &image).await,
+        _ => Ok(()),
+    }
+}
+
+/// Makes a node's own volume, unless it has one.
+async fn own_volume(
+    app: &Arc<App>,
+    node: &NodeName,
+    version: &VersionSpec,
+) -> Result<(), ApiError> {
+    let name = volume_of(node)?;
+    if app.catalog.volume(&name).await.is_ok() {
+        return Ok(());
+    }
+    match volumes::create(app, name, version, None, false).await {
+        // Another request of the same node was quicker.
+        Err(error) if error.0.code == ProblemCode::Exists => Ok(()),
+        made => made.map(|_| ()),
+    }
+}
+
+/// Where a personal machine finds its own volume. It is made here when the node got
+/// its mode or its image after it was registered.
 async fn personal(
     app: &Arc<App>,
     session: &Session,
     version: &VersionSpec,
     local: IpAddr,
 ) -> Result<VolumePlace, ApiError> {
-    let name = volume_of(session)?;
-    if app.catalog.volume(&name).await.is_err() {
-        match volumes::create(app, name.clone(), version, None, false).await {
-            Ok(_) => {}
-            // Another request of the same boot was quicker.
-            Err(error) if error.0.code == ProblemCode::Exists => {}
-            Err(error) => return Err(error),
-        }
-    }
+    own_volume(app, &session.node, version).await?;
     Ok(VolumePlace {
         address: std::net::SocketAddr::new(local, app.config.boot.nbd_port).to_string(),
         export: export_name(&app.key, &session.boot),
@@ -161,8 +181,8 @@ async fn personal(
 }
 
 /// The name of a node's volume: its own.
-pub(crate) fn volume_of(session: &Session) -> Result<VolumeName, ApiError> {
-    let name = session.node.as_str().parse();
+pub(crate) fn volume_of(node: &NodeName) -> Result<VolumeName, ApiError> {
+    let name = node.as_str().parse();
     name.map_err(|error: rootstock_core::NameError| {
         ApiError::new(ProblemCode::BadName, error.to_string())
     })
