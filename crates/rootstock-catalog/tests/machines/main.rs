@@ -1,0 +1,6 @@
+//! What the catalog knows of machines, against a database in a temporary directory.
+
+mod boots;
+mod leases;
+mod nodes;
+mod support;
