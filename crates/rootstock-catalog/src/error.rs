@@ -157,6 +157,16 @@ pub enum CatalogError {
         /// What needs it.
         holders: Vec<Holder>,
     },
+    /// The settings of nodes or profiles name the tag.
+    #[error("tag '{tag}' of image '{image}' is in use by {}", list(holders))]
+    TagInUse {
+        /// The image.
+        image: ImageName,
+        /// The tag.
+        tag: TagName,
+        /// What needs it.
+        holders: Vec<Holder>,
+    },
     /// No such import.
     #[error("there is no open import '{import}': it was committed, aborted, or it expired")]
     ImportNotFound {

@@ -9,6 +9,7 @@ use crate::{
     Catalog, VersionRow,
     error::{CatalogError, failed, parse, time, unsigned},
     schema::Tx,
+    versions::namers,
 };
 
 /// How many events of an image are kept.
@@ -135,7 +136,8 @@ impl Catalog {
     /// Takes a tag away. Answers the version it pointed at.
     ///
     /// # Errors
-    /// [`CatalogError::ImageNotFound`], [`CatalogError::TagNotFound`].
+    /// [`CatalogError::ImageNotFound`], [`CatalogError::TagNotFound`],
+    /// [`CatalogError::TagInUse`] when nodes or profiles are to run what it points at.
     pub async fn remove_tag(
         &self,
         image: &ImageName,
@@ -159,6 +161,14 @@ impl Catalog {
                 tag: tag.clone(),
             });
         };
+        let holders = namers(&mut tx, image, Some(tag)).await?;
+        if !holders.is_empty() {
+            return Err(CatalogError::TagInUse {
+                image: image.clone(),
+                tag: tag.clone(),
+                holders,
+            });
+        }
         let version = VersionNumber(unsigned("tag's version", version)?);
         let event = Event {
             event: "untagged",

@@ -240,7 +240,7 @@ impl Catalog {
         let doing = "delete an image";
         let mut tx = self.begin(doing).await?;
         require(&mut tx, image).await?;
-        let holders = namers(&mut tx, image).await?;
+        let holders = namers(&mut tx, image, None).await?;
         if !holders.is_empty() {
             return Err(CatalogError::ImageInUse {
                 image: image.clone(),
@@ -479,21 +479,32 @@ async fn holders(
     Ok(holders)
 }
 
-/// The nodes and profiles whose settings name an image, by tag or otherwise.
-async fn namers(tx: &mut Tx, image: &ImageName) -> Result<Vec<Holder>, CatalogError> {
+/// The nodes and profiles whose settings name an image: by this tag, or in any way.
+pub(crate) async fn namers(
+    tx: &mut Tx,
+    image: &ImageName,
+    tag: Option<&TagName>,
+) -> Result<Vec<Holder>, CatalogError> {
     let doing = "find what names an image";
-    let profiles: Vec<(String,)> =
-        sqlx::query_as("SELECT name FROM profile WHERE image = $1 ORDER BY name")
-            .bind(image.as_str())
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(failed(doing))?;
-    let nodes: Vec<(String,)> =
-        sqlx::query_as("SELECT name FROM node WHERE image = $1 ORDER BY name")
-            .bind(image.as_str())
-            .fetch_all(&mut **tx)
-            .await
-            .map_err(failed(doing))?;
+    let spec = tag.map(|tag| format!("{image}@{tag}"));
+    let profiles: Vec<(String,)> = sqlx::query_as(
+        "SELECT name FROM profile WHERE image = $1 \
+         AND ($2 IS NULL OR settings ->> 'image' = $2) ORDER BY name",
+    )
+    .bind(image.as_str())
+    .bind(spec.as_deref())
+    .fetch_all(&mut **tx)
+    .await
+    .map_err(failed(doing))?;
+    let nodes: Vec<(String,)> = sqlx::query_as(
+        "SELECT name FROM node WHERE image = $1 \
+         AND ($2 IS NULL OR settings ->> 'image' = $2) ORDER BY name",
+    )
+    .bind(image.as_str())
+    .bind(spec.as_deref())
+    .fetch_all(&mut **tx)
+    .await
+    .map_err(failed(doing))?;
     let profiles = profiles.iter();
     let profiles = profiles.map(|(name,)| parse("profile name", name).map(Holder::Profile));
     let nodes = nodes.iter();

@@ -412,3 +412,31 @@ async fn a_version_that_a_node_needs_is_in_use() {
     let late = catalog.set_boot_order("boot-a", "{}", &lab, one).await;
     assert!(late.is_err(), "a boot that is over runs nothing");
 }
+
+#[tokio::test]
+async fn a_tag_that_nodes_are_to_run_stays() {
+    let site = Site::with_version("lab").await;
+    let catalog = &site.catalog;
+    let (lab, live) = (
+        "lab".parse().expect("a name"),
+        "live".parse().expect("a tag"),
+    );
+    let mut tagged = node("n1", 1);
+    tagged.image = Some("lab@live".parse().expect("a spec"));
+    tagged.settings = r#"{"image":"lab@live"}"#.to_owned();
+    catalog.add_node(&tagged, at(1)).await.expect("adds");
+    let mut pinned = node("n2", 2);
+    pinned.image = Some("lab:1".parse().expect("a spec"));
+    pinned.settings = r#"{"image":"lab:1"}"#.to_owned();
+    catalog.add_node(&pinned, at(1)).await.expect("adds");
+    let refused = catalog.remove_tag(&lab, &live, "local", at(2)).await;
+    let Err(CatalogError::TagInUse { holders, .. }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(holders, [Holder::Node(name("n1"))]);
+    let image = catalog.image(&lab).await.expect("an image");
+    assert_eq!(image.tags.len(), 1, "nothing changed");
+    catalog.delete_nodes(&[name("n1")]).await.expect("deletes");
+    let removed = catalog.remove_tag(&lab, &live, "local", at(3)).await;
+    assert_eq!(removed.expect("removes"), VersionNumber(1));
+}

@@ -117,6 +117,7 @@ impl From<CatalogError> for ApiError {
             CatalogError::Full { .. } => (ProblemCode::BadValue, "delete some first"),
             CatalogError::InUse { holders, .. }
             | CatalogError::ImageInUse { holders, .. }
+            | CatalogError::TagInUse { holders, .. }
             | CatalogError::ProfileInUse { holders, .. } => {
                 let hint = in_use_hint(holders);
                 let holders = holders.iter().map(holder).collect();
