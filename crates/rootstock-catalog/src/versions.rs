@@ -487,27 +487,20 @@ pub(crate) async fn namers(
 ) -> Result<Vec<Holder>, CatalogError> {
     let doing = "find what names an image";
     let spec = tag.map(|tag| format!("{image}@{tag}"));
-    let profiles: Vec<(String,)> = sqlx::query_as(
-        "SELECT name FROM profile WHERE image = $1 \
-         AND ($2 IS NULL OR settings ->> 'image' = $2) ORDER BY name",
+    let rows: Vec<(bool, String)> = sqlx::query_as(
+        "SELECT false AS is_node, name FROM profile \
+         WHERE image = $1 AND ($2 IS NULL OR settings ->> 'image' = $2) \
+         UNION ALL SELECT true, name FROM node \
+         WHERE image = $1 AND ($2 IS NULL OR settings ->> 'image' = $2) ORDER BY 1, 2",
     )
     .bind(image.as_str())
-    .bind(spec.as_deref())
+    .bind(spec)
     .fetch_all(&mut **tx)
     .await
     .map_err(failed(doing))?;
-    let nodes: Vec<(String,)> = sqlx::query_as(
-        "SELECT name FROM node WHERE image = $1 \
-         AND ($2 IS NULL OR settings ->> 'image' = $2) ORDER BY name",
-    )
-    .bind(image.as_str())
-    .bind(spec.as_deref())
-    .fetch_all(&mut **tx)
-    .await
-    .map_err(failed(doing))?;
-    let profiles = profiles.iter();
-    let profiles = profiles.map(|(name,)| parse("profile name", name).map(Holder::Profile));
-    let nodes = nodes.iter();
-    let nodes = nodes.map(|(name,)| parse("node name", name).map(Holder::Node));
-    profiles.chain(nodes).collect()
+    let holders = rows.iter().map(|(is_node, name)| match is_node {
+        true => parse("node name", name).map(Holder::Node),
+        false => parse("profile name", name).map(Holder::Profile),
+    });
+    holders.collect()
 }

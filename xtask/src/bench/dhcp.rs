@@ -130,21 +130,13 @@ fn kea(bench: &Bench, lab: &Lab) -> Result<Running> {
 fn dnsmasq(bench: &Bench, lab: &Lab) -> Result<Running> {
     let directory = lab::fresh(bench, "dhcp-dnsmasq")?;
     let (first, last) = POOL;
-    let mut command = lab.server.command("dnsmasq");
+    let mut command = lab::dnsmasq(&lab.server, SERVER_LINK);
     command.args([
-        "--keep-in-foreground",
-        "--conf-file=/dev/null",
-        "--port=0",
-        "--bind-interfaces",
-        "--user=root",
         "--dhcp-authoritative",
         "--quiet-dhcp",
         // It would ask after each fresh address for three seconds, relay or not.
         "--no-ping",
-        "--log-facility=-",
-        "--pid-file=",
     ]);
-    command.arg(format!("--interface={SERVER_LINK}"));
     command.arg(format!("--dhcp-range={first},{last},255.255.0.0,1h"));
     command.arg(format!("--dhcp-lease-max={POOL_ADDRESSES}"));
     command.arg(format!(

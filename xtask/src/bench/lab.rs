@@ -129,6 +129,23 @@ pub(crate) fn fresh(bench: &Bench, name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// dnsmasq on an interface, as a program in the foreground that reads no file of the
+/// machine; what it serves is for the caller to add.
+pub(crate) fn dnsmasq(namespace: &Namespace, interface: &str) -> Command {
+    let mut command = namespace.command("dnsmasq");
+    command.args([
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--port=0",
+        "--bind-interfaces",
+        "--user=root",
+        "--log-facility=-",
+        "--pid-file=",
+    ]);
+    command.arg(format!("--interface={interface}"));
+    command
+}
+
 /// nginx with the settings of Debian's package, on these files.
 pub(crate) fn nginx(
     namespace: &Namespace,

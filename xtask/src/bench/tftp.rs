@@ -89,18 +89,8 @@ pub(super) fn rootstock(bench: &Bench, lab: &Lab, files: &Path, port: Port) -> R
 }
 
 fn dnsmasq(bench: &Bench, lab: &Lab, files: &Path) -> Result<Started> {
-    let mut command = lab.server.command("dnsmasq");
-    command.args([
-        "--keep-in-foreground",
-        "--conf-file=/dev/null",
-        "--port=0",
-        "--bind-interfaces",
-        "--user=root",
-        "--enable-tftp",
-        "--log-facility=-",
-        "--pid-file=",
-    ]);
-    command.arg(format!("--interface={SERVER_LINK}"));
+    let mut command = lab::dnsmasq(&lab.server, SERVER_LINK);
+    command.arg("--enable-tftp");
     command.arg(format!("--tftp-root={}", files.display()));
     let log = bench.scratch("tftp-dnsmasq.log");
     let process = lab::serve(&lab.server, "dnsmasq", &mut command, Port::Udp(69), &log)?;

@@ -201,20 +201,12 @@ fn netboot(site: &Site, name: &str, arguments: &str, disk: Option<&Path>) -> Res
 }
 
 fn dnsmasq(site: &Site, url: &str) -> Result<Process> {
-    let mut command = site.namespace.command("dnsmasq");
+    let mut command = lab::dnsmasq(&site.namespace, BRIDGE);
     command.args([
-        "--keep-in-foreground",
-        "--conf-file=/dev/null",
-        "--port=0",
-        "--bind-interfaces",
-        "--user=root",
         "--dhcp-authoritative",
         "--no-ping",
-        "--log-facility=-",
-        "--pid-file=",
         "--dhcp-range=10.77.0.100,10.77.0.199,255.255.255.0,1h",
     ]);
-    command.arg(format!("--interface={BRIDGE}"));
     command.arg(format!("--dhcp-boot={url}/boot.ipxe"));
     let leases = site.directory.join("dnsmasq.leases");
     command.arg(format!("--dhcp-leasefile={}", leases.display()));
