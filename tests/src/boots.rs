@@ -12,7 +12,7 @@ use crate::golden::{self, Golden};
 use crate::lan::{BOOT_LIMIT, BRIDGE, Lan, SERVER};
 use crate::namespace::Namespace;
 use crate::pxe::PoweredOn;
-use crate::{tool, wait};
+use crate::{Process, tool, wait};
 
 /// How long a command in an emulated guest may take.
 pub const SHELL_LIMIT: Duration = Duration::from_secs(180);
@@ -125,6 +125,29 @@ pub struct Peer {
     pub namespace: Namespace,
     /// The address of its card.
     pub mac: String,
+}
+
+/// The site's own DHCP server, on a peer, for the lab's upper hundred addresses.
+///
+/// # Errors
+/// When it does not start.
+pub fn dnsmasq(lan: &Lan, site: &Peer) -> Result<Process> {
+    let mut dnsmasq = site.namespace.command("dnsmasq");
+    dnsmasq.args([
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--port=0",
+        "--interface=eth0",
+        "--bind-interfaces",
+        "--dhcp-range=10.77.0.100,10.77.0.199,1h",
+        "--dhcp-option=option:router,10.77.0.1",
+        "--dhcp-authoritative",
+        "--log-dhcp",
+        "--pid-file=",
+        "--user=root",
+    ]);
+    dnsmasq.arg(format!("--dhcp-leasefile={}", lan.path("leases").display()));
+    Process::start("dnsmasq", &mut dnsmasq, &lan.path("dnsmasq.log"))
 }
 
 /// An answer to [`Peer::curl`].

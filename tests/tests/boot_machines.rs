@@ -2,17 +2,12 @@
 //! iPXE and GRUB, a real Debian, with nothing beside the daemon but what is named.
 
 use std::path::PathBuf;
-use std::process::Command;
-use std::time::Duration;
 
-use rootstock_tests::golden::{self, Golden};
+use rootstock_tests::boots::{self, Peer};
+use rootstock_tests::golden::Golden;
 use rootstock_tests::lan::{BOOT_LIMIT, BRIDGE, Lan};
-use rootstock_tests::namespace::Namespace;
 use rootstock_tests::pxe::{Firmware, PoweredOn};
-use rootstock_tests::{Process, wait};
-use serde_json::Value;
-
-const SHELL_LIMIT: Duration = Duration::from_secs(120);
+use rootstock_tests::wait;
 
 /// A name, a number and firmware for each machine that boots in its own way.
 const FIRMWARES: [(&str, u8, Firmware); 3] = [
@@ -31,34 +26,16 @@ fn power_on_all(lan: &Lan) -> Vec<PoweredOn> {
 }
 
 fn image(golden: Golden) -> PathBuf {
-    let cache = golden::cache().expect("a place for images");
-    golden::build(&cache, golden, &|line| println!("{line}")).expect("an image")
+    boots::image(golden).expect("an image")
 }
 
 fn shell(machine: &mut PoweredOn, command: &str) -> String {
-    let output = machine.console.shell(command, SHELL_LIMIT);
-    output.expect("the guest runs it").trim().to_owned()
-}
-
-/// The steps of a node's last boot.
-fn steps(lan: &Lan, node: &str) -> Vec<String> {
-    let log = lan.daemon.json(["node", "log", node]).expect("a log");
-    let text = log.to_string();
-    let steps = log["boots"][0]["steps"].as_array();
-    let steps = steps.unwrap_or_else(|| panic!("a log without steps: {text}"));
-    let name = |step: &Value| step["step"].as_str().unwrap_or_default().to_owned();
-    steps.iter().map(name).collect()
+    boots::shell(machine, command).expect("the guest runs it")
 }
 
 /// Waits until the server has heard that the node is up.
 fn expect_up(lan: &Lan, node: &str) {
-    wait::until(&format!("{node} up"), BOOT_LIMIT, || {
-        Ok(steps(lan, node)
-            .iter()
-            .any(|step| step == "up")
-            .then_some(()))
-    })
-    .expect("up");
+    boots::reach(lan, node, "up").expect("up");
 }
 
 /// FIRMWARE: SeaBIOS with iPXE's ROM, OVMF's PXE and OVMF's HTTP boot, all with
@@ -112,32 +89,8 @@ fn three_firmwares_boot_from_our_dhcp() {
 #[test]
 fn firmwares_boot_beside_a_sites_dnsmasq() {
     let lan = Lan::new("proxy", "").expect("a lab");
-    let site = Namespace::new("site").expect("a namespace");
-    lan.namespace
-        .cable("site0", &site, "eth0")
-        .expect("a cable");
-    lan.namespace
-        .ip(&format!("link set site0 master {BRIDGE}"))
-        .expect("plugged in");
-    site.ip("addr add 10.77.0.2/24 dev eth0")
-        .expect("an address");
-    let mut dnsmasq: Command = site.command("dnsmasq");
-    dnsmasq.args([
-        "--keep-in-foreground",
-        "--conf-file=/dev/null",
-        "--port=0",
-        "--interface=eth0",
-        "--bind-interfaces",
-        "--dhcp-range=10.77.0.100,10.77.0.199,1h",
-        "--dhcp-option=option:router,10.77.0.1",
-        "--dhcp-authoritative",
-        "--log-dhcp",
-        "--pid-file=",
-        "--user=root",
-    ]);
-    dnsmasq.arg(format!("--dhcp-leasefile={}", lan.path("leases").display()));
-    let _dnsmasq =
-        Process::start("dnsmasq", &mut dnsmasq, &lan.path("dnsmasq.log")).expect("dnsmasq starts");
+    let site = Peer::new(&lan, 22).expect("the site's server");
+    let _dnsmasq = boots::dnsmasq(&lan, &site).expect("dnsmasq starts");
     lan.import("debian", &image(Golden::Debian))
         .expect("imported");
     let mut machines = power_on_all(&lan);

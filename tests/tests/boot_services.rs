@@ -50,7 +50,7 @@ fn an_observed_network_gets_no_answer_of_any_kind() -> Result<()> {
     let hook = lan.path("hook");
     assert_eq!(pxe_client(&pc.namespace, &hook)?, None, "alone");
 
-    let _dnsmasq = dnsmasq(&lan, &site)?;
+    let _dnsmasq = boots::dnsmasq(&lan, &site)?;
     let given = wait::until("dnsmasq's address", LIMIT, || {
         pxe_client(&pc.namespace, &hook)
     })?;
@@ -87,23 +87,6 @@ fn an_observed_network_gets_no_answer_of_any_kind() -> Result<()> {
     let seen = |line: &str| line.contains("discovered") && line.contains(&pc.mac);
     assert!(log.lines().any(seen), "{log}");
     Ok(())
-}
-
-fn dnsmasq(lan: &Lan, site: &Peer) -> Result<Process> {
-    let mut dnsmasq: Command = site.namespace.command("dnsmasq");
-    dnsmasq.args([
-        "--keep-in-foreground",
-        "--conf-file=/dev/null",
-        "--port=0",
-        "--interface=eth0",
-        "--bind-interfaces",
-        "--dhcp-range=10.77.0.100,10.77.0.199,1h",
-        "--dhcp-authoritative",
-        "--pid-file=",
-        "--user=root",
-    ]);
-    dnsmasq.arg(format!("--dhcp-leasefile={}", lan.path("leases").display()));
-    Process::start("dnsmasq", &mut dnsmasq, &lan.path("dnsmasq.log"))
 }
 
 /// All of a lab is switched on at once: its first stage is made once, and what is
