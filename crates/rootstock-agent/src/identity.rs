@@ -263,6 +263,9 @@ mod tests {
             chunk_urls: Vec::new(),
             overlay_bytes_max: None,
             cache_bytes: 1,
+            cache: Default::default(),
+            cache_disk_bytes_max: None,
+            fill: Default::default(),
             report_seconds: 30,
             rescue_shell: false,
             identity: Identity {

@@ -6,10 +6,10 @@
 //! that plain HTTP is enough where TLS is impossible; what is secret travels only
 //! over TLS. Binary bodies are those of [`crate::record`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use rootstock_core::{Digest, ImageName, VersionNumber};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use utoipa::ToSchema;
 
 /// Where a boot token is given in for a session.
@@ -26,6 +26,9 @@ pub const CHUNKS: &str = "/node/v1/chunks";
 pub const STEPS: &str = "/node/v1/steps";
 /// How the machine does, now and then: [`NodeReport`].
 pub const REPORT: &str = "/node/v1/report";
+/// What may change while the machine runs: [`NodeControl`], answered when it is
+/// another than the one numbered `after`, or after [`CONTROL_HOLD_SECONDS`].
+pub const CONTROL: &str = "/node/v1/control";
 
 /// The header that carries the site's signature (ed25519, hex) on the bytes of
 /// an order.
@@ -36,6 +39,9 @@ pub const FETCH_IDS_MAX: usize = 64;
 
 /// The most steps in one request.
 pub const STEPS_MAX: usize = 64;
+
+/// How long a request for a changed [`NodeControl`] is held.
+pub const CONTROL_HOLD_SECONDS: u32 = 25;
 
 /// The largest order, in bytes: identity and plug-in files included.
 pub const ORDER_BYTES_MAX: usize = 1 << 20;
@@ -186,6 +192,16 @@ pub struct BootOrder {
     pub overlay_bytes_max: Option<u64>,
     /// Memory for decompressed chunks.
     pub cache_bytes: u64,
+    /// Which of its own disks the machine keeps chunks on.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    pub cache: CacheChoice,
+    /// What it may take of that disk; all of the cache when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_disk_bytes_max: Option<u64>,
+    /// How it fetches what nobody has asked for yet, until it is told otherwise.
+    #[serde(default)]
+    pub fill: FillOrder,
     /// Seconds between reports.
     pub report_seconds: u32,
     /// Whether a failure offers a shell of the image on the console.
@@ -193,6 +209,104 @@ pub struct BootOrder {
     pub rescue_shell: bool,
     /// Who the machine is.
     pub identity: Identity,
+}
+
+/// Which of its own disks a machine keeps chunks on: `auto`, `none`, or a device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum CacheChoice {
+    /// A disk or partition that was prepared for it, if there is one.
+    #[default]
+    Auto,
+    /// No disk is touched.
+    None,
+    /// This one, such as `/dev/sda3` or `/dev/disk/by-id/...`, which must have been
+    /// prepared for it too.
+    Device(String),
+}
+
+/// Longest name of a device, in bytes.
+const DEVICE_BYTES_MAX: usize = 255;
+
+impl fmt::Display for CacheChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::None => "none",
+            Self::Device(path) => path,
+        })
+    }
+}
+
+impl FromStr for CacheChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let inside = |path: &str| {
+            path.len() <= DEVICE_BYTES_MAX
+                && path.bytes().all(|byte| byte.is_ascii_graphic())
+                && path.split('/').all(|part| part != "..")
+        };
+        match text {
+            "auto" => Ok(Self::Auto),
+            "none" => Ok(Self::None),
+            path if path.starts_with("/dev/") && path.len() > 5 && inside(path) => {
+                Ok(Self::Device(path.to_owned()))
+            }
+            _ => Err("write auto, none, or a device such as /dev/sda3".to_owned()),
+        }
+    }
+}
+
+impl Serialize for CacheChoice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for CacheChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+/// How a machine fetches what nobody has asked for yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct FillOrder {
+    /// Why it fetches nothing ahead now; it does when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
+    /// The most it may take of the network, in Mbit/s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mbit_max: Option<u32>,
+}
+
+/// What may change while a machine runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct NodeControl {
+    /// Another one has another number; the first of a session is asked for with 0.
+    pub number: u64,
+    /// How it fetches ahead.
+    pub fill: FillOrder,
+    /// What its next boot is to run, when that is not what runs now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<NextVersion>,
+}
+
+/// A version that a machine will run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NextVersion {
+    /// The image.
+    #[schema(value_type = String)]
+    pub image: ImageName,
+    /// Its version.
+    #[schema(value_type = u32)]
+    pub version: VersionNumber,
+    /// The manifest's id.
+    #[schema(value_type = String)]
+    pub manifest: Digest,
 }
 
 /// Where the root file system is on the disk.
@@ -254,8 +368,8 @@ pub struct NodeFile {
 }
 
 /// Contents may be a private key, and a log is no place for one.
-impl std::fmt::Debug for NodeFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for NodeFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NodeFile")
             .field("path", &self.path)
             .field("mode", &self.mode)
@@ -349,6 +463,35 @@ pub struct NodeReport {
     pub overlay_bytes_max: u64,
     /// Whether the image's own init says that the system is up.
     pub up: bool,
+    /// Bytes of chunks that came from the machine's own disk.
+    pub local_bytes: u64,
+    /// How the disk that it keeps chunks on does; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_cache: Option<DiskCacheReport>,
+}
+
+/// How the disk does that a machine keeps chunks on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct DiskCacheReport {
+    /// The device.
+    pub device: String,
+    /// Why it is not used any more; it is when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub off: Option<String>,
+    /// Bytes of chunks that it can hold.
+    pub bytes_max: u64,
+    /// Bytes of chunks that it holds, of all versions.
+    pub used_bytes: u64,
+    /// Bytes of the running version that are not zeros; 0 while that is not known.
+    pub version_bytes: u64,
+    /// How many of them are on the disk.
+    pub version_local_bytes: u64,
+    /// Frames fetched ahead, in bytes per second over the last interval.
+    pub fill_bytes_per_second: u64,
+    /// The estimate until the version is complete, while it is being fetched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds_to_complete: Option<u64>,
 }
 
 /// The answer to a report.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use rootstock_api::{
     ProblemCode,
-    boot::{BootOrder, Identity, NodeMode, ORDER_BYTES_MAX, VolumePlace},
+    boot::{BootOrder, CacheChoice, FillOrder, Identity, NodeMode, ORDER_BYTES_MAX, VolumePlace},
     settings::Settings,
 };
 use rootstock_catalog::NodeRow;
@@ -71,6 +71,9 @@ pub(crate) async fn make(
         chunk_urls: vec![url("http", local, app.config.boot.http_port)],
         overlay_bytes_max: settings.overlay_bytes_max,
         cache_bytes: settings.cache_bytes.unwrap_or(CACHE_BYTES),
+        cache: CacheChoice::default(),
+        cache_disk_bytes_max: None,
+        fill: FillOrder::default(),
         report_seconds: REPORT_SECONDS,
         rescue_shell: settings.rescue_shell.unwrap_or(false),
         identity: identity(app, &node, &settings, &network, &additions).await?,
