@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 /// Each crate's rank. A crate may depend on those of lower rank only.
-const RANKS: [(&str, u32); 13] = [
+const RANKS: [(&str, u32); 14] = [
     ("rootstock-core", 0),
     ("rootstock-image", 1),
     ("rootstock-nbd", 1),
@@ -15,6 +15,7 @@ const RANKS: [(&str, u32); 13] = [
     ("rootstock-store", 2),
     ("rootstock-catalog", 2),
     ("rootstock-client", 2),
+    ("rootstock-cache", 3),
     ("rootstock-volume", 3),
     ("rootstock-server", 4),
     ("rootstock-agent", 4),
