@@ -84,8 +84,11 @@ fn judge(disk: &SimDisk, kept: &Kept) -> Result<(), String> {
     let cache = open(disk).map_err(|error| error.to_string())?;
     for number in 0..CHUNKS {
         relied_on_is_right(disk, &cache, number)?;
+        let named = cache.has(id(number));
         let read = cache.read(id(number)).map_err(|error| error.to_string())?;
         match read {
+            // This disk keeps what it says it keeps: even what is doubted is right.
+            None if named => return Err(format!("chunk {number} is named and not there")),
             Some(raw) if raw == chunk(number) => {}
             Some(_) => return Err(format!("chunk {number} is served wrong")),
             None if kept.chunks.contains(&number) => return Err(format!("chunk {number} is gone")),
