@@ -202,6 +202,7 @@ impl Inode {
         match rng.below(4) {
             0 => return self.durable.clone(),
             1 => return self.content.clone(),
+            2 => return self.after_losing_some(rng),
             _ => {}
         }
         // A sector has all changes up to one of its own: what the page cache
@@ -229,6 +230,17 @@ impl Inode {
             change.apply_where(&mut result, reached);
         }
         result.truncate(len);
+        result
+    }
+
+    /// Each change is there whole, or not at all.
+    fn after_losing_some(&self, rng: &mut Rng) -> Vec<u8> {
+        let mut result = self.durable.clone();
+        for change in &self.pending {
+            if rng.below(2) == 0 {
+                change.apply_to(&mut result);
+            }
+        }
         result
     }
 }
