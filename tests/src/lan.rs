@@ -140,15 +140,19 @@ impl Lan {
     /// When QEMU cannot be started.
     pub fn power_on(&self, name: &str, number: u8, firmware: Firmware) -> Result<PoweredOn> {
         self.plug_in(number)?;
-        let machine = Machine {
-            name: name.to_owned(),
-            firmware,
-            mac: Self::mac(number),
-            tap: tap(number),
-            memory_mib: 1024,
-            uuid: Some(format!("00000000-0000-4000-8000-0000000000{number:02x}")),
-        };
+        let machine = machine(name, number, firmware);
         machine.power_on(|program| self.namespace.command(program), &self.directory)
+    }
+
+    /// As [`Lan::power_on`], with a BIOS and a disk of the machine's own.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started.
+    pub fn power_on_beside_disk(&self, name: &str, number: u8, disk: &Path) -> Result<PoweredOn> {
+        self.plug_in(number)?;
+        let machine = machine(name, number, Firmware::Bios);
+        let command = |program: &str| self.namespace.command(program);
+        machine.power_on_beside_disk(command, &self.directory, disk)
     }
 
     /// What was sent so far, as the kernel counts it: frames with their headers,
@@ -188,6 +192,18 @@ impl Lan {
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+}
+
+/// Machine `number`, as all of them are.
+fn machine(name: &str, number: u8, firmware: Firmware) -> Machine {
+    Machine {
+        name: name.to_owned(),
+        firmware,
+        mac: Lan::mac(number),
+        tap: tap(number),
+        memory_mib: 1024,
+        uuid: Some(format!("00000000-0000-4000-8000-0000000000{number:02x}")),
     }
 }
 

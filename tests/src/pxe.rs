@@ -62,6 +62,27 @@ impl Machine {
         self.start(command, self.arguments(directory)?, directory)
     }
 
+    /// Powers it on with a disk of its own, which it does not boot from. What it
+    /// flushed survives the end of QEMU.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started.
+    pub fn power_on_beside_disk(
+        &self,
+        command: impl FnOnce(&str) -> Command,
+        directory: &Path,
+        disk: &Path,
+    ) -> Result<PoweredOn> {
+        let mut words = self.arguments(directory)?;
+        words.push("-drive".to_owned());
+        words.push(format!(
+            "if=none,id=own,format=raw,cache=none,file={}",
+            disk.display()
+        ));
+        words.extend(["-device", "virtio-blk-pci,drive=own"].map(String::from));
+        self.start(command, words, directory)
+    }
+
     /// Powers it on with a virtio disk, from which it boots when it is restarted. What
     /// is written to the disk need not survive.
     ///

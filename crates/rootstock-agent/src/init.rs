@@ -9,6 +9,8 @@ use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -55,6 +57,8 @@ struct Told {
     steps: Vec<StepReport>,
     /// Whether there is a mounted root, and its administrator wants a shell.
     shell: bool,
+    /// Ends the loading of drivers before their files go.
+    drivers_stop: Arc<AtomicBool>,
 }
 
 /// Boots. Ends by becoming the image's init, or by starting the machine anew.
@@ -132,6 +136,14 @@ fn network(line: &CommandLine, told: &mut Told) -> Result<(Nic, Ipv4Config), Fai
     let nic = uevents
         .settle(&mut modules, NIC_LIMIT, find)
         .ok_or_else(|| failed(no_card(line)))?;
+    let stop = Arc::clone(&told.drivers_stop);
+    let drivers = move || uevents.follow(&mut modules, &stop);
+    let follow = thread::Builder::new().name("drivers".to_owned());
+    if let Err(error) = follow.spawn(drivers) {
+        console::warn(format_args!(
+            "drivers of slow disks are not loaded: {error}"
+        ));
+    }
     nic.bring_up().map_err(|error| failed(error.to_string()))?;
     let address = match &line.address {
         Some(address) => address.clone(),
@@ -355,6 +367,10 @@ fn enter(order: &BootOrder, told: &Told, control: &UnixStream) -> Result<Infalli
         return Err(failed(format!("the image has no {init}")));
     }
     debug_assert!(told.steps.is_empty(), "all steps were handed on");
+    told.drivers_stop.store(true, Ordering::Relaxed);
+    if let Err(error) = switch::leave_program() {
+        console::warn(format_args!("there is no rootstock-agent in /run: {error}"));
+    }
     console::info(format_args!("starting {init}"));
     tell(control, step(BootStep::Switched, 0, init.clone()));
     switch::switch_root(init).map_err(|error| failed(format!("{init} cannot be started: {error}")))

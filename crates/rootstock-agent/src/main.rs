@@ -11,6 +11,7 @@ mod console;
 mod control;
 mod cow;
 mod dhcp;
+mod disk;
 mod engine;
 mod identity;
 mod init;
@@ -29,10 +30,12 @@ mod report;
 mod server;
 mod service;
 mod stats;
+mod steer;
 mod switch;
 mod sys;
 #[cfg(test)]
 mod testing;
+mod tiers;
 mod uevent;
 
 use std::env;
@@ -50,11 +53,24 @@ fn main() -> ExitCode {
             eprintln!("rootstock-agent: {}", switch::rescue_shell());
             ExitCode::FAILURE
         }
+        Some("cache") => {
+            let words: Vec<String> = env::args().skip(2).collect();
+            match disk::prepare::run(&words) {
+                Ok(said) => {
+                    println!("{said}");
+                    ExitCode::SUCCESS
+                }
+                Err(why) => {
+                    eprintln!("rootstock-agent: {why}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
         _ => {
             eprintln!(
-                "rootstock-agent {}: the /init of a first stage that `rootstock serve` makes; \
-                 there is nothing to run by hand",
-                env!("CARGO_PKG_VERSION")
+                "rootstock-agent {}: the /init of a first stage that `rootstock serve` makes\n\n{}",
+                env!("CARGO_PKG_VERSION"),
+                disk::prepare::USAGE
             );
             ExitCode::from(2)
         }

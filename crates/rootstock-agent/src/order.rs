@@ -140,7 +140,7 @@ fn check(order: &BootOrder, session: &str) -> Result<(), TrustError> {
 }
 
 /// The bytes of hex digits.
-fn unhex(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
     if !digits.len().is_multiple_of(2) {
         return None;

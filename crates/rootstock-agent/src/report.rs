@@ -11,7 +11,7 @@ use rootstock_api::boot::{BootStep, NodeReport, STEPS_MAX, StepReport, Steps};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::console;
-use crate::server::{FillOf, enter_fill};
+use crate::server::{DiskOf, FillOf, enter_fill};
 use crate::service::Service;
 use crate::stats::Stats;
 
@@ -42,6 +42,8 @@ pub(crate) struct Source {
     pub(crate) stats: Arc<Stats>,
     /// The overlay's level.
     pub(crate) fill: FillOf,
+    /// How the machine's own disk does.
+    pub(crate) disk: DiskOf,
     /// Seconds between reports.
     pub(crate) report_seconds: u32,
 }
@@ -161,6 +163,7 @@ fn report(source: &mut Source, up: bool) -> u32 {
     };
     source.stats.report(&mut report);
     enter_fill(&mut report, (source.fill)());
+    report.disk_cache = (source.disk)();
     match source.service.report(&source.urls[0], &report) {
         Ok(answer) if answer.report_seconds > 0 => source.report_seconds = answer.report_seconds,
         Ok(_) => {}

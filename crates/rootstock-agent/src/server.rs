@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 
-use rootstock_api::boot::{NodeMode, NodeReport};
+use rootstock_api::boot::{BootOrder, DiskCacheReport, NodeControl, NodeMode, NodeReport};
 use rootstock_image::manifest::Manifest;
 use rootstock_volume::{BlockDevice, ChunkCache, ChunkSource, VersionDisk};
 use rustix::mm::MlockAllFlags;
@@ -27,7 +27,11 @@ use crate::remote::{Remote, ServiceFetch};
 use crate::report::{Reporter, Source};
 use crate::service::Service;
 use crate::stats::Stats;
+use crate::steer;
 use crate::sys;
+use crate::tiers::Tiers;
+use crate::tiers::attach::{Attached, Wanted};
+use crate::tiers::remember::Version;
 
 /// The part of memory that writes may take when the order does not say.
 const OVERLAY_PART: u64 = 2;
@@ -55,6 +59,7 @@ pub(crate) fn run(control: &UnixStream) -> io::Result<()> {
         urls: start.urls.clone(),
         stats: Arc::clone(&stats),
         fill: served.fill,
+        disk: served.disk,
         report_seconds: start.order.report_seconds,
     })?;
     let bytes = stats.fetched_bytes();
@@ -72,9 +77,13 @@ pub(crate) fn run(control: &UnixStream) -> io::Result<()> {
 /// How full the overlay is, if there is one.
 pub(crate) type FillOf = Box<dyn Fn() -> Option<Fill> + Send>;
 
+/// How the machine's own disk does, if chunks are kept on one.
+pub(crate) type DiskOf = Box<dyn Fn() -> Option<DiskCacheReport> + Send>;
+
 struct Served {
     service: Service,
     fill: FillOf,
+    disk: DiskOf,
     engine: thread::JoinHandle<io::Result<()>>,
 }
 
@@ -82,25 +91,37 @@ fn serve(start: &Start, stats: &Arc<Stats>) -> Result<Served, String> {
     let service = Service::new(&start.authority_pem)
         .map_err(|error| format!("the site's authority is no certificate: {error}"))?
         .with_session(&start.session);
-    let (device, fill, writes) = device(start, &service, stats)?;
-    let size_bytes = device.size_bytes();
-    let engine = attach(device, Arc::clone(stats), writes, size_bytes)
+    let parts = parts(start, &service, stats)?;
+    let size_bytes = parts.device.size_bytes();
+    let engine = attach(parts.device, Arc::clone(stats), parts.writes, size_bytes)
         .map_err(|error| format!("the kernel's nbd device could not be set up: {error}"))?;
     Ok(Served {
         service,
-        fill,
+        fill: parts.fill,
+        disk: parts.disk,
         engine,
     })
 }
 
-type Device = (Arc<dyn BlockDevice>, FillOf, Writes);
+/// What a mode is made of.
+struct Parts {
+    device: Arc<dyn BlockDevice>,
+    fill: FillOf,
+    disk: DiskOf,
+    writes: Writes,
+}
 
-fn device(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Device, String> {
+fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, String> {
     let order = &start.order;
     if let (NodeMode::Personal, Some(place)) = (order.mode, &order.volume) {
         let volume = RemoteVolume::connect(place, &start.authority_pem)
             .map_err(|error| console::chain(&error))?;
-        return Ok((Arc::new(volume), Box::new(|| None), Writes::Pooled));
+        return Ok(Parts {
+            device: Arc::new(volume),
+            fill: Box::new(|| None),
+            disk: Box::new(|| None),
+            writes: Writes::Pooled,
+        });
     }
     let manifest = Manifest::decode(&start.manifest).map_err(|error| error.to_string())?;
     let fetch = ServiceFetch {
@@ -112,27 +133,50 @@ fn device(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Device
         let free = memory_bytes("MemAvailable:") * RAM_PART.0 / RAM_PART.1;
         let frames =
             RamFrames::fetch(&manifest, &remote, free).map_err(|error| console::chain(&error))?;
-        return Ok(cow(manifest, frames, order));
+        return Ok(cow(manifest, frames, order, Box::new(|| None)));
     }
-    Ok(cow(manifest, remote, order))
+    let tiers = Arc::new(Tiers::new(remote, Arc::clone(stats)));
+    let wanted = Wanted {
+        choice: order.cache.clone(),
+        bytes_max: order.cache_disk_bytes_max,
+        version: Version {
+            image: order.image.clone(),
+            version: order.version,
+            manifest: start.manifest.clone(),
+        },
+        fill: order.fill.clone(),
+    };
+    let attached = Attached::start(&tiers, wanted)
+        .map_err(|error| format!("the machine's disks cannot be looked at: {error}"))?;
+    let steered = Arc::clone(&attached);
+    let steer = move |control: NodeControl| steered.set_fill(control.fill);
+    steer::start(service.clone(), start.urls.clone(), steer)
+        .map_err(|error| format!("there is no thread to be had: {error}"))?;
+    let disk = Box::new(move || attached.report());
+    Ok(cow(manifest, tiers, order, disk))
 }
 
 fn cow<S: ChunkSource + 'static>(
     manifest: Manifest,
     source: S,
-    order: &rootstock_api::boot::BootOrder,
-) -> Device {
+    order: &BootOrder,
+    disk: DiskOf,
+) -> Parts {
     let cache = Arc::new(ChunkCache::new(source, order.cache_bytes));
     let bytes_max = order
         .overlay_bytes_max
         .unwrap_or_else(|| memory_bytes("MemTotal:") / OVERLAY_PART);
-    let disk = Arc::new(CowDisk::new(
+    let device = Arc::new(CowDisk::new(
         VersionDisk::new(manifest, cache),
         overlay(bytes_max),
     ));
-    let filled = Arc::clone(&disk);
-    let fill = Box::new(move || Some(filled.fill()));
-    (disk, fill, Writes::AtOnce)
+    let filled = Arc::clone(&device);
+    Parts {
+        device,
+        fill: Box::new(move || Some(filled.fill())),
+        disk,
+        writes: Writes::AtOnce,
+    }
 }
 
 fn overlay(bytes_max: u64) -> Overlay {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rootstock_api::boot::{
-    CHUNKS, MANIFEST, NodeReport, ORDER, ORDER_BYTES_MAX, ORDER_SIGNATURE_HEADER, REPORT,
-    ReportAnswer, SESSION, STEPS, SessionCreate, SessionState, Steps,
+    CHUNKS, CONTROL, CONTROL_HOLD_SECONDS, MANIFEST, NodeControl, NodeReport, ORDER,
+    ORDER_BYTES_MAX, ORDER_SIGNATURE_HEADER, REPORT, ReportAnswer, SESSION, STEPS, SessionCreate,
+    SessionState, Steps,
 };
 use rootstock_api::record::{RECORDS_BYTES_MAX, encode_ids};
 use rootstock_core::ChunkId;
@@ -169,6 +170,23 @@ impl Service {
     ) -> Result<ReportAnswer, CallError> {
         let url = format!("{base}{REPORT}");
         let response = self.post_json(&url, report)?;
+        json(&url, response)
+    }
+
+    /// What may change while the machine runs, when that is another than `after`.
+    pub(crate) fn control(&self, base: &str, after: u64) -> Result<NodeControl, CallError> {
+        let url = format!("{base}{CONTROL}?after={after}");
+        let limit = Duration::from_secs(u64::from(CONTROL_HOLD_SECONDS)) + SMALL_LIMIT;
+        let mut request = self
+            .agent
+            .get(&url)
+            .config()
+            .timeout_global(Some(limit))
+            .build();
+        if let Some(bearer) = self.bearer() {
+            request = request.header("authorization", bearer);
+        }
+        let response = accepted(&url, request.call())?;
         json(&url, response)
     }
 

@@ -12,6 +12,7 @@ pub(crate) struct Stats {
     fetched_bytes: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
+    local_bytes: AtomicU64,
     stall_us: AtomicU64,
     stall_worst_us: AtomicU64,
 }
@@ -37,6 +38,11 @@ impl Stats {
         self.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// A chunk came from the machine's own disk.
+    pub(crate) fn local(&self, bytes: u64) {
+        self.local_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Bytes that came from servers.
     pub(crate) fn fetched_bytes(&self) -> u64 {
         self.fetched_bytes.load(Ordering::Relaxed)
@@ -47,6 +53,7 @@ impl Stats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         report.read_bytes = get(&self.read_bytes);
         report.fetched_bytes = get(&self.fetched_bytes);
+        report.local_bytes = get(&self.local_bytes);
         report.cache_hits = get(&self.hits);
         report.cache_misses = get(&self.misses);
         report.stall_ms = get(&self.stall_us) / 1000;

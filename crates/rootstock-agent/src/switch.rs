@@ -3,9 +3,9 @@
 use std::convert::Infallible;
 use std::env;
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -100,6 +100,19 @@ fn wait_for_partition(device: &str) -> io::Result<()> {
         thread::sleep(LOOK_EVERY);
     }
     Ok(())
+}
+
+/// Where this program is for an administrator who is logged in.
+const PROGRAM: &str = "/run/rootstock/rootstock-agent";
+
+/// Leaves this program where it can be run in the image, too: it prepares disks.
+///
+/// # Errors
+/// When there is no room in memory.
+pub(crate) fn leave_program() -> io::Result<()> {
+    fs::create_dir_all("/run/rootstock")?;
+    fs::copy("/proc/self/exe", PROGRAM)?;
+    fs::set_permissions(PROGRAM, Permissions::from_mode(0o755))
 }
 
 /// Whether the image has a program there.

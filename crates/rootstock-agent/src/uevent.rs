@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -51,6 +52,16 @@ impl Uevents {
             // A look now and then: not every change has an event.
             self.wait(left.min(Duration::from_millis(200)));
             self.drain(modules);
+        }
+    }
+
+    /// Goes on loading drivers of what comes, such as slow disks, until `stop`.
+    pub(crate) fn follow(&self, modules: &mut Modules, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            self.wait(Duration::from_millis(200));
+            if !stop.load(Ordering::Relaxed) {
+                self.drain(modules);
+            }
         }
     }
 

@@ -39,6 +39,12 @@ pub trait ChunkSource: Send + Sync {
     fn read(&self, chunk: ChunkId) -> Result<Bytes, ReadError>;
 }
 
+impl<S: ChunkSource> ChunkSource for Arc<S> {
+    fn read(&self, chunk: ChunkId) -> Result<Bytes, ReadError> {
+        (**self).read(chunk)
+    }
+}
+
 impl ChunkSource for ChunkStore {
     fn read(&self, chunk: ChunkId) -> Result<Bytes, ReadError> {
         Self::read(self, chunk)

@@ -1,0 +1,5 @@
+//! The machine's own disks: which one is a cache, how one is prepared.
+
+pub(crate) mod device;
+pub(crate) mod find;
+pub(crate) mod prepare;

@@ -1,0 +1,195 @@
+//! A disk that is read and written past the kernel's page cache.
+//!
+//! What serves the root must not need memory to write: pages that wait to be
+//! written to this disk could be those that the kernel wants back first.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use rootstock_core::{ByteRange, CHUNK_BYTES};
+use rootstock_store::disk::DiskFile;
+use rustix::fs::{Mode, OFlags};
+
+/// What addresses, offsets and lengths are multiples of.
+const ALIGN_BYTES: usize = 4096;
+
+/// Buffers that wait to be used again, at most.
+const BUFFERS_MAX: usize = 16;
+
+/// A block device, or a file in its place.
+pub(crate) struct Device {
+    file: File,
+    len_bytes: u64,
+    buffers: Mutex<Vec<Aligned>>,
+}
+
+impl Device {
+    /// Opens it for this process alone: what is mounted, or swapped to, is refused
+    /// by the kernel (`EBUSY`).
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let flags = |direct: OFlags| (OFlags::EXCL | direct).bits() as i32;
+        let direct = options.custom_flags(flags(OFlags::DIRECT)).open(path);
+        match direct {
+            // A file system that has no direct access.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                Self::new(options.custom_flags(flags(OFlags::empty())).open(path)?)
+            }
+            file => Self::new(file?),
+        }
+    }
+
+    /// As [`Device::open`], below an open directory.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn open_at(directory: BorrowedFd<'_>, name: &str) -> io::Result<Self> {
+        let flags = OFlags::RDWR | OFlags::EXCL | OFlags::DIRECT | OFlags::CLOEXEC;
+        let file: OwnedFd = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+        Self::new(file.into())
+    }
+
+    fn new(mut file: File) -> io::Result<Self> {
+        let len_bytes = file.seek(SeekFrom::End(0))?;
+        Ok(Self {
+            file,
+            len_bytes,
+            buffers: Mutex::default(),
+        })
+    }
+
+    fn buffer(&self, len: usize) -> Aligned {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        match buffers.iter().position(|buffer| buffer.len() >= len) {
+            Some(at) => buffers.swap_remove(at),
+            None => Aligned::new(len.max(CHUNK_BYTES as usize)),
+        }
+    }
+
+    fn give_back(&self, buffer: Aligned) {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffers.len() < BUFFERS_MAX {
+            buffers.push(buffer);
+        }
+    }
+}
+
+/// The first bytes of a disk, read as anybody may.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn head(directory: BorrowedFd<'_>, name: &str, len: usize) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file: File = rustix::fs::openat(directory, name, flags, Mode::empty())?.into();
+    let mut bytes = Vec::new();
+    file.take(len as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+impl DiskFile for Device {
+    fn read_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let mut memory = self.buffer(buffer.len());
+        let read = self
+            .file
+            .read_exact_at(memory.part(buffer.len()), offset_bytes);
+        if read.is_ok() {
+            buffer.copy_from_slice(memory.part(buffer.len()));
+        }
+        self.give_back(memory);
+        read
+    }
+
+    fn write_at(&self, offset_bytes: u64, data: &[u8]) -> io::Result<()> {
+        if data.as_ptr().align_offset(ALIGN_BYTES) == 0 {
+            return self.file.write_all_at(data, offset_bytes);
+        }
+        let mut memory = self.buffer(data.len());
+        memory.part(data.len()).copy_from_slice(data);
+        let written = self
+            .file
+            .write_all_at(memory.part(data.len()), offset_bytes);
+        self.give_back(memory);
+        written
+    }
+
+    fn write_vectored_at(&self, offset_bytes: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let parts: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
+        self.write_at(offset_bytes, &parts.concat())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.len_bytes)
+    }
+
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn punch(&self, _: ByteRange) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn raw_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
+    }
+}
+
+/// Memory that a disk reads into without a copy.
+struct Aligned {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Aligned {
+    fn new(len: usize) -> Self {
+        let memory = vec![0; len + ALIGN_BYTES];
+        let start = memory.as_ptr().align_offset(ALIGN_BYTES);
+        Self { memory, start }
+    }
+
+    fn len(&self) -> usize {
+        self.memory.len() - ALIGN_BYTES
+    }
+
+    fn part(&mut self, len: usize) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_go_out_and_come_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("disk");
+        File::create(&path)
+            .and_then(|file| file.set_len(1 << 20))
+            .expect("a disk");
+        let device = Device::open(&path).expect("opens");
+        assert_eq!(device.len().expect("known"), 1 << 20);
+        let data: Vec<u8> = (0..8192_u32).map(|at| (at % 251) as u8).collect();
+        device.write_at(4096, &data).expect("written");
+        device.sync_data().expect("kept");
+        let mut back = vec![0; 8192];
+        device.read_at(4096, &mut back).expect("read");
+        assert_eq!(back, data);
+        device
+            .read_at(1 << 20, &mut back)
+            .expect_err("past the end");
+        assert!(device.set_len(1).is_err());
+    }
+}

@@ -1,0 +1,283 @@
+//! `rootstock-agent cache create|show`: what an administrator runs on a machine.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use rootstock_cache::{Cache, FormatError, Label, OpenError};
+use rootstock_core::BLOCK_BYTES;
+use rootstock_core::units::{HumanBytes, is_zero};
+use rootstock_image::inspect;
+use rootstock_image::read_at::ReadAt;
+use rootstock_store::disk::DiskFile;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::device::Device;
+use crate::console;
+
+/// What is looked at at each end of a disk: file systems, tables and members of
+/// arrays all have something there.
+const LOOK_BYTES: u64 = 1 << 20;
+
+/// How the command is used.
+pub(crate) const USAGE: &str = "\
+usage: rootstock-agent cache create DEVICE [DEVICE]
+       rootstock-agent cache show DEVICE
+
+create  prepares a disk or partition, such as /dev/sda3, on which this machine
+        then keeps the chunks of its images. What the disk holds is lost: one
+        that holds anything is refused unless its exact name is given twice.
+        One that is in use is refused always. `cache = auto`, the setting that
+        nodes have unless told otherwise, takes it from the next boot on.
+show    tells what a prepared disk holds.";
+
+/// Why a disk was not prepared.
+#[derive(Debug, thiserror::Error)]
+enum PrepareError {
+    #[error("{device} cannot be opened{}", in_use(source))]
+    Open {
+        device: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{device} is neither a disk nor a partition: name one, such as /dev/sda3")]
+    NotADisk { device: String },
+    #[error(
+        "{device} holds {found}, which would be lost; to erase it, give its name twice:\n    \
+         rootstock-agent cache create {device} {device}"
+    )]
+    HoldsData { device: String, found: String },
+    #[error("the second name is {second}, not {device}: nothing was done")]
+    OtherName { device: String, second: String },
+    #[error("{device} cannot be read")]
+    Read {
+        device: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{device} was not prepared")]
+    Format {
+        device: String,
+        #[source]
+        source: FormatError,
+    },
+    #[error("{device} cannot be shown")]
+    Show {
+        device: String,
+        #[source]
+        source: OpenError,
+    },
+}
+
+fn in_use(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::ResourceBusy => {
+            ": it is mounted, swapped to, part of something, or a cache in use"
+        }
+        _ => "",
+    }
+}
+
+/// Runs the command; what it says, or why it did not.
+pub(crate) fn run(words: &[String]) -> Result<String, String> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let result = match words[..] {
+        ["create", device] => create(device, None),
+        ["create", device, second] => create(device, Some(second)),
+        ["show", device] => show(device),
+        _ => return Err(USAGE.to_owned()),
+    };
+    result.map_err(|error| console::chain(&error))
+}
+
+fn create(device: &str, second: Option<&str>) -> Result<String, PrepareError> {
+    if let Some(second) = second
+        && second != device
+    {
+        return Err(PrepareError::OtherName {
+            device: device.to_owned(),
+            second: second.to_owned(),
+        });
+    }
+    let disk = open(device)?;
+    let read = |source| PrepareError::Read {
+        device: device.to_owned(),
+        source,
+    };
+    if second.is_none()
+        && let Some(found) = holds(&disk).map_err(read)?
+    {
+        return Err(PrepareError::HoldsData {
+            device: device.to_owned(),
+            found,
+        });
+    }
+    let mut id = [0; 16];
+    getrandom(&mut id, GetRandomFlags::empty()).map_err(|error| read(error.into()))?;
+    let format = |source| PrepareError::Format {
+        device: device.to_owned(),
+        source,
+    };
+    let label = Label::for_disk(id, disk.len().map_err(read)?)
+        .map_err(|error| format(FormatError::Label(error)))?;
+    Cache::format(&disk, &label).map_err(format)?;
+    let room = HumanBytes(label.slot_count * u64::from(label.slot_bytes));
+    Ok(format!(
+        "{device} is a cache with room for {room} of chunks; this machine uses it from its next boot on"
+    ))
+}
+
+fn open(device: &str) -> Result<Device, PrepareError> {
+    let error = |source| PrepareError::Open {
+        device: device.to_owned(),
+        source,
+    };
+    let kind = fs::metadata(device).map_err(error)?.file_type();
+    if !kind.is_block_device() && !kind.is_file() {
+        return Err(PrepareError::NotADisk {
+            device: device.to_owned(),
+        });
+    }
+    Device::open(Path::new(device)).map_err(error)
+}
+
+/// What a disk holds, as far as its two ends tell; nothing when both are zeros.
+fn holds(disk: &Device) -> io::Result<Option<String>> {
+    let len_bytes = disk.len()?;
+    let part = LOOK_BYTES.min(len_bytes) / BLOCK_BYTES * BLOCK_BYTES;
+    let mut bytes = vec![0; part as usize];
+    let last = (len_bytes - part) / BLOCK_BYTES * BLOCK_BYTES;
+    let mut is_empty = true;
+    for at in [0, last] {
+        disk.read_at(at, &mut bytes)?;
+        is_empty &= is_zero(&bytes);
+    }
+    if is_empty {
+        return Ok(None);
+    }
+    if Cache::label_of(disk).is_ok() {
+        return Ok(Some("a cache".to_owned()));
+    }
+    Ok(Some(recognised(disk).unwrap_or_else(|| {
+        "data of a kind that is not known here".to_owned()
+    })))
+}
+
+/// What people would call it.
+fn recognised(disk: &Device) -> Option<String> {
+    let partitions = inspect::partitions(&Blocks(disk)).ok()?;
+    let systems: Vec<&str> = partitions
+        .iter()
+        .filter_map(|partition| Some(partition.fs.as_ref()?.kind.as_str()))
+        .collect();
+    let is_whole = partitions.iter().any(|partition| partition.number == 0);
+    match (is_whole, &systems[..]) {
+        (true, []) => None,
+        (true, _) => Some(systems.join(", ")),
+        (false, []) => Some(format!("{} partitions", partitions.len())),
+        (false, _) => {
+            let (count, systems) = (partitions.len(), systems.join(", "));
+            Some(format!("{count} partitions ({systems})"))
+        }
+    }
+}
+
+/// A disk that is read at any place, by its blocks.
+struct Blocks<'a>(&'a Device);
+
+impl ReadAt for Blocks<'_> {
+    fn read_exact_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let first = offset_bytes / BLOCK_BYTES * BLOCK_BYTES;
+        let end = offset_bytes + buffer.len() as u64;
+        let len = end.next_multiple_of(BLOCK_BYTES) - first;
+        let mut blocks = vec![0; len as usize];
+        self.0.read_at(first, &mut blocks)?;
+        let from = (offset_bytes - first) as usize;
+        buffer.copy_from_slice(&blocks[from..from + buffer.len()]);
+        Ok(())
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.0.len().unwrap_or(0)
+    }
+}
+
+fn show(device: &str) -> Result<String, PrepareError> {
+    let disk = open(device)?;
+    let cache = Cache::open(Box::new(disk)).map_err(|source| PrepareError::Show {
+        device: device.to_owned(),
+        source,
+    })?;
+    let usage = cache.usage();
+    let bytes = |slots: u64| HumanBytes(slots * u64::from(usage.slot_bytes));
+    Ok(format!(
+        "{device}: {} of {} hold chunks",
+        bytes(usage.slots_used),
+        bytes(usage.slots_max)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_holds_data_is_refused_until_it_is_named_twice() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("disk");
+        let device = path.to_str().expect("text");
+        let file = File::create_new(&path).expect("a disk");
+        file.set_len(32 << 20).expect("long");
+        let made = run(&words(&["create", device])).expect("an empty disk is taken");
+        assert!(made.contains("room for 3"), "{made}");
+        assert!(
+            run(&words(&["show", device]))
+                .expect("a cache")
+                .contains("0 B of 3")
+        );
+        let again = run(&words(&["create", device])).expect_err("it is a cache");
+        assert!(
+            again.contains("holds a cache") && again.contains("twice"),
+            "{again}"
+        );
+        run(&words(&["create", device, device])).expect("named twice");
+        let other = run(&words(&["create", device, "/dev/sda"])).expect_err("another");
+        assert!(other.contains("nothing was done"), "{other}");
+
+        // An ext file system, by its magic; and bytes that nobody knows, at the end.
+        for (at, bytes, expected) in [
+            (1080, &[0x53, 0xef][..], "ext"),
+            ((32 << 20) - 9, b"x", "not known"),
+        ] {
+            file.set_len(0)
+                .and_then(|()| file.set_len(32 << 20))
+                .expect("empty");
+            file.write_all_at(bytes, at).expect("written");
+            let refused = run(&words(&["create", device])).expect_err("it holds data");
+            assert!(refused.contains(expected), "{refused}");
+        }
+        file.set_len(4096).expect("cut");
+        assert!(
+            run(&words(&["create", device, device])).is_err(),
+            "too small"
+        );
+        assert!(
+            run(&words(&["create", "/dev/null"]))
+                .expect_err("no disk")
+                .contains("neither")
+        );
+        assert!(
+            run(&words(&["create"]))
+                .expect_err("no name")
+                .contains("usage")
+        );
+    }
+}

@@ -1,0 +1,296 @@
+//! Fetching ahead: what nobody has asked for yet, until the version is complete.
+//!
+//! It gives way: while a read is waited for, one chunk at a time moves, by one
+//! thread; when nothing is, batches grow until they fill the link.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rootstock_api::boot::{DiskCacheReport, FillOrder};
+use rootstock_core::units::HumanBytes;
+use rootstock_image::manifest::{Manifest, PageSource};
+use rootstock_store::ReadError;
+use rootstock_volume::ChunkSource;
+
+use super::Tiers;
+use super::flights::Flight;
+use super::keeper::Keeper;
+use super::plan::{Plan, Planned};
+use super::remember::{self, Version};
+use crate::console;
+use crate::remote::Fetch;
+
+/// Chunks fetched at once when nobody waits for anything.
+const BATCH_MAX: usize = 32;
+/// Threads that fetch: one's chunks travel while the other's are decompressed.
+const FETCHERS: usize = 2;
+/// So long after a read that was waited for, the next one is likely.
+const CALM: Duration = Duration::from_millis(250);
+/// Between looks while there is nothing to do.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Between chunks that are only read to be checked.
+const CHECK_EVERY: Duration = Duration::from_millis(20);
+/// Time to fetch the manifest's pages again, when that failed.
+const PLAN_PAUSE: Duration = Duration::from_secs(5);
+
+/// The filling of one version.
+pub(crate) struct Fill<F> {
+    tiers: Arc<Tiers<F>>,
+    order: Mutex<FillOrder>,
+    changed: Condvar,
+    /// Where the next search for what lacks begins.
+    next: AtomicUsize,
+    /// Bytes of frames that were fetched ahead.
+    fetched: AtomicU64,
+    complete: AtomicBool,
+    rate: Mutex<Rate>,
+}
+
+/// Bytes per second between two reports.
+struct Rate {
+    at: Instant,
+    fetched: u64,
+    local: u64,
+}
+
+impl<F: Fetch + 'static> Fill<F> {
+    /// Starts to fill the disk that is attached with `version`, as `order` allows.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub(crate) fn start(
+        tiers: Arc<Tiers<F>>,
+        disk: Arc<Keeper>,
+        version: Version,
+        order: FillOrder,
+    ) -> io::Result<Arc<Self>> {
+        let fill = Arc::new(Self {
+            tiers,
+            order: Mutex::new(order),
+            changed: Condvar::new(),
+            next: AtomicUsize::new(0),
+            fetched: AtomicU64::new(0),
+            complete: AtomicBool::new(false),
+            rate: Mutex::new(Rate {
+                at: Instant::now(),
+                fetched: 0,
+                local: 0,
+            }),
+        });
+        let runs = Arc::clone(&fill);
+        thread::Builder::new()
+            .name("fill".to_owned())
+            .spawn(move || runs.run(&disk, version))?;
+        Ok(fill)
+    }
+
+    /// What holds from now on.
+    pub(crate) fn set_order(&self, order: FillOrder) {
+        *self.lock_order() = order;
+        self.changed.notify_all();
+    }
+
+    /// Enters how the filling does.
+    pub(crate) fn report(&self, report: &mut DiskCacheReport) {
+        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let seconds = rate.at.elapsed().as_secs_f64().max(0.001);
+        let fetched = self.fetched.load(Ordering::Relaxed);
+        let local = report.version_local_bytes;
+        let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+        report.fill_bytes_per_second = per_second(fetched, rate.fetched) as u64;
+        let grows = per_second(local, rate.local);
+        let left = report.version_bytes.saturating_sub(local);
+        if left > 0 && grows > 0.0 && report.off.is_none() {
+            report.seconds_to_complete = Some((left as f64 / grows) as u64);
+        }
+        *rate = Rate {
+            at: Instant::now(),
+            fetched,
+            local,
+        };
+    }
+
+    fn run(&self, disk: &Keeper, version: Version) {
+        let Some(plan) = self.plan(&version) else {
+            return;
+        };
+        let others = match remember::enter(disk.cache(), version) {
+            Ok(versions) => remember::needed_by(disk.cache(), &versions[1..]),
+            Err(error) => {
+                console::warn(console::chain(&error));
+                Vec::new()
+            }
+        };
+        disk.cache().set_needed(plan.needed().chain(others));
+        disk.set_plan(plan);
+        thread::scope(|scope| {
+            for number in 0..FETCHERS {
+                scope.spawn(move || self.fetch_all(disk, number));
+            }
+        });
+        self.check_doubted(disk);
+    }
+
+    /// The version's chunks. Its pages come as any chunk does.
+    fn plan(&self, version: &Version) -> Option<Plan> {
+        let manifest = Manifest::decode(&version.manifest).ok()?;
+        loop {
+            match Plan::walk(&manifest, &Pages(&*self.tiers)) {
+                Ok(plan) => return Some(plan),
+                Err(error) => {
+                    console::warn(format_args!(
+                        "nothing is fetched ahead yet: {}",
+                        console::chain(&error)
+                    ));
+                    thread::sleep(PLAN_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Fetches until nothing lacks, or the disk is full or gone.
+    fn fetch_all(&self, disk: &Keeper, number: usize) {
+        let mut size = 1;
+        let mut idle = 0;
+        while disk.is_on() && !self.complete.load(Ordering::Relaxed) {
+            let mbit_max = self.allowed();
+            if self.tiers.foreground().is_busy(CALM) {
+                size = 1;
+                if number > 0 {
+                    thread::sleep(LOOK_EVERY);
+                    continue;
+                }
+            }
+            let began = Instant::now();
+            let batch = self.lacking(disk, size);
+            if batch.is_empty() {
+                // The rest is on its way to others, or was written a moment ago.
+                idle += 1;
+                if number == 0 && self.is_complete(disk, idle) {
+                    return;
+                }
+                thread::sleep(LOOK_EVERY);
+                continue;
+            }
+            idle = 0;
+            let bytes = self.fetch(disk, batch);
+            size = (size * 2).min(BATCH_MAX);
+            self.pace(mbit_max, bytes, began);
+        }
+    }
+
+    /// Waits while it is paused; then the most it may take, in Mbit/s.
+    fn allowed(&self) -> Option<u32> {
+        let paused = |order: &mut FillOrder| order.paused.is_some();
+        let waited = self.changed.wait_while(self.lock_order(), paused);
+        waited.unwrap_or_else(PoisonError::into_inner).mbit_max
+    }
+
+    /// The next chunks that are not here, and that nobody else fetches.
+    fn lacking(&self, disk: &Keeper, count: usize) -> Vec<Flight<'_>> {
+        let chunks = disk.plan().map(Plan::chunks).unwrap_or_default();
+        let mut batch = Vec::with_capacity(count);
+        while batch.len() < count {
+            let at = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(Planned { chunk, .. }) = chunks.get(at) else {
+                break;
+            };
+            if !disk.has(*chunk) {
+                batch.extend(self.tiers.flights().lead(*chunk));
+            }
+        }
+        batch
+    }
+
+    /// Whether a whole search found nothing that lacks. Otherwise another begins.
+    fn is_complete(&self, disk: &Keeper, idle: u32) -> bool {
+        let chunks = disk.plan().map(Plan::chunks).unwrap_or_default();
+        let lacks = chunks.iter().filter(|one| !disk.has(one.chunk)).count();
+        if lacks == 0 {
+            self.complete.store(true, Ordering::Relaxed);
+            console::info("the image is complete on this machine's disk");
+            return true;
+        }
+        let usage = disk.cache().usage();
+        if usage.slots_used >= usage.slots_max && idle > 10 {
+            self.complete.store(true, Ordering::Relaxed);
+            let room = HumanBytes(usage.slots_max * u64::from(usage.slot_bytes));
+            console::warn(format_args!(
+                "the cache of {room} is full, and {lacks} chunks of the image lack: a larger \
+                 partition would hold it whole"
+            ));
+            return true;
+        }
+        self.next.store(0, Ordering::Relaxed);
+        false
+    }
+
+    /// Fetches a batch and has it written; the bytes that travelled.
+    fn fetch(&self, disk: &Keeper, batch: Vec<Flight<'_>>) -> u64 {
+        let ids: Vec<_> = batch.iter().map(Flight::chunk).collect();
+        let mut flights: Vec<Option<Flight<'_>>> = batch.into_iter().map(Some).collect();
+        let mut bytes = 0;
+        let fetched = self.tiers.remote().frames(&ids, |frame, raw| {
+            bytes += frame.bytes.len() as u64;
+            self.fetched
+                .fetch_add(frame.bytes.len() as u64, Ordering::Relaxed);
+            let raw = Bytes::from(raw);
+            let at = ids.iter().position(|id| *id == frame.chunk);
+            if let Some(flight) = at.and_then(|at| flights[at].take()) {
+                flight.land(raw.clone());
+            }
+            disk.store(frame.chunk, raw);
+        });
+        if let Err(error) = fetched {
+            // Whoever reads it will be told; the rest of the version can be fetched.
+            console::warn(format_args!("fetching ahead: {}", console::chain(&error)));
+            thread::sleep(PLAN_PAUSE);
+        }
+        bytes
+    }
+
+    fn pace(&self, mbit_max: Option<u32>, bytes: u64, began: Instant) {
+        let Some(mbit_max) = mbit_max.filter(|mbit| *mbit > 0) else {
+            return;
+        };
+        // Each fetcher has its share.
+        let per_second = f64::from(mbit_max) * 125_000.0 / FETCHERS as f64;
+        let due = Duration::from_secs_f64(bytes as f64 / per_second);
+        if let Some(rest) = due.checked_sub(began.elapsed()) {
+            let unchanged = self.changed.wait_timeout(self.lock_order(), rest);
+            drop(unchanged);
+        }
+    }
+
+    /// Reads what was written shortly before the power last went, so that it may be
+    /// relied on.
+    fn check_doubted(&self, disk: &Keeper) {
+        while disk.is_on()
+            && let Some(chunk) = disk.cache().doubted()
+        {
+            self.allowed();
+            disk.read(chunk);
+            thread::sleep(CHECK_EVERY);
+        }
+    }
+
+    fn lock_order(&self) -> MutexGuard<'_, FillOrder> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Pages of the manifest, from wherever chunks come from.
+struct Pages<'a, S>(&'a S);
+
+impl<S: ChunkSource> PageSource for Pages<'_, S> {
+    type Error = ReadError;
+    type Bytes = Bytes;
+
+    fn page(&self, id: rootstock_core::ChunkId) -> Result<Bytes, ReadError> {
+        self.0.read(id)
+    }
+}

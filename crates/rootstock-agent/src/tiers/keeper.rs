@@ -1,0 +1,348 @@
+//! The disk in service: reads with a limit of time, writes by a thread of their own.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rootstock_api::boot::DiskCacheReport;
+use rootstock_cache::{Cache, CacheError, Put, PutError};
+use rootstock_core::ChunkId;
+
+use super::plan::Plan;
+use crate::console;
+
+/// A read that takes longer is done over the network.
+const READ_LIMIT: Duration = Duration::from_secs(1);
+/// Reads in a row that took too long, before the disk is given up.
+const SLOW_MAX: u32 = 8;
+/// Reads and writes that failed, before the disk is given up.
+const FAULTS_MAX: u32 = 8;
+/// Reads at once: what a disk's own queue makes use of.
+const READERS: usize = 8;
+/// Bytes of chunks that wait to be written. What is more is not kept this time.
+const WAITING_BYTES_MAX: usize = 32 << 20;
+/// What a power cut may cost, in bytes and in time.
+const UNSAVED_BYTES_MAX: usize = 64 << 20;
+const UNSAVED_LIMIT: Duration = Duration::from_secs(2);
+/// Chunks that are forgotten at once when there is no room.
+const FORGET_AT_ONCE: u64 = 256;
+
+/// A cache that serves and is written.
+pub(crate) struct Keeper {
+    cache: Cache,
+    device: String,
+    plan: OnceLock<Plan>,
+    off: OnceLock<String>,
+    faults: AtomicU32,
+    slow: AtomicU32,
+    jobs: SyncSender<Job>,
+    queue: Mutex<Queue>,
+    /// Something to write, or the plan to write it by.
+    news: Condvar,
+    /// Room in the queue.
+    room: Condvar,
+}
+
+/// Chunks that wait to be written, in order.
+#[derive(Default)]
+struct Queue {
+    order: VecDeque<ChunkId>,
+    chunks: HashMap<ChunkId, Bytes>,
+    bytes: usize,
+}
+
+struct Job {
+    chunk: ChunkId,
+    answer: SyncSender<Result<Option<Bytes>, CacheError>>,
+}
+
+impl Keeper {
+    /// Puts a cache into service.
+    ///
+    /// # Errors
+    /// When the system has no threads to give.
+    pub(crate) fn start(device: String, cache: Cache) -> io::Result<Arc<Self>> {
+        let (jobs, work) = sync_channel(4 * READERS);
+        let keeper = Arc::new(Self {
+            cache,
+            device,
+            plan: OnceLock::new(),
+            off: OnceLock::new(),
+            faults: AtomicU32::new(0),
+            slow: AtomicU32::new(0),
+            jobs,
+            queue: Mutex::default(),
+            news: Condvar::new(),
+            room: Condvar::new(),
+        });
+        let work = Arc::new(Mutex::new(work));
+        for number in 0..READERS {
+            // They end with the keeper: it holds the other end.
+            let (reader, work) = (Arc::downgrade(&keeper), Arc::clone(&work));
+            thread::Builder::new()
+                .name(format!("disk-read-{number}"))
+                .spawn(move || {
+                    while let (Some(job), Some(keeper)) = (next(&work), reader.upgrade()) {
+                        // Who asked may have gone to the network meanwhile.
+                        let _ = job.answer.try_send(keeper.cache.read(job.chunk));
+                    }
+                })?;
+        }
+        let writer = Arc::downgrade(&keeper);
+        thread::Builder::new()
+            .name("disk-write".to_owned())
+            .spawn(move || {
+                let mut unsaved = Unsaved::default();
+                while let Some(keeper) = writer.upgrade() {
+                    if keeper.off.get().is_some() {
+                        return;
+                    }
+                    keeper.write_some(&mut unsaved);
+                }
+            })?;
+        Ok(keeper)
+    }
+
+    /// What the cache remembers beside chunks, and where.
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Says which version runs; nothing is written before.
+    pub(crate) fn set_plan(&self, plan: Plan) {
+        let _ = self.plan.set(plan);
+        self.news.notify_all();
+    }
+
+    /// The version that runs.
+    pub(crate) fn plan(&self) -> Option<&Plan> {
+        self.plan.get()
+    }
+
+    /// Whether the disk is still used.
+    pub(crate) fn is_on(&self) -> bool {
+        self.off.get().is_none()
+    }
+
+    /// Whether a chunk is here, or about to be.
+    pub(crate) fn has(&self, chunk: ChunkId) -> bool {
+        self.is_on() && (self.cache.has(chunk) || self.lock().chunks.contains_key(&chunk))
+    }
+
+    /// A chunk from the disk, checked; `None` when it is not there, or not soon.
+    pub(crate) fn read(&self, chunk: ChunkId) -> Option<Bytes> {
+        if !self.is_on() {
+            return None;
+        }
+        if !self.cache.has(chunk) {
+            return self.lock().chunks.get(&chunk).cloned();
+        }
+        let (answer, read) = sync_channel(1);
+        let in_time = match self.jobs.try_send(Job { chunk, answer }) {
+            Ok(()) => read.recv_timeout(READ_LIMIT).ok(),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => None,
+        };
+        match in_time {
+            Some(Ok(raw)) => {
+                self.slow.store(0, Ordering::Relaxed);
+                if raw.is_none() {
+                    self.fault("it gave back other bytes than were written");
+                }
+                raw
+            }
+            Some(Err(error)) => {
+                self.fault(&console::chain(&error));
+                None
+            }
+            None => {
+                if self.slow.fetch_add(1, Ordering::Relaxed) + 1 >= SLOW_MAX {
+                    self.turn_off("it takes longer than the network");
+                }
+                None
+            }
+        }
+    }
+
+    /// Has a chunk written some time, if there is room for it to wait.
+    pub(crate) fn offer(&self, chunk: ChunkId, raw: Bytes) {
+        let mut queue = self.lock();
+        if self.is_on() && queue.bytes < WAITING_BYTES_MAX {
+            queue.push(chunk, raw);
+            drop(queue);
+            self.news.notify_one();
+        }
+    }
+
+    /// Has a chunk written, and waits for room before.
+    pub(crate) fn store(&self, chunk: ChunkId, raw: Bytes) {
+        let full = |queue: &mut Queue| self.is_on() && queue.bytes >= WAITING_BYTES_MAX;
+        let waited = self.room.wait_while(self.lock(), full);
+        let mut queue = waited.unwrap_or_else(PoisonError::into_inner);
+        if self.is_on() {
+            queue.push(chunk, raw);
+            drop(queue);
+            self.news.notify_one();
+        }
+    }
+
+    /// How the disk does.
+    pub(crate) fn report(&self) -> DiskCacheReport {
+        let usage = self.cache.usage();
+        let slot = u64::from(usage.slot_bytes);
+        let plan = self.plan.get();
+        let local = plan.map_or(0, |plan| {
+            let here = plan.chunks().iter().filter(|one| self.cache.has(one.chunk));
+            here.map(|one| u64::from(one.len_bytes)).sum()
+        });
+        DiskCacheReport {
+            device: self.device.clone(),
+            off: self.off.get().cloned(),
+            bytes_max: usage.slots_max * slot,
+            used_bytes: usage.slots_used * slot,
+            version_bytes: plan.map_or(0, Plan::bytes),
+            version_local_bytes: local,
+            ..DiskCacheReport::default()
+        }
+    }
+
+    /// Writes what waits, as soon as there is a plan to write it by.
+    fn write_some(&self, unsaved: &mut Unsaved) {
+        let idle = |queue: &mut Queue| queue.order.is_empty() || self.plan.get().is_none();
+        let waited = self
+            .news
+            .wait_timeout_while(self.lock(), UNSAVED_LIMIT, idle);
+        let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let first = self.plan.get().and_then(|_| queue.first());
+        drop(queue);
+        if let Some((chunk, raw)) = first {
+            let written = self.write(chunk, &raw);
+            self.lock().pop();
+            self.room.notify_all();
+            match written {
+                Ok(true) => unsaved.add(raw.len()),
+                Ok(false) => {}
+                Err(error) => self.failed(&error),
+            }
+        }
+        if unsaved.is_due() {
+            *unsaved = Unsaved::default();
+            if let Err(error) = self.cache.checkpoint() {
+                self.turn_off(&console::chain(&error));
+            }
+        }
+    }
+
+    /// Writes a chunk; whether it was new and there was room.
+    fn write(&self, chunk: ChunkId, raw: &[u8]) -> Result<bool, PutError> {
+        let slots = self.cache.label().slot_count;
+        let planned = self.plan.get().and_then(|plan| plan.find(chunk));
+        let want = match planned {
+            // Where the chunk is on the version's own disk, so that runs stay runs.
+            Some(planned) => u64::from(planned.index) % slots,
+            // Pages are out of the way at the end.
+            None => slots - 1,
+        };
+        match self.cache.put(chunk, raw, want as u32)? {
+            Put::Stored { .. } => Ok(true),
+            Put::Present => Ok(false),
+            Put::Full => {
+                if self.cache.make_room(FORGET_AT_ONCE)? == 0 {
+                    return Ok(false);
+                }
+                let put = self.cache.put(chunk, raw, want as u32)?;
+                Ok(matches!(put, Put::Stored { .. }))
+            }
+        }
+    }
+
+    fn failed(&self, error: &PutError) {
+        match error {
+            PutError::Disk(CacheError::Failed) => self.turn_off(&console::chain(error)),
+            _ => self.fault(&console::chain(error)),
+        }
+    }
+
+    fn fault(&self, what: &str) {
+        if self.faults.fetch_add(1, Ordering::Relaxed) + 1 >= FAULTS_MAX {
+            self.turn_off(what);
+        } else {
+            console::warn(format_args!("the cache on {}: {what}", self.device));
+        }
+    }
+
+    /// From here on the machine is one without a disk.
+    fn turn_off(&self, why: &str) {
+        if self.off.set(why.to_owned()).is_ok() {
+            console::error(format_args!(
+                "the cache on {} is not used any more: {why}; the machine goes on from the \
+                 network: look at the disk (smartctl -a {})",
+                self.device, self.device
+            ));
+        }
+        let mut queue = self.lock();
+        *queue = Queue::default();
+        drop(queue);
+        self.room.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn next(work: &Mutex<Receiver<Job>>) -> Option<Job> {
+    work.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .recv()
+        .ok()
+}
+
+impl Queue {
+    fn push(&mut self, chunk: ChunkId, raw: Bytes) {
+        let len = raw.len();
+        if self.chunks.insert(chunk, raw).is_none() {
+            self.order.push_back(chunk);
+            self.bytes += len;
+        }
+    }
+
+    /// The next one, which stays until it is written: it can be read meanwhile.
+    fn first(&self) -> Option<(ChunkId, Bytes)> {
+        let chunk = self.order.front()?;
+        Some((*chunk, self.chunks.get(chunk)?.clone()))
+    }
+
+    fn pop(&mut self) {
+        if let Some(chunk) = self.order.pop_front()
+            && let Some(raw) = self.chunks.remove(&chunk)
+        {
+            self.bytes -= raw.len();
+        }
+    }
+}
+
+/// What a checkpoint would save.
+#[derive(Default)]
+struct Unsaved {
+    bytes: usize,
+    since: Option<Instant>,
+}
+
+impl Unsaved {
+    fn add(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn is_due(&self) -> bool {
+        self.bytes >= UNSAVED_BYTES_MAX
+            || self
+                .since
+                .is_some_and(|since| since.elapsed() >= UNSAVED_LIMIT)
+    }
+}
