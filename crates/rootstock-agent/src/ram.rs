@@ -15,7 +15,7 @@ use rootstock_store::ReadError;
 use rootstock_volume::ChunkSource;
 
 use crate::console;
-use crate::remote::{Fetch, Remote};
+use crate::remote::{Asker, Fetch, Remote};
 
 /// Requests at once; each brings up to 16 MiB.
 const FETCHERS: usize = 4;
@@ -116,7 +116,7 @@ impl Kept {
                     return Ok(());
                 };
                 remote
-                    .frames(batch, |frame, _| self.keep(frame))
+                    .frames(batch, Asker::PATIENT, |frame, _| self.keep(frame))
                     .map_err(RamError::Fetch)?;
                 self.tell(at, batches.len(), free_bytes, ids.len())?;
             }
@@ -173,7 +173,7 @@ impl<F: Fetch> PageSource for Pages<'_, F> {
 
     fn page(&self, id: ChunkId) -> Result<Vec<u8>, ReadError> {
         let mut page = None;
-        self.remote.frames(&[id], |frame, raw| {
+        self.remote.frames(&[id], Asker::PATIENT, |frame, raw| {
             self.kept.keep(frame);
             page = Some(raw);
         })?;

@@ -53,6 +53,25 @@ impl Fetch for ServiceFetch {
     }
 }
 
+/// Who asks for chunks, and for how long.
+#[derive(Clone, Copy)]
+pub(crate) enum Asker<'a> {
+    /// The machine's user, who waits for as long as it takes, or until this says
+    /// that nobody waits any more.
+    User(&'a dyn Fn() -> bool),
+    /// Nobody yet. It takes its time, and is not worth a line on the console.
+    Ahead,
+}
+
+impl Asker<'_> {
+    /// One who does not go away.
+    pub(crate) const PATIENT: Asker<'static> = Asker::User(&|| false);
+
+    fn is_gone(self) -> bool {
+        matches!(self, Self::User(gone) if gone())
+    }
+}
+
 /// A source of checked frames.
 pub(crate) struct Remote<F> {
     fetch: F,
@@ -80,11 +99,13 @@ impl<F: Fetch> Remote<F> {
     /// [`FETCH_IDS_MAX`] at once.
     ///
     /// # Errors
-    /// When every server lacks a chunk, or gives it damaged, again and again. A
-    /// network or server that is away is no error: this waits.
+    /// When every server lacks a chunk, or gives it damaged, again and again, or
+    /// nobody waits any more. A network or server that is away is no error: this
+    /// waits.
     pub(crate) fn frames(
         &self,
         ids: &[ChunkId],
+        asker: Asker<'_>,
         mut each: impl FnMut(Frame, Vec<u8>),
     ) -> Result<(), ReadError> {
         debug_assert!(ids.len() <= FETCH_IDS_MAX, "one request's ids");
@@ -101,7 +122,10 @@ impl<F: Fetch> Remote<F> {
                     self.take(server, &body, &mut left, &mut each);
                     self.told_of_return(began);
                 }
-                Err(error) => self.told_of_absence(began, &error),
+                Err(error) => self.told_of_absence(asker, began, &error),
+            }
+            if asker.is_gone() {
+                return Err(ReadError::Missing { chunk });
             }
             if left.len() < before {
                 // Some came: the rest did not fit in one answer.
@@ -177,7 +201,10 @@ impl<F: Fetch> Remote<F> {
         self.decoders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn told_of_absence(&self, began: Instant, error: &CallError) {
+    fn told_of_absence(&self, asker: Asker<'_>, began: Instant, error: &CallError) {
+        if matches!(asker, Asker::Ahead) {
+            return;
+        }
         if began.elapsed() > SILENCE_MAX && !self.told.swap(true, Ordering::Relaxed) {
             console::error(format_args!(
                 "the root's server does not answer, and reads wait for it: {}; \
@@ -197,11 +224,21 @@ impl<F: Fetch> Remote<F> {
     }
 }
 
+impl<F: Fetch> Remote<F> {
+    /// A chunk, for as long as somebody waits for it.
+    ///
+    /// # Errors
+    /// As [`Remote::frames`].
+    pub(crate) fn read_for(&self, chunk: ChunkId, asker: Asker<'_>) -> Result<Bytes, ReadError> {
+        let mut found = None;
+        self.frames(&[chunk], asker, |_, raw| found = Some(raw))?;
+        found.map(Bytes::from).ok_or(ReadError::Missing { chunk })
+    }
+}
+
 impl<F: Fetch> ChunkSource for Remote<F> {
     fn read(&self, chunk: ChunkId) -> Result<Bytes, ReadError> {
-        let mut found = None;
-        self.frames(&[chunk], |_, raw| found = Some(raw))?;
-        found.map(Bytes::from).ok_or(ReadError::Missing { chunk })
+        self.read_for(chunk, Asker::PATIENT)
     }
 }
 
@@ -305,7 +342,7 @@ mod tests {
         let ids: Vec<ChunkId> = chunks.iter().map(|raw| ChunkId::of(raw)).collect();
         let mut got = Vec::new();
         remote
-            .frames(&ids, |frame, raw| {
+            .frames(&ids, Asker::PATIENT, |frame, raw| {
                 assert_eq!(frame.chunk, ChunkId::of(&raw));
                 got.push(frame.chunk);
             })

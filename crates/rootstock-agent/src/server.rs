@@ -135,7 +135,7 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
             RamFrames::fetch(&manifest, &remote, free).map_err(|error| console::chain(&error))?;
         return Ok(cow(manifest, frames, order, Box::new(|| None)));
     }
-    let tiers = Arc::new(Tiers::new(remote, Arc::clone(stats)));
+    let tiers = Tiers::new(remote, Arc::clone(stats));
     let wanted = Wanted {
         choice: order.cache.clone(),
         bytes_max: order.cache_disk_bytes_max,

@@ -3,8 +3,10 @@
 //! What a server gave goes to the disk, by a thread of its own: no read ever
 //! waits for it. A disk that fails, or is slow, is done without.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,7 +14,7 @@ use rootstock_core::ChunkId;
 use rootstock_store::ReadError;
 use rootstock_volume::ChunkSource;
 
-use crate::remote::{Fetch, Remote};
+use crate::remote::{Asker, Fetch, Remote};
 use crate::stats::Stats;
 
 pub(crate) mod attach;
@@ -23,14 +25,22 @@ pub(crate) mod plan;
 pub(crate) mod remember;
 
 use flights::{Flights, Join};
-use keeper::Keeper;
+use keeper::{Keeper, Late, Local};
 
 /// How long a reader waits for a chunk that somebody else is fetching, before it
 /// asks for it itself.
 const FLIGHT_LIMIT: Duration = Duration::from_secs(2);
 
+/// Between looks which of disk and network is quicker.
+const RACE_LOOK: Duration = Duration::from_millis(20);
+/// Reads at once that the network races the disk for; others wait for the disk.
+const RACES_MAX: usize = 32;
+
 /// All places of chunks, best first.
 pub(crate) struct Tiers<F> {
+    /// For the threads that race a slow disk.
+    me: Weak<Self>,
+    races: AtomicUsize,
     remote: Remote<F>,
     stats: Arc<Stats>,
     /// The disk, once it was found.
@@ -39,16 +49,18 @@ pub(crate) struct Tiers<F> {
     foreground: Foreground,
 }
 
-impl<F: Fetch> Tiers<F> {
+impl<F: Fetch + 'static> Tiers<F> {
     /// The servers alone, until a disk is found.
-    pub(crate) fn new(remote: Remote<F>, stats: Arc<Stats>) -> Self {
-        Self {
+    pub(crate) fn new(remote: Remote<F>, stats: Arc<Stats>) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            races: AtomicUsize::new(0),
             remote,
             stats,
             disk: OnceLock::new(),
             flights: Flights::default(),
             foreground: Foreground::default(),
-        }
+        })
     }
 
     /// Uses a disk from now on. There is one.
@@ -72,17 +84,60 @@ impl<F: Fetch> Tiers<F> {
         &self.foreground
     }
 
-    fn local(&self, chunk: ChunkId) -> Option<Bytes> {
-        let raw = self.disk.get()?.read(chunk)?;
-        self.stats.local(raw.len() as u64);
-        Some(raw)
+    /// Lets the network race a disk that takes long: either may be the one that is
+    /// there at all.
+    fn race(&self, disk: &Keeper, chunk: ChunkId, late: Late) -> Result<Bytes, ReadError> {
+        let (answer, remote) = sync_channel(1);
+        let is_over = Arc::new(AtomicBool::new(false));
+        if self.races.load(Ordering::Relaxed) < RACES_MAX
+            && let Some(tiers) = self.me.upgrade()
+        {
+            self.races.fetch_add(1, Ordering::Relaxed);
+            let over = Arc::clone(&is_over);
+            let racer = move || {
+                let gone = || over.load(Ordering::Relaxed);
+                let read = tiers.remote.read_for(chunk, Asker::User(&gone));
+                tiers.races.fetch_sub(1, Ordering::Relaxed);
+                // The disk may have been quicker.
+                let _ = answer.try_send(read);
+            };
+            if thread::Builder::new().spawn(racer).is_err() {
+                self.races.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let mut late = Some(late);
+        loop {
+            match late.take().map(|late| disk.wait(late, RACE_LOOK)) {
+                Some(Ok(Local::Here(raw))) => {
+                    is_over.store(true, Ordering::Relaxed);
+                    self.stats.local(raw.len() as u64);
+                    return Ok(raw);
+                }
+                Some(Err(still)) => late = Some(still),
+                // The disk will not give it: only the network is left.
+                Some(Ok(_)) | None => {
+                    return remote.recv().unwrap_or_else(|_| self.remote.read(chunk));
+                }
+            }
+            if let Ok(read) = remote.try_recv() {
+                disk.outrun();
+                return read;
+            }
+        }
     }
 }
 
-impl<F: Fetch> ChunkSource for Tiers<F> {
+impl<F: Fetch + 'static> ChunkSource for Tiers<F> {
     fn read(&self, chunk: ChunkId) -> Result<Bytes, ReadError> {
-        if let Some(raw) = self.local(chunk) {
-            return Ok(raw);
+        if let Some(disk) = self.disk.get() {
+            match disk.read(chunk) {
+                Local::Here(raw) => {
+                    self.stats.local(raw.len() as u64);
+                    return Ok(raw);
+                }
+                Local::Late(late) => return self.race(disk, chunk, late),
+                Local::Lacking => {}
+            }
         }
         let _waiting = self.foreground.enter();
         let flight = match self.flights.join(chunk) {

@@ -22,7 +22,7 @@ use super::keeper::Keeper;
 use super::plan::{Plan, Planned};
 use super::remember::{self, Version};
 use crate::console;
-use crate::remote::Fetch;
+use crate::remote::{Asker, Fetch};
 
 /// Chunks fetched at once when nobody waits for anything.
 const BATCH_MAX: usize = 32;
@@ -234,17 +234,20 @@ impl<F: Fetch + 'static> Fill<F> {
         let ids: Vec<_> = batch.iter().map(Flight::chunk).collect();
         let mut flights: Vec<Option<Flight<'_>>> = batch.into_iter().map(Some).collect();
         let mut bytes = 0;
-        let fetched = self.tiers.remote().frames(&ids, |frame, raw| {
-            bytes += frame.bytes.len() as u64;
-            self.fetched
-                .fetch_add(frame.bytes.len() as u64, Ordering::Relaxed);
-            let raw = Bytes::from(raw);
-            let at = ids.iter().position(|id| *id == frame.chunk);
-            if let Some(flight) = at.and_then(|at| flights[at].take()) {
-                flight.land(raw.clone());
-            }
-            disk.store(frame.chunk, raw);
-        });
+        let fetched = self
+            .tiers
+            .remote()
+            .frames(&ids, Asker::Ahead, |frame, raw| {
+                bytes += frame.bytes.len() as u64;
+                self.fetched
+                    .fetch_add(frame.bytes.len() as u64, Ordering::Relaxed);
+                let raw = Bytes::from(raw);
+                let at = ids.iter().position(|id| *id == frame.chunk);
+                if let Some(flight) = at.and_then(|at| flights[at].take()) {
+                    flight.land(raw.clone());
+                }
+                disk.store(frame.chunk, raw);
+            });
         if let Err(error) = fetched {
             // Whoever reads it will be told; the rest of the version can be fetched.
             console::warn(format_args!("fetching ahead: {}", console::chain(&error)));

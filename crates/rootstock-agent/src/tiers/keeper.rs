@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,9 +16,9 @@ use rootstock_core::ChunkId;
 use super::plan::Plan;
 use crate::console;
 
-/// A read that takes longer is done over the network.
+/// A read that takes longer is tried over the network, too.
 const READ_LIMIT: Duration = Duration::from_secs(1);
-/// Reads in a row that took too long, before the disk is given up.
+/// Reads in a row that the network was quicker with, before the disk is given up.
 const SLOW_MAX: u32 = 8;
 /// Reads and writes that failed, before the disk is given up.
 const FAULTS_MAX: u32 = 8;
@@ -56,10 +56,26 @@ struct Queue {
     bytes: usize,
 }
 
+/// A read of the disk. Whoever asked may be gone when it is done.
 struct Job {
     chunk: ChunkId,
-    answer: SyncSender<Result<Option<Bytes>, CacheError>>,
+    answer: SyncSender<Read>,
 }
+
+type Read = Result<Option<Bytes>, CacheError>;
+
+/// What the disk says to a read.
+pub(crate) enum Local {
+    /// This is it.
+    Here(Bytes),
+    /// It is not there, or not right.
+    Lacking,
+    /// It may come yet.
+    Late(Late),
+}
+
+/// A read that takes long.
+pub(crate) struct Late(Receiver<Read>);
 
 impl Keeper {
     /// Puts a cache into service.
@@ -88,7 +104,6 @@ impl Keeper {
                 .name(format!("disk-read-{number}"))
                 .spawn(move || {
                     while let (Some(job), Some(keeper)) = (next(&work), reader.upgrade()) {
-                        // Who asked may have gone to the network meanwhile.
                         let _ = job.answer.try_send(keeper.cache.read(job.chunk));
                     }
                 })?;
@@ -134,37 +149,50 @@ impl Keeper {
         self.is_on() && (self.cache.has(chunk) || self.lock().chunks.contains_key(&chunk))
     }
 
-    /// A chunk from the disk, checked; `None` when it is not there, or not soon.
-    pub(crate) fn read(&self, chunk: ChunkId) -> Option<Bytes> {
+    /// A chunk from the disk, checked.
+    pub(crate) fn read(&self, chunk: ChunkId) -> Local {
         if !self.is_on() {
-            return None;
+            return Local::Lacking;
         }
         if !self.cache.has(chunk) {
-            return self.lock().chunks.get(&chunk).cloned();
+            let waits = self.lock().chunks.get(&chunk).cloned();
+            return waits.map_or(Local::Lacking, Local::Here);
         }
         let (answer, read) = sync_channel(1);
-        let in_time = match self.jobs.try_send(Job { chunk, answer }) {
-            Ok(()) => read.recv_timeout(READ_LIMIT).ok(),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => None,
-        };
-        match in_time {
-            Some(Ok(raw)) => {
+        match self.jobs.try_send(Job { chunk, answer }) {
+            Ok(()) => match self.wait(Late(read), READ_LIMIT) {
+                Ok(local) => local,
+                Err(late) => Local::Late(late),
+            },
+            // All that the disk was asked is late.
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Local::Lacking,
+        }
+    }
+
+    /// Waits longer for a late read; gives it back when it does not come.
+    pub(crate) fn wait(&self, late: Late, limit: Duration) -> Result<Local, Late> {
+        match late.0.recv_timeout(limit) {
+            Ok(Ok(Some(raw))) => {
                 self.slow.store(0, Ordering::Relaxed);
-                if raw.is_none() {
-                    self.fault("it gave back other bytes than were written");
-                }
-                raw
+                Ok(Local::Here(raw))
             }
-            Some(Err(error)) => {
+            Ok(Ok(None)) => {
+                self.fault("it gave back other bytes than were written");
+                Ok(Local::Lacking)
+            }
+            Ok(Err(error)) => {
                 self.fault(&console::chain(&error));
-                None
+                Ok(Local::Lacking)
             }
-            None => {
-                if self.slow.fetch_add(1, Ordering::Relaxed) + 1 >= SLOW_MAX {
-                    self.turn_off("it takes longer than the network");
-                }
-                None
-            }
+            Err(RecvTimeoutError::Timeout) => Err(late),
+            Err(RecvTimeoutError::Disconnected) => Ok(Local::Lacking),
+        }
+    }
+
+    /// The network was quicker than the disk.
+    pub(crate) fn outrun(&self) {
+        if self.slow.fetch_add(1, Ordering::Relaxed) + 1 >= SLOW_MAX {
+            self.turn_off("it takes longer than the network");
         }
     }
 
