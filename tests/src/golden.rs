@@ -23,7 +23,7 @@ pub const PASSWORD: &str = "rootstock";
 pub const UPGRADE: [&str; 4] = ["nginx-light", "htop", "tree", "less"];
 
 /// Changes when the recipe does, so that an older cached image is not taken.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 const DISK_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 const PACKAGES: &str = "linux-image-cloud-amd64,systemd-sysv,udev,initramfs-tools,kmod,\
 e2fsprogs,iproute2,login,passwd,ca-certificates,grub-pc-bin,grub2-common";
@@ -43,6 +43,10 @@ echo rootstock > /etc/hostname
 echo "127.0.0.1 localhost rootstock" > /etc/hosts
 echo "LABEL=root / ext4 errors=remount-ro 0 1" > /etc/fstab
 echo "root:$PASSWORD" | chpasswd
+# Many emulated machines on few cores: a serial line may take longer to be found
+# than the 90 s after which its login prompt would be given up.
+mkdir -p /etc/systemd/system.conf.d
+printf '[Manager]\nDefaultDeviceTimeoutSec=600\n' > /etc/systemd/system.conf.d/slow.conf
 mkdir -p /boot/grub
 cat > /boot/grub/grub.cfg <<'END'
 serial --unit=0 --speed=115200
