@@ -5,16 +5,19 @@
 //! is taken back when its guard is dropped, and by [`undo::run_all`] on a signal.
 
 pub mod agent;
+pub mod block;
 pub mod boots;
 pub mod console;
 pub mod daemon;
 pub mod disk;
+pub mod exercise;
 pub mod golden;
 pub mod guest;
 pub mod http;
 pub mod initrd;
 pub mod kernel;
 pub mod lan;
+pub mod logged;
 pub mod mount;
 pub mod namespace;
 pub mod node_service;

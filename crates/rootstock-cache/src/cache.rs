@@ -141,6 +141,12 @@ impl Cache {
         self.lock().set_used_max(slots_max);
     }
 
+    /// All chunks that are there, in no order.
+    #[must_use]
+    pub fn chunks(&self) -> Vec<ChunkId> {
+        self.lock().chunks()
+    }
+
     /// Whether a chunk is there. It may still turn out to be damaged.
     #[must_use]
     pub fn has(&self, chunk: ChunkId) -> bool {

@@ -122,6 +122,13 @@ impl Slots {
         Some((slot, self.entries[slot as usize].len_bytes))
     }
 
+    /// All chunks that are held.
+    pub(crate) fn chunks(&self) -> Vec<ChunkId> {
+        let held = self.by_chunk.iter();
+        held.map(|slot| self.entries[*slot as usize].chunk)
+            .collect()
+    }
+
     /// Whether nothing but the disk's own failure can change what is in a slot.
     pub(crate) fn is_kept(&self, slot: u32) -> bool {
         self.states[slot as usize] == State::Kept
