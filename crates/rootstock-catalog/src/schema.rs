@@ -13,7 +13,7 @@ use sqlx::{
 use crate::error::{CatalogError, OpenError, failed};
 
 /// The newest schema that this release knows.
-pub const SCHEMA_VERSION: i64 = 2;
+pub const SCHEMA_VERSION: i64 = 3;
 
 /// How long a statement waits for another's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -101,6 +101,11 @@ fn migrator() -> Migrator {
             2,
             "nodes",
             include_str!("../migrations/sqlite/0002_nodes.sql"),
+        ),
+        migration(
+            3,
+            "lease indexes",
+            include_str!("../migrations/sqlite/0003_lease_indexes.sql"),
         ),
     ])
 }
