@@ -1,7 +1,8 @@
 //! DHCP on real interfaces: moves packets, times, probes and leases between the
 //! network, the lease book and the state machine of `rootstock-netboot`.
 //!
-//! One task owns the state machine. Leases are written in groups: while one
+//! One task owns the state machine and takes packets from the sockets itself: what
+//! another task would hand over costs a wake-up each. Leases are written in groups: while one
 //! transaction is under way the next gathers, so that a burst of clients costs a few
 //! of them. A thread for each client, or a transaction for each lease, would wait for
 //! the disk as often as there are clients.
@@ -10,10 +11,11 @@ mod links;
 
 use std::{
     collections::{HashMap, VecDeque},
-    future::Future,
+    future::{Future, poll_fn},
     io,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddrV4},
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -27,13 +29,17 @@ use rootstock_netboot::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    task::{JoinHandle, JoinSet},
+    task::JoinHandle,
 };
 
-use links::{Brought, Links};
+use links::{Links, PORTS};
 
-/// Packets that wait for the task; beyond it the kernel's buffers hold them.
-const PACKETS_MAX: usize = 1024;
+/// The longest packet that is taken in, in bytes; clients send about 300 to 600.
+const PACKET_BYTES_MAX: usize = 4096;
+
+/// The most packets of one socket before others have their turn; the kernel holds
+/// what waits. Faults of a socket count as packets.
+const TURN_PACKETS_MAX: usize = 64;
 
 /// Words of other services that wait for the task.
 const COMMANDS_MAX: usize = 1024;
@@ -219,14 +225,10 @@ pub async fn start<B: LeaseBook, E: BootEvents>(
     events: Arc<E>,
 ) -> Result<DhcpService, DhcpStartError> {
     let clock = Clock::new();
-    let mut readers = JoinSet::new();
-    let (packets, incoming) = mpsc::channel(PACKETS_MAX);
-    let mut interfaces = Vec::new();
-    for (place, interface) in config.interfaces.iter().enumerate() {
-        let links = Links::open(&interface.name, interface.mac, interface.mode)?;
-        links.read(InterfaceId(place), &packets, &mut readers);
-        interfaces.push(links);
-    }
+    let interfaces = config.interfaces.iter();
+    let interfaces =
+        interfaces.map(|interface| Links::open(&interface.name, interface.mac, interface.mode));
+    let interfaces = interfaces.collect::<Result<_, _>>()?;
     let mut server = Server::new(config);
     let leases = book.load().await.map_err(DhcpStartError::Leases)?;
     server.load(clock.now(), &leases);
@@ -242,9 +244,8 @@ pub async fn start<B: LeaseBook, E: BootEvents>(
         writing: None,
         probes: VecDeque::new(),
         asked: HashMap::new(),
-        readers,
     };
-    let task = tokio::spawn(driver.run(incoming, commanded));
+    let task = tokio::spawn(driver.run(commanded));
     Ok(DhcpService {
         handle: DhcpHandle { commands },
         task,
@@ -307,17 +308,11 @@ struct Driver<B, E> {
     probes: VecDeque<Probe>,
     /// Who is to get an address that is asked after.
     asked: HashMap<(InterfaceId, Ipv4Addr), (Ticket, MacAddress)>,
-    /// Ends with the driver.
-    readers: JoinSet<()>,
 }
 
 impl<B: LeaseBook, E: BootEvents> Driver<B, E> {
-    async fn run(
-        mut self,
-        mut incoming: mpsc::Receiver<Brought>,
-        mut commands: mpsc::Receiver<Command>,
-    ) {
-        let mut batch = Vec::with_capacity(PACKETS_MAX);
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut buffer = vec![0; PACKET_BYTES_MAX];
         loop {
             let wait = self
                 .next_wake()
@@ -330,14 +325,7 @@ impl<B: LeaseBook, E: BootEvents> Driver<B, E> {
                     Some(Command::Stop) | None => break,
                     Some(command) => self.command(command),
                 },
-                count = incoming.recv_many(&mut batch, PACKETS_MAX) => {
-                    if count == 0 {
-                        break;
-                    }
-                    for brought in batch.drain(..) {
-                        self.brought(brought);
-                    }
-                }
+                () = readable(&self.interfaces) => self.receive(&mut buffer),
                 () = sleep(wait) => self.wake(),
             }
             self.write();
@@ -347,8 +335,6 @@ impl<B: LeaseBook, E: BootEvents> Driver<B, E> {
             self.written(done);
             self.write();
         }
-        // They hold the ports, which the next service wants alone.
-        self.readers.shutdown().await;
     }
 
     fn next_wake(&self) -> Option<Millis> {
@@ -356,37 +342,57 @@ impl<B: LeaseBook, E: BootEvents> Driver<B, E> {
         self.server.next_wake().into_iter().chain(probe).min()
     }
 
-    fn brought(&mut self, brought: Brought) {
-        let now = self.clock.now();
-        match brought {
-            Brought::Packet {
-                interface,
-                source,
-                destination,
-                bytes,
-            } => {
-                let incoming = Incoming {
-                    interface,
-                    source,
-                    destination,
-                    bytes: &bytes,
-                };
-                let actions = self.server.handle(now, &incoming);
-                self.follow(now, actions);
+    /// Takes what the sockets have, from each in its turn.
+    fn receive(&mut self, buffer: &mut [u8]) {
+        for place in 0..self.interfaces.len() {
+            for port in PORTS {
+                self.receive_packets(InterfaceId(place), port, buffer);
             }
-            Brought::Has {
-                interface,
-                mac,
-                address,
-            } => {
-                let asked = self.asked.get(&(interface, address)).copied();
-                // The client itself may still answer at the address that it had.
-                if let Some((ticket, _)) = asked.filter(|(_, client)| *client != mac) {
-                    self.asked.remove(&(interface, address));
-                    let actions = self.server.probed(now, ticket, Probed::Used);
+            self.receive_arp(InterfaceId(place));
+        }
+    }
+
+    /// A fault of a socket, such as an interface that went down, is waited out.
+    fn receive_packets(&mut self, interface: InterfaceId, port: u16, buffer: &mut [u8]) {
+        for _ in 0..TURN_PACKETS_MAX {
+            match self.interfaces[interface.0].receive(port, buffer) {
+                Ok(Some(datagram)) => {
+                    let now = self.clock.now();
+                    let incoming = Incoming {
+                        interface,
+                        source: datagram.source,
+                        destination: SocketAddrV4::new(datagram.destination, port),
+                        bytes: &buffer[..datagram.bytes.min(PACKET_BYTES_MAX)],
+                    };
+                    let actions = self.server.handle(now, &incoming);
                     self.follow(now, actions);
                 }
+                Ok(None) => return,
+                Err(error) => tracing::debug!(%error, port, "receive a DHCP packet"),
             }
+        }
+    }
+
+    fn receive_arp(&mut self, interface: InterfaceId) {
+        for _ in 0..TURN_PACKETS_MAX {
+            match self.interfaces[interface.0].arp.receive_arp() {
+                Ok(Some(Some((mac, address)))) => self.has(interface, mac, address),
+                Ok(Some(None)) => {}
+                Ok(None) => return,
+                Err(error) => tracing::debug!(%error, "receive ARP"),
+            }
+        }
+    }
+
+    /// Somebody has an address.
+    fn has(&mut self, interface: InterfaceId, mac: MacAddress, address: Ipv4Addr) {
+        let asked = self.asked.get(&(interface, address)).copied();
+        // The client itself may still answer at the address that it had.
+        if let Some((ticket, _)) = asked.filter(|(_, client)| *client != mac) {
+            self.asked.remove(&(interface, address));
+            let now = self.clock.now();
+            let actions = self.server.probed(now, ticket, Probed::Used);
+            self.follow(now, actions);
         }
     }
 
@@ -553,6 +559,21 @@ async fn written(writing: &mut Option<Writing>) -> Written {
         .into_iter()
         .zip(answers.into_iter().chain(missing))
         .collect()
+}
+
+/// Waits until a socket may have something.
+async fn readable(interfaces: &[Links]) {
+    poll_fn(|context| {
+        let polls = interfaces.iter().map(|links| links.poll_readable(context));
+        // All of them, each of which is to wake the task.
+        let ready = polls.fold(false, |any, poll| any | poll.is_ready());
+        if ready {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 async fn sleep(wait: Duration) {

@@ -7,6 +7,7 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
     num::NonZeroU32,
     os::fd::{AsRawFd, OwnedFd},
+    task::{Context, Poll},
 };
 
 use nix::{
@@ -84,9 +85,9 @@ impl UdpLink {
         })
     }
 
-    /// Waits for packets.
-    pub(crate) async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
+    /// Ready when there may be a packet; otherwise the task is woken once there is.
+    pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        poll_readable(&self.socket, context)
     }
 
     /// Takes a packet; `None` when there is none.
@@ -172,9 +173,9 @@ impl FrameLink {
         })
     }
 
-    /// Waits for frames.
-    pub(crate) async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
+    /// Ready when there may be a frame; otherwise the task is woken once there is.
+    pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        poll_readable(&self.socket, context)
     }
 
     /// Takes a frame of ARP: who says that it has which address.
@@ -239,6 +240,14 @@ fn new_socket(
 ) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(socket_with(family, kind, flags, protocol)?)
+}
+
+fn poll_readable(socket: &UdpSocket, context: &mut Context<'_>) -> Poll<()> {
+    match socket.poll_recv_ready(context) {
+        Poll::Ready(Ok(())) => Poll::Ready(()),
+        // It fails only when the runtime ends, and the task with it.
+        Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+    }
 }
 
 /// Hands a socket to tokio, to wait on.
