@@ -3,7 +3,7 @@
 //! A listener is bound to one address, never to all of them: what a broadcast asks
 //! is not heard (RFC 1123, section 4.2.3.4), and answers come from the address that
 //! was asked, each file's from a port of its own. Threads with blocking sockets need
-//! three system calls for a block where an event loop needs five, which is what counts
+//! two system calls for a block where an event loop needs four, which is what counts
 //! for firmware that wants every block acknowledged.
 
 use std::{
@@ -27,6 +27,7 @@ use super::{
 };
 use crate::app::App;
 
+mod ahead;
 mod send;
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::{
     io::{self, ErrorKind},
     net::UdpSocket,
-    os::unix::fs::FileExt as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -17,8 +16,7 @@ use rootstock_netboot::{
     tftp::{Action, Outcome, PACKET_BYTES_MAX, ReadRequest, Refusal, Transfer},
 };
 
-use super::{LOOK_INTERVAL, Place, TftpFile, TftpFiles, is_pause};
-use crate::boot::body::Content;
+use super::{LOOK_INTERVAL, Place, TftpFile, TftpFiles, ahead::Ahead, is_pause};
 
 /// How long a transfer may take in all: a client that acknowledges a block now and
 /// then would hold its place for days.
@@ -111,7 +109,7 @@ impl Job {
         };
         let mut packets = Packets {
             socket,
-            content,
+            file: Ahead::new(content),
             bundle: Vec::new(),
             bundling: Bundling::of(&transfer),
         };
@@ -133,6 +131,7 @@ impl Job {
     ) -> End {
         let mut packet = [0; PACKET_BYTES_MAX];
         let mut action = first;
+        let mut now = clock.elapsed();
         loop {
             let sent = match action {
                 Action::Nothing => Ok(()),
@@ -153,16 +152,17 @@ impl Job {
                     return End::Refused(Refusal::Unreadable);
                 }
             }
-            let elapsed = clock.elapsed();
             if self.stop.load(Relaxed) {
                 return End::Refused(Refusal::Stopping);
             } else if self.place.is_superseded() {
                 return End::Superseded;
-            } else if elapsed > TRANSFER_TIME_MAX {
+            } else if now > TRANSFER_TIME_MAX {
                 return End::Slow;
             }
-            action = match packets.socket.recv(&mut packet) {
-                Ok(len) => transfer.handle(millis(clock), &packet[..len]),
+            let received = packets.socket.recv(&mut packet);
+            now = clock.elapsed();
+            action = match received {
+                Ok(len) => transfer.handle(millis(now), &packet[..len]),
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => transfer.left(),
                 Err(error) => {
                     if !is_pause(&error) {
@@ -175,7 +175,7 @@ impl Job {
             };
             if action == Action::Nothing {
                 // Also after a packet: who sends rubbish without end gets no more time.
-                action = transfer.poll(millis(clock));
+                action = transfer.poll(millis(now));
             }
         }
     }
@@ -229,9 +229,9 @@ impl Job {
     }
 }
 
-fn millis(clock: Instant) -> Millis {
+fn millis(passed: Duration) -> Millis {
     // Hours at most.
-    Millis(clock.elapsed().as_millis() as u64)
+    Millis(passed.as_millis() as u64)
 }
 
 enum SendError {
@@ -262,7 +262,7 @@ impl Bundling {
 
 struct Packets {
     socket: UdpSocket,
-    content: Content,
+    file: Ahead,
     bundle: Vec<u8>,
     bundling: Bundling,
 }
@@ -294,32 +294,15 @@ impl Packets {
             Bundling::On => (BUNDLE_BYTES_MAX / packet_bytes).min(BUNDLE_PACKETS_MAX),
             _ => 1,
         };
-        let blocks: Vec<u64> = (first..first + count).collect();
-        for bundle in blocks.chunks(most) {
+        let end = first + count;
+        for start in (first..end).step_by(most) {
             self.bundle.clear();
-            for block in bundle {
-                self.bundle.extend(Transfer::data_header(*block));
-                self.read(transfer, *block).map_err(SendError::Read)?;
+            for block in start..end.min(start + most as u64) {
+                self.bundle.extend(Transfer::data_header(block));
+                let part = self.file.part(transfer.block_range(block));
+                self.bundle.extend(part.map_err(SendError::Read)?);
             }
             self.send_bundle(packet_bytes)?;
-        }
-        Ok(())
-    }
-
-    fn read(&mut self, transfer: &Transfer, block: u64) -> io::Result<()> {
-        let range = transfer.block_range(block);
-        match &self.content {
-            // Both ends lie within the length of a slice.
-            Content::Bytes(bytes) => {
-                let range = range.start as usize..range.end as usize;
-                self.bundle.extend_from_slice(&bytes[range]);
-            }
-            Content::File(file, _) => {
-                let at = self.bundle.len();
-                let len = (range.end - range.start) as usize;
-                self.bundle.resize(at + len, 0);
-                file.read_exact_at(&mut self.bundle[at..], range.start)?;
-            }
         }
         Ok(())
     }
