@@ -34,6 +34,7 @@ pub(crate) mod doctor;
 mod exports;
 mod files;
 pub(crate) mod first_stage;
+mod held;
 mod http;
 mod identity;
 mod interfaces;
@@ -56,6 +57,7 @@ mod transcript;
 mod udp;
 
 use dhcp::DhcpHandle;
+use held::HeldFiles;
 use networks::Networks;
 use plugins::{PluginEvent, Plugins};
 use programs::Programs;
@@ -94,6 +96,7 @@ pub(crate) struct Boot {
     pub(crate) networks: Networks,
     pub(crate) sessions: Sessions,
     pub(crate) staged: StagedFiles,
+    pub(crate) held: HeldFiles,
     pub(crate) roster: Roster,
     pub(crate) additions: AdditionsByBoot,
     /// What `auto` lacks, when it boots nothing.
@@ -120,6 +123,7 @@ impl Boot {
             networks: Networks::new(&config.network),
             sessions: Sessions::default(),
             staged: StagedFiles::default(),
+            held: HeldFiles::default(),
             roster: Roster::default(),
             additions: AdditionsByBoot::default(),
             stages: OnceLock::new(),
@@ -297,6 +301,7 @@ async fn tend(app: Arc<App>, mut stop: Stop) {
     while !stop.rest(TEND_INTERVAL).await {
         app.boot.sessions.tend(&app).await;
         app.boot.staged.tidy();
+        app.boot.held.tidy();
         since_abandoned += TEND_INTERVAL;
         if since_abandoned >= ABANDONED_INTERVAL {
             since_abandoned = Duration::ZERO;

@@ -15,6 +15,7 @@ use rootstock_netboot::{
 use super::{
     body::{Content, OnSent},
     decide::{self, Decision},
+    held::Changes,
     neighbours, programs,
     transcript::Told,
 };
@@ -110,7 +111,7 @@ pub(crate) async fn find(app: &Arc<App>, asked: Asked<'_>) -> Result<Found, Miss
         }
         ["boot", "ipxe", mac] => Ok(ipxe(app, asked, parse_mac(mac)?).await),
         ["boot", "grub", mac] => Ok(grub(app, asked, parse_mac(mac)?).await),
-        ["boot", "s", token, part] => staged(app, asked, token, part),
+        ["boot", "s", token, part] => staged(app, asked, token, part).await,
         ["boot", "file", program] => self::program(app, asked, program).await,
         [program] if asked.via == Via::Tftp => self::program(app, asked, program).await,
         _ => Err(Missing::Nothing),
@@ -168,7 +169,12 @@ async fn grub(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Found {
     })
 }
 
-fn staged(app: &Arc<App>, asked: Asked<'_>, token: &str, part: &str) -> Result<Found, Missing> {
+async fn staged(
+    app: &Arc<App>,
+    asked: Asked<'_>,
+    token: &str,
+    part: &str,
+) -> Result<Found, Missing> {
     let staged = app.boot.staged.get(token).ok_or(Missing::Nothing)?;
     if staged.peer != asked.peer {
         tracing::warn!(
@@ -187,6 +193,7 @@ fn staged(app: &Arc<App>, asked: Asked<'_>, token: &str, part: &str) -> Result<F
         "initrd" => (staged.stage.initrd.clone(), BootStep::InitrdServed),
         _ => return Err(Missing::Nothing),
     };
+    let content = app.boot.held.hold(content, Changes::Never).await;
     let (len, detail) = (content.len_bytes(), staged.stage.kernel_version.clone());
     let (app, mac) = (Arc::clone(app), staged.mac);
     Ok(Found {
@@ -207,6 +214,7 @@ async fn program(app: &Arc<App>, asked: Asked<'_>, name: &str) -> Result<Found, 
     let (programs, wanted) = (app.boot.programs.clone(), name.to_owned());
     let opened = tokio::task::spawn_blocking(move || programs.open(&wanted)).await;
     let content = opened.ok().flatten().ok_or(Missing::Nothing)?;
+    let content = app.boot.held.hold(content, Changes::Possible).await;
     let (len, peer) = (content.len_bytes(), asked.peer);
     if let IpAddr::V4(address) = peer {
         app.boot.progress(Who::Address(address), Progress::File);
