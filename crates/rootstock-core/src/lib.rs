@@ -6,6 +6,7 @@
 pub mod digest;
 pub mod extent;
 pub mod hostlist;
+pub mod hours;
 pub mod name;
 pub mod node;
 pub mod units;
@@ -13,6 +14,7 @@ pub mod units;
 pub use digest::{ChunkId, Digest, FrameId};
 pub use extent::{ByteRange, Extents};
 pub use hostlist::{HOSTS_MAX, HostList, HostListError, fold};
+pub use hours::{DAY_MINUTES, DailyHours, HOUR_PARTS_MAX, HoursError};
 pub use name::{
     ImageName, NameError, TagName, VersionNumber, VersionSelector, VersionSpec, VolumeName,
 };
