@@ -27,8 +27,8 @@ pub use images::{HISTORY_LIST_MAX, HistoryRow, ImageRow, TagRow};
 pub use imports::{IMPORTS_MAX, ImportRow, NewImport};
 pub use leases::{LeaseRow, LeaseState, Taken};
 pub use nodes::{
-    HELD_MAX, MACS_PER_NODE_MAX, NODES_MAX, NewNode, NodeChange, NodeRow, NodeState, Pass,
-    Registered, Registration,
+    HELD_MAX, MACS_PER_NODE_MAX, NODES_MAX, NewNode, NodeChange, NodeRow, NodeSettingsRow,
+    NodeState, Pass, Registered, Registration,
 };
 pub use profiles::{NewProfile, PROFILE_DEPTH_MAX, PROFILES_MAX, ProfileRow};
 pub use schema::{Catalog, SCHEMA_VERSION};

@@ -13,9 +13,11 @@ use crate::{
 };
 
 mod rows;
+mod settings;
 
 pub(crate) use rows::find;
 use rows::{free, free_name, held_room, insert, known, room, secret, update};
+pub use settings::NodeSettingsRow;
 
 /// The most nodes of a site.
 pub const NODES_MAX: u32 = 100_000;

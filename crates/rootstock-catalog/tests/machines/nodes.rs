@@ -30,6 +30,12 @@ async fn a_node_is_known_by_what_it_has() {
         .await;
     assert_eq!(by_uuid.expect("looks"), Some(row));
     assert_eq!(site.catalog.node_by_mac(mac(3)).await.expect("looks"), None);
+    let set = site.catalog.node_settings().await.expect("lists");
+    let set = set.first().expect("is there");
+    assert_eq!(
+        (&set.name, set.settings.as_str()),
+        (&first.name, first.settings.as_str())
+    );
 
     let taken = site
         .catalog
