@@ -38,7 +38,7 @@ pub use node::{
 };
 pub use problem::{Holder, HolderKind, Problem, ProblemCode};
 pub use record::{Bitmap, Record, RecordError, Records};
-pub use settings::{Setting, SettingError, Settings};
+pub use settings::{FillSwitch, Setting, SettingError, Settings};
 pub use volume::{
     Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize, VolumeSnapshot,
 };

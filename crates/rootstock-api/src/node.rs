@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    boot::{BootStep, Inventory},
+    boot::{BootStep, Inventory, NodeReport},
     settings::{Setting, Settings, strict},
 };
 
@@ -60,6 +60,12 @@ pub struct Node {
     /// Its last boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootSummary>,
+    /// What it said last of itself, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<NodeReport>,
+    /// Why it would fetch nothing ahead now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fill_paused: Option<String>,
 }
 
 /// How a node does.
@@ -289,7 +295,8 @@ pub struct ChangeReport {
     pub changes: Vec<NamedChange>,
     /// Whether it was done.
     pub applied: bool,
-    /// Nodes among them that run: they change when they boot anew.
+    /// Nodes among them that run and change when they boot anew; what holds at
+    /// once is no reason to be here.
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub running: Vec<NodeName>,
@@ -404,12 +411,20 @@ pub struct BootEvent {
 }
 
 /// A line of the live view. At first there is one [`NodeEvent::Node`] for each
-/// node, then one for each change.
+/// node, then one for each change, and one for each report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum NodeEvent {
     /// How a node does now.
     Node(NodeStatus),
+    /// A node that runs said how it does.
+    Report {
+        /// Its name.
+        #[schema(value_type = String)]
+        node: NodeName,
+        /// What it said.
+        report: NodeReport,
+    },
     /// A node was deleted.
     Deleted {
         /// Its name.
@@ -434,6 +449,9 @@ pub struct NodeStatus {
     /// Its last boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootSummary>,
+    /// What it said last of itself, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<NodeReport>,
 }
 
 /// All profiles, by name.

@@ -1,12 +1,12 @@
 //! Settings of nodes and profiles: each optional, each inherited.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, num::NonZeroU32, str::FromStr};
 
-use rootstock_core::VersionSpec;
+use rootstock_core::{DailyHours, VersionSpec};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use crate::boot::NodeMode;
+use crate::boot::{CacheChoice, NodeMode};
 
 /// Why a text is no setting's value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -137,11 +137,33 @@ settings! {
     overlay_bytes_max: u64 as u64 => OverlayBytesMax;
     /// Its memory for decompressed chunks.
     cache_bytes: u64 as u64 => CacheBytes;
+    /// Which of its own disks it keeps chunks on: `auto`, `none`, or a device.
+    cache: CacheChoice as String => Cache;
+    /// What it may take of that disk.
+    cache_disk_bytes_max: u64 as u64 => CacheDiskBytesMax;
+    /// Whether it fetches what nobody has asked for yet.
+    fill: FillSwitch as FillSwitch => Fill;
+    /// The most that this may take of the network, in Mbit/s.
+    fill_mbit_max: NonZeroU32 as u32 => FillMbitMax;
+    /// When it does so, by the site's clock: `22:00-06:00`.
+    fill_hours: DailyHours as String => FillHours;
+    /// Whether there is an exam, during which nothing runs in the background.
+    exam: bool as bool => Exam;
     /// Whether a boot that fails offers a shell on the console.
     rescue_shell: bool as bool => RescueShell;
 }
 
 impl Setting {
+    /// Whether a machine that runs is told at once when it changes; it boots anew
+    /// for the others.
+    #[must_use]
+    pub const fn holds_at_once(self) -> bool {
+        matches!(
+            self,
+            Self::Fill | Self::FillMbitMax | Self::FillHours | Self::Exam
+        )
+    }
+
     fn list() -> String {
         let names: Vec<_> = Self::ALL.iter().map(|setting| setting.as_str()).collect();
         names.join(", ")
@@ -198,6 +220,38 @@ impl FromStr for NodeMode {
             "ram" => Ok(Self::Ram),
             "personal" => Ok(Self::Personal),
             _ => Err(format!("the modes are {}", Self::WORDS)),
+        }
+    }
+}
+
+/// Whether a machine fetches what nobody has asked for yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FillSwitch {
+    /// It does.
+    #[default]
+    On,
+    /// It waits until it is told otherwise.
+    Paused,
+}
+
+impl fmt::Display for FillSwitch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::On => "on",
+            Self::Paused => "paused",
+        })
+    }
+}
+
+impl FromStr for FillSwitch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => Ok(Self::On),
+            "paused" => Ok(Self::Paused),
+            _ => Err("write on or paused".to_owned()),
         }
     }
 }
@@ -265,6 +319,10 @@ macro_rules! text_by_from_str {
 text_by_from_str! {
     VersionSpec, |error: rootstock_core::NameError| error.to_string();
     NodeMode, |error: String| error;
+    CacheChoice, |error: String| error;
+    FillSwitch, |error: String| error;
+    DailyHours, |error: rootstock_core::HoursError| error.to_string();
+    NonZeroU32, |_| "write Mbit/s, at least 1; `fill paused` stops it".to_owned();
     u32, |_| "write a partition's number, or 0 for the whole disk".to_owned();
 }
 
@@ -297,6 +355,12 @@ mod tests {
             (Setting::Root, "2"),
             (Setting::OverlayBytesMax, "1GiB"),
             (Setting::CacheBytes, "64MiB"),
+            (Setting::Cache, "/dev/disk/by-partlabel/cache"),
+            (Setting::CacheDiskBytesMax, "100GiB"),
+            (Setting::Fill, "paused"),
+            (Setting::FillMbitMax, "200"),
+            (Setting::FillHours, "22:00-06:00,12:00-13:00"),
+            (Setting::Exam, "yes"),
             (Setting::RescueShell, "yes"),
         ] {
             settings.set_text(setting, value).expect(value);
@@ -343,6 +407,17 @@ mod tests {
             (Setting::Image, "a b", "is no image"),
             (Setting::Root, "sda1", "write a partition's number"),
             (Setting::RescueShell, "maybe", "write yes or no"),
+            (Setting::Cache, "sda3", "write auto, none, or a device"),
+            (Setting::Cache, "/dev/../etc/shadow", "write auto, none, or"),
+            (Setting::CacheDiskBytesMax, "much", "is not a size"),
+            (Setting::Fill, "off", "write on or paused"),
+            (
+                Setting::FillMbitMax,
+                "0",
+                "at least 1; `fill paused` stops it",
+            ),
+            (Setting::FillHours, "22-6", "write 22:00-06:00"),
+            (Setting::Exam, "1", "write yes or no"),
         ] {
             let error = settings
                 .set_text(setting, value)

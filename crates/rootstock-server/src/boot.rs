@@ -28,6 +28,8 @@ use crate::{
 
 mod body;
 mod causes;
+pub(crate) mod clock;
+pub(crate) mod control;
 mod decide;
 pub mod dhcp;
 pub(crate) mod doctor;
@@ -43,6 +45,7 @@ mod listen;
 mod neighbours;
 mod networks;
 mod node_api;
+mod node_metrics;
 mod orders;
 mod plugins;
 mod programs;
@@ -56,6 +59,8 @@ mod told;
 mod transcript;
 mod udp;
 
+use clock::SiteClock;
+use control::Controls;
 use dhcp::DhcpHandle;
 use held::HeldFiles;
 use networks::Networks;
@@ -63,7 +68,7 @@ use plugins::{PluginEvent, Plugins};
 use programs::Programs;
 pub use services::ClaimError;
 pub(crate) use services::claim;
-use sessions::Sessions;
+use sessions::{Session, Sessions};
 use stage::Stages;
 use staged::StagedFiles;
 use told::{AdditionsByBoot, Roster};
@@ -99,6 +104,8 @@ pub(crate) struct Boot {
     pub(crate) held: HeldFiles,
     pub(crate) roster: Roster,
     pub(crate) additions: AdditionsByBoot,
+    pub(crate) clock: SiteClock,
+    pub(crate) controls: Controls,
     /// What `auto` lacks, when it boots nothing.
     pub(crate) auto_lack: Option<String>,
     is_on: bool,
@@ -126,6 +133,8 @@ impl Boot {
             held: HeldFiles::default(),
             roster: Roster::default(),
             additions: AdditionsByBoot::default(),
+            clock: SiteClock::new(config.boot.time_zone.as_deref()),
+            controls: Controls::default(),
             stages: OnceLock::new(),
             dhcp: Mutex::default(),
         }
@@ -139,6 +148,13 @@ impl Boot {
     /// Who makes first stages; nobody while there is no agent for them.
     pub(crate) fn stages(&self) -> Option<Arc<dyn Stages>> {
         self.stages.get().cloned()
+    }
+
+    /// What machines that run said last, as Prometheus text.
+    pub(crate) fn render_reports(&self, text: &mut String) {
+        let report = |session: Arc<Session>| Some((session.node.clone(), session.report()?));
+        let reports = self.sessions.list().into_iter().filter_map(report);
+        node_metrics::render(reports.collect(), text);
     }
 
     /// Tells DHCP how far a machine has come, so that it keeps to what works.

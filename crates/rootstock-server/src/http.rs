@@ -15,6 +15,7 @@ pub(crate) use traffic::{Counted, Traffic};
 pub(crate) use auth::TOKEN_PREFIX;
 pub(crate) use body::stopping;
 pub(crate) use error::{ApiError, chain};
+pub(crate) use extract::ApiQuery;
 pub use listen::ListenError;
 pub(crate) use listen::{ApiServer, bind_unix};
 pub(crate) use progress::Progress;

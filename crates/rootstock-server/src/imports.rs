@@ -388,9 +388,13 @@ pub(crate) async fn publish(
     let seal = move |number| hex(&Seal::sign(&key, &image, number, manifest).encode());
     // A client that goes away now must not leave the import half ended: this
     // goes on without it.
-    let catalog = app.catalog.clone();
-    let adding =
-        tokio::spawn(async move { catalog.add_version(new, Timestamp::now(), seal).await });
+    let keeper = Arc::clone(app);
+    let adding = tokio::spawn(async move {
+        let adding = keeper.catalog.add_version(new, Timestamp::now(), seal);
+        let added = adding.await;
+        keeper.nodes.note_version_change();
+        added
+    });
     let added = adding
         .await
         .map_err(|error| ApiError::internal("commit a version", &error))??;

@@ -7,14 +7,16 @@ use std::{
 
 use jiff::Timestamp;
 use rootstock_api::{
-    BootSummary, NodeEvent, NodeState, NodeStatus, Origin, ProblemCode, Setting, Settings,
-    TEXT_BYTES_MAX,
-    boot::{BootStep, NodeMode},
+    BootSummary, FillSwitch, NodeEvent, NodeState, NodeStatus, Origin, ProblemCode, Setting,
+    Settings, TEXT_BYTES_MAX,
+    boot::{BootStep, CacheChoice, NodeMode, NodeReport},
     paths::NODE_NAMES_RESERVED,
 };
-use rootstock_catalog::{BootRow, NodeRow, ProfileRow, Registered, Registration, StepRow};
-use rootstock_core::{NodeName, ProfileName, VersionSelector, VersionSpec};
-use tokio::sync::{Notify, broadcast};
+use rootstock_catalog::{
+    BootRow, NodeRow, NodeSettingsRow, ProfileRow, Registered, Registration, StepRow,
+};
+use rootstock_core::{CHUNK_BYTES, NodeName, ProfileName, VersionSelector, VersionSpec};
+use tokio::sync::{Notify, broadcast, watch};
 
 use crate::{app::App, config::NetworkConfig, http::ApiError};
 
@@ -43,6 +45,9 @@ pub(crate) struct Nodes {
     events: Mutex<Option<broadcast::Sender<NodeEvent>>>,
     hooks: OnceLock<Box<dyn NodeHooks>>,
     changed: Notify,
+    /// How often what nodes are to do may have changed. Closed when the daemon
+    /// stops, so that machines that wait for it are answered.
+    turn: Mutex<Option<watch::Sender<u64>>>,
 }
 
 impl Default for Nodes {
@@ -51,6 +56,7 @@ impl Default for Nodes {
             events: Mutex::new(Some(broadcast::Sender::new(EVENTS_WAITING_MAX))),
             hooks: OnceLock::new(),
             changed: Notify::new(),
+            turn: Mutex::new(Some(watch::Sender::new(0))),
         }
     }
 }
@@ -70,6 +76,16 @@ impl Nodes {
         }
     }
 
+    /// Tells all live views, if there are any, of what comes often.
+    pub(crate) fn tell_watchers(&self, event: impl FnOnce() -> NodeEvent) {
+        if let Some(events) = &*self.events()
+            && events.receiver_count() > 0
+        {
+            // An error means that the last one just went.
+            let _ = events.send(event());
+        }
+    }
+
     /// Everything that is told from now on; `None` when the daemon stops.
     pub(crate) fn listen(&self) -> Option<broadcast::Receiver<NodeEvent>> {
         self.events().as_ref().map(broadcast::Sender::subscribe)
@@ -78,6 +94,20 @@ impl Nodes {
     /// Notes that the nodes or their settings are not what they were.
     pub(crate) fn note_change(&self) {
         self.changed.notify_one();
+        self.note_version_change();
+    }
+
+    /// Notes that a name may stand for another version than it did.
+    pub(crate) fn note_version_change(&self) {
+        if let Some(turn) = &*self.turn() {
+            turn.send_modify(|turn| *turn += 1);
+        }
+    }
+
+    /// How often one of them was noted, and hears of the next; `None` when the
+    /// daemon stops.
+    pub(crate) fn turns(&self) -> Option<watch::Receiver<u64>> {
+        self.turn().as_ref().map(watch::Sender::subscribe)
     }
 
     /// Returns when they are not, once however often they changed; for one listener.
@@ -85,9 +115,10 @@ impl Nodes {
         self.changed.notified().await;
     }
 
-    /// Ends all live views.
+    /// Ends all live views, and answers all machines that wait.
     pub(crate) fn close(&self) {
         *self.events() = None;
+        *self.turn() = None;
     }
 
     pub(crate) fn registered(&self, node: &NodeRow) {
@@ -108,6 +139,10 @@ impl Nodes {
     fn events(&self) -> MutexGuard<'_, Option<broadcast::Sender<NodeEvent>>> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn turn(&self) -> MutexGuard<'_, Option<watch::Sender<u64>>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What holds for a node or profile, and where each setting comes from.
@@ -123,6 +158,9 @@ impl Effective {
         let mut effective = Self::default();
         let defaults = Settings {
             mode: Some(NodeMode::Diskless),
+            cache: Some(CacheChoice::Auto),
+            fill: Some(FillSwitch::On),
+            exam: Some(false),
             rescue_shell: Some(false),
             ..Settings::default()
         };
@@ -178,15 +216,33 @@ impl Profiles {
         node: &NodeRow,
         network: Option<&ProfileName>,
     ) -> Result<Effective, ApiError> {
+        self.of(node.profile.as_ref(), &node.settings, network)
+    }
+
+    /// The same, of what is set on it.
+    pub(crate) fn of_settings(
+        &self,
+        node: &NodeSettingsRow,
+        network: Option<&ProfileName>,
+    ) -> Result<Effective, ApiError> {
+        self.of(node.profile.as_ref(), &node.settings, network)
+    }
+
+    fn of(
+        &self,
+        profile: Option<&ProfileName>,
+        settings: &str,
+        network: Option<&ProfileName>,
+    ) -> Result<Effective, ApiError> {
         let mut effective = Effective::defaults();
         if let Some(profile) = network {
             let origin = |profile| Origin::Network { profile };
             self.apply(&mut effective, profile, origin);
         }
-        if let Some(profile) = &node.profile {
+        if let Some(profile) = profile {
             self.apply(&mut effective, profile, |name| Origin::Profile { name });
         }
-        effective.set(&read_settings(&node.settings)?, &Origin::Node);
+        effective.set(&read_settings(settings)?, &Origin::Node);
         Ok(effective)
     }
 
@@ -250,17 +306,22 @@ pub(crate) async fn register(app: &App, new: Registration<'_>) -> Result<Registe
         if row.state == rootstock_catalog::NodeState::Ready {
             app.nodes.registered(row);
         }
-        app.nodes.tell(NodeEvent::Node(status(row, None)));
+        app.nodes.tell(NodeEvent::Node(status(row, None, None)));
     }
     Ok(registered)
 }
 
-/// How a node does, by its row and its last boot.
-pub(crate) fn status(node: &NodeRow, boot: Option<&(BootRow, Option<StepRow>)>) -> NodeStatus {
+/// How a node does, by its row, its last boot and what it said last in that.
+pub(crate) fn status(
+    node: &NodeRow,
+    boot: Option<&(BootRow, Option<StepRow>)>,
+    report: Option<NodeReport>,
+) -> NodeStatus {
     NodeStatus {
         node: node.name.clone(),
         state: state(node, boot),
         boot: boot.map(|(boot, step)| summary(boot, step.as_ref())),
+        report,
     }
 }
 
@@ -274,7 +335,10 @@ pub(crate) async fn tell_status(app: &App, node: &NodeName) -> Result<(), ApiErr
         }
         None => None,
     };
-    app.nodes.tell(NodeEvent::Node(status(&row, boot.as_ref())));
+    let report = boot.as_ref();
+    let report = report.and_then(|(boot, _)| app.boot.sessions.report_of(&boot.id));
+    let status = status(&row, boot.as_ref(), report);
+    app.nodes.tell(NodeEvent::Node(status));
     Ok(())
 }
 
@@ -370,6 +434,11 @@ pub(crate) fn check_settings(settings: &Settings) -> Result<(), ApiError> {
         if is_word && text.contains(char::is_whitespace) {
             return wrong("it is one word");
         }
+    }
+    if let Some(bytes) = settings.cache_disk_bytes_max.filter(|b| *b < CHUNK_BYTES) {
+        let detail = format!("'{bytes}' is no cache_disk_bytes_max: no chunk would fit");
+        return Err(ApiError::new(ProblemCode::BadValue, detail)
+            .with_hint("write at least the size of what a machine reads to boot, such as 1G"));
     }
     let tags = settings.tags.as_deref().unwrap_or_default();
     if tags.len() > TAGS_MAX {

@@ -6,10 +6,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use rootstock_api::{
-    boot::{BootStep, NodeMode},
-    settings::Settings,
-};
+use rootstock_api::{boot::BootStep, settings::Settings};
 use rootstock_catalog::{
     BootRow, CatalogError, NewBoot, NewToken, NodeRow, NodeState, Registered, Registration,
     VersionRow,
@@ -298,21 +295,19 @@ async fn register(
     }
 }
 
-/// The version that a node is to run, and what it boots with. A personal volume
-/// stays on the version that it was made from.
+/// The version that a node is to run, and what it boots with.
 async fn stage(
     app: &Arc<App>,
     node: &NodeRow,
     settings: &Settings,
     image: VersionSpec,
 ) -> Step<(VersionRow, Stage)> {
-    let mut spec = image;
-    if settings.mode == Some(NodeMode::Personal)
-        && let Ok(name) = node.name.as_str().parse()
-        && let Ok(volume) = app.catalog.volume(&name).await
-    {
-        spec = volume.base();
-    }
+    let volume = match orders::volume_of(&node.name) {
+        Ok(name) => app.catalog.volume(&name).await.ok(),
+        Err(_) => None,
+    };
+    let volume = volume.map(|volume| volume.base());
+    let spec = orders::to_run(settings, volume).unwrap_or(image);
     let version = app.catalog.resolve(&spec).await;
     let version = version.map_err(|error| failed("find the image", chain(&error)))?;
     let Some(stages) = app.boot.stages() else {

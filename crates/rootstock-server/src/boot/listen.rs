@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Connections at once, to all boot addresses.
-const CONNECTIONS_MAX: usize = 4096;
+const CONNECTIONS_MAX: usize = 8192;
 
 /// Connections at once from one address.
 const PEER_CONNECTIONS_MAX: usize = 64;

@@ -15,31 +15,32 @@ use ed25519_dalek::Signer as _;
 use futures_util::stream;
 use jiff::{SignedDuration, Timestamp};
 use rootstock_api::{
-    BINARY_MEDIA_TYPE, ProblemCode, Record, SEAL_HEADER,
+    BINARY_MEDIA_TYPE, NodeEvent, ProblemCode, Record, SEAL_HEADER,
     boot::{
-        BootStep, CHUNKS, FETCH_IDS_MAX, INVENTORY_BYTES_MAX, MANIFEST, NodeReport, ORDER,
-        ORDER_SIGNATURE_HEADER, REPORT, ReportAnswer, SESSION, STEPS, STEPS_MAX, SessionCreate,
-        SessionState, Steps,
+        BootStep, CHUNKS, CONTROL, FETCH_IDS_MAX, INVENTORY_BYTES_MAX, MANIFEST, NodeControl,
+        NodeReport, ORDER, ORDER_SIGNATURE_HEADER, REPORT, ReportAnswer, SESSION, STEPS, STEPS_MAX,
+        SessionCreate, SessionState, Steps,
     },
     record::{RECORD_HEADER_BYTES, decode_ids},
 };
 use rootstock_catalog::{BootRow, Redeemed};
 use rootstock_core::{ChunkId, Digest, MacAddress};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
+    control,
     decide::known_uuid,
     listen::{Arrival, Transport},
     orders,
     plugins::PluginEvent,
-    sessions::{REPORT_SECONDS, Session},
+    sessions::{REPORT_SECONDS, Reported, Session},
     staged::TOKEN_LIFE,
     told,
     transcript::Told,
 };
 use crate::{
     app::{App, hex, random_id},
-    http::{ApiError, chain},
+    http::{ApiError, ApiQuery, chain},
 };
 
 /// The largest request, in bytes: steps and inventories.
@@ -66,6 +67,7 @@ pub(crate) fn router() -> Router<Arc<App>> {
         .route(CHUNKS, post(chunks))
         .route(STEPS, post(steps))
         .route(REPORT, post(report))
+        .route(CONTROL, get(control))
 }
 
 /// A machine with its session's secret.
@@ -449,9 +451,16 @@ async fn report(
     machine: Machine,
     request: Request,
 ) -> Result<Json<ReportAnswer>, ApiError> {
-    let report: NodeReport = json(request).await?;
+    let report = presentable(json(request).await?);
     let session = &machine.session;
-    let came_up = session.reported(report);
+    app.nodes.tell_watchers(|| NodeEvent::Report {
+        node: session.node.clone(),
+        report: report.clone(),
+    });
+    let Reported { came_up, cache_off } = session.reported(report);
+    if let Some(detail) = cache_off {
+        note_once(&app, session, detail).await;
+    }
     if let Err(error) = app
         .catalog
         .touch_node(&session.node, Timestamp::now())
@@ -468,6 +477,50 @@ async fn report(
     Ok(Json(ReportAnswer {
         report_seconds: REPORT_SECONDS,
     }))
+}
+
+/// What a machine says of its disk is shown on terminals.
+fn presentable(mut report: NodeReport) -> NodeReport {
+    if let Some(disk) = &mut report.disk_cache {
+        disk.device = plain(&disk.device);
+        disk.off = disk.off.as_deref().map(plain);
+    }
+    report
+}
+
+/// Notes something of a boot that an earlier daemon may have noted already.
+async fn note_once(app: &App, session: &Session, detail: String) {
+    let boot = &session.boot;
+    let is_there = match app.catalog.boot_transcript(boot).await {
+        Ok((_, steps)) => steps.iter().any(|step| step.detail == detail),
+        Err(error) => {
+            tracing::warn!(boot, error = chain(&error), "transcript not read");
+            false
+        }
+    };
+    if !is_there {
+        tracing::warn!(node = %session.node, boot, detail, "noted of a node");
+        app.boot.transcripts.note(boot, detail);
+    }
+}
+
+/// What a machine has already.
+#[derive(Debug, Deserialize)]
+struct After {
+    #[serde(default)]
+    after: u64,
+}
+
+async fn control(
+    State(app): State<Arc<App>>,
+    machine: Machine,
+    ApiQuery(After { after }): ApiQuery<After>,
+) -> Result<Json<NodeControl>, ApiError> {
+    let peer = machine.arrival.peer.ip().to_canonical();
+    let local = machine.arrival.local.ip().to_canonical();
+    let network = app.boot.networks.of(peer, local);
+    let held = control::wait(&app, &machine.session, &network, after).await;
+    held.map(Json)
 }
 
 async fn up(app: &Arc<App>, session: &Session) {

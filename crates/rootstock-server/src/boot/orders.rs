@@ -4,13 +4,14 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use rootstock_api::{
     ProblemCode,
-    boot::{BootOrder, CacheChoice, FillOrder, Identity, NodeMode, ORDER_BYTES_MAX, VolumePlace},
+    boot::{BootOrder, Identity, NodeMode, ORDER_BYTES_MAX, VolumePlace},
     settings::Settings,
 };
 use rootstock_catalog::NodeRow;
 use rootstock_core::{NodeName, VersionSpec, VolumeName};
 
 use super::{
+    control,
     exports::export_name,
     files::url,
     identity,
@@ -31,6 +32,13 @@ pub(crate) async fn settings(
 ) -> Result<Settings, ApiError> {
     let interface = network.config.interface.as_deref();
     Ok(nodes::effective(app, node, interface).await?.settings)
+}
+
+/// The version that a node is to run. A personal volume stays on the version that
+/// it was made from.
+pub(crate) fn to_run(settings: &Settings, volume: Option<VersionSpec>) -> Option<VersionSpec> {
+    let volume = volume.filter(|_| settings.mode == Some(NodeMode::Personal));
+    volume.or_else(|| settings.image.clone())
 }
 
 /// The order of a machine's session.
@@ -71,9 +79,9 @@ pub(crate) async fn make(
         chunk_urls: vec![url("http", local, app.config.boot.http_port)],
         overlay_bytes_max: settings.overlay_bytes_max,
         cache_bytes: settings.cache_bytes.unwrap_or(CACHE_BYTES),
-        cache: CacheChoice::default(),
-        cache_disk_bytes_max: None,
-        fill: FillOrder::default(),
+        cache: settings.cache.clone().unwrap_or_default(),
+        cache_disk_bytes_max: settings.cache_disk_bytes_max,
+        fill: control::fill(&settings, &app.boot.clock.now()).order,
         report_seconds: REPORT_SECONDS,
         rescue_shell: settings.rescue_shell.unwrap_or(false),
         identity: identity(app, &node, &settings, &network, &additions).await?,

@@ -19,6 +19,7 @@ use rootstock_catalog::{BootRow, VersionRow};
 use rootstock_core::{ChunkId, Digest, MacAddress, NodeName, VersionSelector, VersionSpec};
 use rootstock_image::manifest::{Descend, Visit};
 use rootstock_store::ChunkStore;
+use tokio::sync::{Notify, futures::Notified};
 
 use super::{
     plugins::PluginEvent,
@@ -66,6 +67,8 @@ pub(crate) struct Session {
     pub(crate) was_shown: AtomicBool,
     chunks: OnceLock<HashSet<u64>>,
     state: Mutex<State>,
+    /// Ends the request for control that is held, when there is a newer one.
+    relieved: Notify,
 }
 
 #[derive(Debug)]
@@ -74,7 +77,18 @@ struct State {
     heard: Instant,
     gone: Gone,
     report: Option<NodeReport>,
+    /// Why its disk went out of use, as far as that was noted.
+    off_noted: Option<String>,
     address_kept: Option<Instant>,
+}
+
+/// What is new in a report.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Reported {
+    /// The machine is up, for the first time.
+    pub(crate) came_up: bool,
+    /// The disk that it keeps chunks on went out of use: what to note of it.
+    pub(crate) cache_off: Option<String>,
 }
 
 /// How a machine went.
@@ -106,19 +120,40 @@ impl Session {
         Ok(self.chunks.get_or_init(|| chunks).contains(&short(chunk)))
     }
 
-    /// How it does, as it said last.
+    /// How it does, as it said last, unless it is gone.
     pub(crate) fn report(&self) -> Option<NodeReport> {
-        self.state().report.clone()
+        let state = self.state();
+        state.report.clone().filter(|_| state.gone == Gone::Not)
     }
 
-    /// The machine said how it does. Answers whether that is the first time that
-    /// it is up.
-    pub(crate) fn reported(&self, report: NodeReport) -> bool {
+    /// The machine said how it does. Answers what is new in that.
+    pub(crate) fn reported(&self, report: NodeReport) -> Reported {
         let mut state = self.state();
         let was_up = state.report.as_ref().is_some_and(|report| report.up);
-        let is_up = report.up;
+        let came_up = report.up && !was_up;
+        let off = report.disk_cache.as_ref().and_then(|disk| {
+            let reason = disk.off.as_ref()?;
+            Some(format!("its disk {} is out of use: {reason}", disk.device))
+        });
         state.report = Some(report);
-        is_up && !was_up
+        if off.is_none() || off == state.off_noted {
+            return Reported {
+                came_up,
+                cache_off: None,
+            };
+        }
+        state.off_noted.clone_from(&off);
+        Reported {
+            came_up,
+            cache_off: off,
+        }
+    }
+
+    /// Ends an earlier request for control that is still held: the machine asks on
+    /// one connection, so it has given that one up. Hears when this one is ended so.
+    pub(crate) fn relieve(&self) -> Notified<'_> {
+        self.relieved.notify_waiters();
+        self.relieved.notified()
     }
 
     /// Whether it is time to keep the machine's address for it; then that is done.
@@ -223,6 +258,20 @@ impl Sessions {
         })
     }
 
+    /// What the machine of a boot said last, while it runs.
+    pub(crate) fn report_of(&self, boot: &str) -> Option<NodeReport> {
+        let all = self.all();
+        let mut of = all.values().filter(|session| session.boot == boot);
+        of.find_map(|session| session.report())
+    }
+
+    /// What all machines that run said last, by their boots.
+    pub(crate) fn reports(&self) -> HashMap<String, NodeReport> {
+        let all = self.all();
+        let report = |session: &Arc<Session>| Some((session.boot.clone(), session.report()?));
+        all.values().filter_map(report).collect()
+    }
+
     /// Every session in memory.
     pub(crate) fn list(&self) -> Vec<Arc<Session>> {
         self.all().values().cloned().collect()
@@ -312,8 +361,10 @@ async fn load(app: &App, row: BootRow) -> Result<Session, ApiError> {
             heard: now,
             gone: Gone::Not,
             report: None,
+            off_noted: None,
             address_kept: None,
         }),
+        relieved: Notify::new(),
     })
 }
 

@@ -33,6 +33,8 @@ use super::{
 };
 use crate::{app::App, config::Config, volumes::Volumes};
 
+mod control;
+
 const MAC: &str = "52-54-00-12-34-56";
 const OWN: &str = "10.0.0.7:1000";
 const OTHER: &str = "10.0.0.8:1000";
@@ -71,6 +73,11 @@ struct Site {
 
 impl Site {
     async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// One that is made ready by `prepare` before anybody asks it.
+    async fn with(prepare: impl FnOnce(&mut App)) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let catalog = Catalog::open(&dir.path().join("c.sqlite"))
             .await
@@ -83,7 +90,9 @@ impl Site {
         config.boot.plugins = dir.path().join("plugins.d");
         config.data = dir.path().to_owned();
         let key = SigningKey::from_bytes(&[5; 32]);
-        let app = Arc::new(App::new(config, catalog, store, key, volumes));
+        let mut app = App::new(config, catalog, store, key, volumes);
+        prepare(&mut app);
+        let app = Arc::new(app);
         app.boot.set_stages(Arc::new(FakeStages));
         Self {
             router: http::router(Arc::clone(&app)),
@@ -94,11 +103,16 @@ impl Site {
 
     /// A version `lab:1` of one chunk.
     async fn image(&self) -> ChunkId {
+        self.version(7).await
+    }
+
+    /// The next version of `lab`, of one chunk of this byte.
+    async fn version(&self, byte: u8) -> ChunkId {
         let grid = Grid::whole(1 << 18).expect("is a grid");
         let chunk = self
             .app
             .store
-            .put_raw(&vec![7; 1 << 18])
+            .put_raw(&vec![byte; 1 << 18])
             .expect("is stored");
         let mut builder = ManifestBuilder::new(grid);
         builder.set(0, chunk);

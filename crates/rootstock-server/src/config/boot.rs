@@ -42,6 +42,9 @@ pub struct BootConfig {
     pub plugins: PathBuf,
     /// Whether machines may take their orders over plain HTTP.
     pub plain_orders: bool,
+    /// The time zone of hours in settings, such as `Europe/Berlin`; the system's
+    /// when not given.
+    pub time_zone: Option<String>,
 }
 
 impl Default for BootConfig {
@@ -55,6 +58,7 @@ impl Default for BootConfig {
             files: Vec::new(),
             plugins: "/etc/rootstock/plugins.d".into(),
             plain_orders: false,
+            time_zone: None,
         }
     }
 }

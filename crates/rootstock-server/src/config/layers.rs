@@ -48,6 +48,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("boot.files", Kind::List),
     ("boot.plugins", Kind::Text),
     ("boot.plain_orders", Kind::Flag),
+    ("boot.time_zone", Kind::Text),
     ("network", Kind::Tables),
 ];
 
@@ -379,6 +380,7 @@ mod tests {
         boot.files = []  # default
         boot.plugins = "/etc/rootstock/plugins.d"  # default
         boot.plain_orders = false  # default
+        boot.time_zone = (none)  # default
         network = []  # default
         "#);
     }
@@ -429,6 +431,7 @@ mod tests {
         config.api.tls_cert = Some("c".into());
         config.api.tls_key = Some("k".into());
         config.boot.agent = Some("a".into());
+        config.boot.time_zone = Some("UTC".into());
         let table = Table::try_from(&config).expect("serializes");
         let mut keys = Vec::new();
         for (name, value) in table {

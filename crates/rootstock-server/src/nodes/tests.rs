@@ -67,6 +67,8 @@ fn the_nearest_setting_holds() {
         r#"quiet {"kind":"network","profile":"net"}"#
     );
     assert_eq!(said(Setting::RescueShell), r#"no {"kind":"default"}"#);
+    assert_eq!(said(Setting::Cache), r#"auto {"kind":"default"}"#);
+    assert_eq!(said(Setting::Fill), r#"on {"kind":"default"}"#);
     assert!(effective.settings.network.is_none());
 }
 
@@ -95,6 +97,8 @@ fn what_cannot_work_is_refused() {
         (Setting::KernelArguments, "quiet splash", true),
         (Setting::KernelArguments, "quiet\nboot", false),
         (Setting::Console, "ttyS0 quiet", false),
+        (Setting::CacheDiskBytesMax, "64G", true),
+        (Setting::CacheDiskBytesMax, "255K", false),
         (Setting::Tags, "room-1 gpu", true),
         (Setting::Tags, "room/1", false),
     ] {

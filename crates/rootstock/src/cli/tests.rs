@@ -34,6 +34,9 @@ fn commands_are_understood() {
         "token create ci --role admin",
         "status",
         "completions zsh",
+        "node set n[01-20] --cache /dev/sda3 --cache-disk-bytes-max 64G --exam no",
+        "node set n1 --fill paused --fill-mbit-max 200 --fill-hours 22:00-06:00,12:00-13:00",
+        "profile set lab --exam yes --cache auto",
         "serve --config c.toml --api unix:/a --api https://0.0.0.0:8443",
     ] {
         assert!(parsed(line).is_ok(), "{line}: {:?}", parsed(line).err());
@@ -49,6 +52,11 @@ fn mistakes_are_explained() {
         "volume create v",
         "volume resize v huge",
         "image inport lab x",
+        "node set n1 --cache sda3",
+        "node set n1 --fill off",
+        "node set n1 --fill-mbit-max 0",
+        "node set n1 --fill-hours 22-6",
+        "node set n1 --exam soon",
     ];
     let told: Vec<String> = mistakes
         .iter()
@@ -85,6 +93,26 @@ fn mistakes_are_explained() {
     error: unrecognized subcommand 'inport'
 
       tip: some similar subcommands exist: 'export', 'import'
+    ---
+    error: invalid value 'sda3' for '--cache <DISK>': write auto, none, or a device such as /dev/sda3
+
+    For more information, try '--help'.
+    ---
+    error: invalid value 'off' for '--fill <on|paused>': write on or paused
+
+    For more information, try '--help'.
+    ---
+    error: invalid value '0' for '--fill-mbit-max <MBIT>': write Mbit/s, at least 1; '--fill paused' stops it
+
+    For more information, try '--help'.
+    ---
+    error: invalid value '22-6' for '--fill-hours <HOURS>': '22-6' is not a part of the day: write 22:00-06:00, or several with commas between them
+
+    For more information, try '--help'.
+    ---
+    error: invalid value 'soon' for '--exam <yes|no>': write yes or no
+
+    For more information, try '--help'.
     ");
 }
 

@@ -9,6 +9,7 @@ use crate::{output, session::Session};
 mod add;
 mod list;
 mod log;
+mod report;
 mod set;
 mod text;
 mod watch;

@@ -45,6 +45,7 @@ Nodes and other profiles inherit what a profile sets; the nearest setting holds.
 Examples:
   rootstock profile create lab --image lab@production --mode frozen
   rootstock profile create lab-gpu --parent lab --kernel-arguments nomodeset
+  rootstock profile set lab --exam yes
   rootstock node set n[001-300] --profile lab")]
 pub(crate) struct CreateArgs {
     /// The new profile

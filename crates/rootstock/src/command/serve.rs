@@ -63,6 +63,9 @@ pub(crate) fn run(args: &ServeArgs, global: &Global) -> anyhow::Result<()> {
     if config.boot.agent.is_none() {
         config.boot.agent = agent_beside();
     }
+    if config.boot.time_zone.is_none() {
+        config.boot.time_zone = system_time_zone();
+    }
     // It is PID 1's or a terminal's process: its threads are its own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -106,6 +109,18 @@ fn agent_beside() -> Option<PathBuf> {
     let own = std::env::current_exe().ok()?;
     let beside = own.parent()?.join("rootstock-agent");
     beside.is_file().then_some(beside)
+}
+
+/// The time zone of this machine, where it has a name.
+fn system_time_zone() -> Option<String> {
+    let zone = jiff::tz::TimeZone::system();
+    let name = zone.iana_name().map(str::to_owned);
+    if name.is_none() {
+        tracing::warn!(
+            "the system's time zone has no name: hours are UTC's, unless boot.time_zone says otherwise"
+        );
+    }
+    name
 }
 
 fn start_log(config: &LogConfig) -> anyhow::Result<()> {

@@ -1,10 +1,13 @@
 //! Settings on the command line, and changes that are shown before they are made.
 
-use std::{collections::BTreeMap, io::IsTerminal as _};
+use std::{collections::BTreeMap, io::IsTerminal as _, num::NonZeroU32};
 
 use clap::Args;
-use rootstock_api::{ChangeReport, NamedChange, Origin, Setting, Settings, boot::NodeMode};
-use rootstock_core::{NodeName, VersionSpec, fold, units::parse_size_bytes};
+use rootstock_api::{
+    ChangeReport, FillSwitch, NamedChange, Origin, Setting, Settings,
+    boot::{CacheChoice, NodeMode},
+};
+use rootstock_core::{DailyHours, NodeName, VersionSpec, fold, units::parse_size_bytes};
 
 use crate::{error::Failure, output, session::Session};
 
@@ -49,9 +52,42 @@ pub(crate) struct SettingArgs {
     /// Its memory for chunks of the image: 128M
     #[arg(long, value_name = "SIZE", value_parser = parse_size_bytes)]
     cache_bytes: Option<u64>,
+    /// The disk of its own that it keeps the image on: auto (one that was prepared for
+    /// it), none, or a device that was, such as /dev/sda3
+    #[arg(long, value_name = "DISK")]
+    cache: Option<CacheChoice>,
+    /// What it may take of that disk: 100G
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_bytes)]
+    cache_disk_bytes_max: Option<u64>,
+    /// Whether it fetches the rest of the image in the background: on or paused; holds
+    /// at once, as the three below do
+    #[arg(long, value_name = "on|paused")]
+    fill: Option<FillSwitch>,
+    /// The most that this may take of the network, in Mbit/s
+    #[arg(long, value_name = "MBIT", value_parser = parse_mbit)]
+    fill_mbit_max: Option<NonZeroU32>,
+    /// When it does so, by the daemon's clock: 22:00-06:00, or several with commas
+    #[arg(long, value_name = "HOURS")]
+    fill_hours: Option<DailyHours>,
+    /// Whether there is an exam, during which nothing runs in the background
+    #[arg(long, value_name = "yes|no", value_parser = parse_yes_no)]
+    exam: Option<bool>,
     /// Whether a boot that fails offers a shell on the console
     #[arg(long, value_name = "true|false")]
     rescue_shell: Option<bool>,
+}
+
+fn parse_mbit(text: &str) -> Result<NonZeroU32, &'static str> {
+    let mbit = text.parse();
+    mbit.map_err(|_| "write Mbit/s, at least 1; '--fill paused' stops it")
+}
+
+fn parse_yes_no(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "yes" | "true" => Ok(true),
+        "no" | "false" => Ok(false),
+        _ => Err("write yes or no"),
+    }
 }
 
 impl SettingArgs {
@@ -70,6 +106,12 @@ impl SettingArgs {
             root: self.root,
             overlay_bytes_max: self.overlay_bytes_max,
             cache_bytes: self.cache_bytes,
+            cache: self.cache.clone(),
+            cache_disk_bytes_max: self.cache_disk_bytes_max,
+            fill: self.fill,
+            fill_mbit_max: self.fill_mbit_max,
+            fill_hours: self.fill_hours.clone(),
+            exam: self.exam,
             rescue_shell: self.rescue_shell,
         }
     }

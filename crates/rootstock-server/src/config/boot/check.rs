@@ -59,6 +59,14 @@ pub(crate) fn check(boot: &BootConfig, networks: &[NetworkConfig]) -> Result<(),
             path.display()
         ));
     }
+    if let Some(name) = &boot.time_zone
+        && jiff::tz::TimeZone::get(name).is_err()
+    {
+        return wrong(format!(
+            "boot.time_zone = '{}' is not known here: write one of /usr/share/zoneinfo, such as Europe/Berlin",
+            name.escape_debug()
+        ));
+    }
     if networks.len() > NETWORKS_MAX {
         return wrong(format!(
             "there are {} networks, and the limit is {NETWORKS_MAX}",
@@ -187,6 +195,11 @@ mod tests {
                 "fine",
             ),
             ("[boot]\ninterfaces = ['auto', 'eth0=off']", "fine"),
+            ("[boot]\ntime_zone = 'UTC'", "fine"),
+            (
+                "[boot]\ntime_zone = 'Mars/Olympus'",
+                "boot.time_zone = 'Mars/Olympus' is not known here: write one of /usr/share/zoneinfo, such as Europe/Berlin",
+            ),
             (
                 "[boot]\ninterfaces = ['off', 'eth0=dhcp']",
                 "boot.interfaces has 'off' beside others: write it alone, or IFACE=off",

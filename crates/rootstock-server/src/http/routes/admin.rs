@@ -34,6 +34,7 @@ pub(crate) async fn healthz() -> ApiJson<Health> {
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let mut text = app.metrics.render(&gauges(&app));
     app.boot.transcripts.render(&mut text);
+    app.boot.render_reports(&mut text);
     let mut response = text.into_response();
     response.headers_mut().insert(
         header::CONTENT_TYPE,

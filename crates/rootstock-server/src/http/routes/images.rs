@@ -80,6 +80,7 @@ pub(crate) async fn delete(
     let closed = versions.iter().map(close).collect::<Result<Vec<_>, _>>()?;
     let now = Timestamp::now();
     app.catalog.delete_image(&image, &caller.actor, now).await?;
+    app.nodes.note_version_change();
     drop(closed);
     Ok(StatusCode::NO_CONTENT)
 }
@@ -115,6 +116,7 @@ pub(crate) async fn tag(
         .catalog
         .set_tag(&image, &tag, &selector, &caller.actor, Timestamp::now())
         .await?;
+    app.nodes.note_version_change();
     Ok(ApiJson(TagSet {
         version: row.number,
         before,
@@ -134,6 +136,7 @@ pub(crate) async fn untag(
     app.catalog
         .remove_tag(&image, &tag, &caller.actor, Timestamp::now())
         .await?;
+    app.nodes.note_version_change();
     Ok(StatusCode::NO_CONTENT)
 }
 

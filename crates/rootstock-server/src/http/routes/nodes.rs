@@ -12,7 +12,7 @@ use rootstock_api::{
     BootEvent, BootList, BootTranscript, Change, ChangeReport, FieldChange, Holder, HolderKind,
     NamedChange, Node, NodeCreate, NodeDelete, NodeEvent, NodeFormat, NodeImport, NodeList,
     NodeNames, NodeSet, NodeSpec, NodeText, NodesDone, Problem, ProblemCode, Setting, Settings,
-    paths,
+    boot::NodeReport, paths,
 };
 use rootstock_catalog::{BootRow, NewNode, NodeRow, Pass, StepRow};
 use rootstock_core::{MacAddress, NodeName, ProfileName};
@@ -21,6 +21,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use crate::{
     app::App,
+    boot::control,
     http::{
         ApiError,
         extract::{ApiJson, ApiPath, ApiQuery},
@@ -44,10 +45,12 @@ type Boots = BTreeMap<NodeName, (BootRow, Option<StepRow>)>;
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<ApiJson<NodeList>, ApiError> {
     let profiles = Profiles::read(&app).await?;
     let boots = last_boots(&app).await?;
+    let reports = app.boot.sessions.reports();
     let rows = app.catalog.nodes().await?;
     let nodes = rows.into_iter().map(|row| {
         let boot = boots.get(&row.name);
-        describe(&app, &profiles, row, boot)
+        let report = boot.and_then(|(boot, _)| reports.get(&boot.id).cloned());
+        describe(&app, &profiles, row, boot, report)
     });
     let nodes = nodes.collect::<Result<_, _>>()?;
     Ok(ApiJson(NodeList { nodes }))
@@ -70,7 +73,7 @@ pub(crate) async fn create(
     for node in &new {
         let row = app.catalog.node(&node.name).await?;
         joined(&app, &row);
-        nodes.push(describe(&app, &profiles, row, None)?);
+        nodes.push(describe(&app, &profiles, row, None, None)?);
     }
     Ok((StatusCode::CREATED, ApiJson(NodeList { nodes })))
 }
@@ -91,8 +94,10 @@ pub(crate) async fn show(
         }
         None => None,
     };
+    let report = boot.as_ref();
+    let report = report.and_then(|(boot, _)| app.boot.sessions.report_of(&boot.id));
     let profiles = Profiles::read(&app).await?;
-    describe(&app, &profiles, row, boot.as_ref()).map(ApiJson)
+    describe(&app, &profiles, row, boot.as_ref(), report).map(ApiJson)
 }
 
 /// Changes nodes, or works out what a change would do
@@ -118,7 +123,9 @@ pub(crate) async fn set(
         .catalog
         .update_nodes(names, pass, |row| edit(row, &request));
     let changed = changed.await?;
-    app.nodes.note_change();
+    if pass == Pass::Keep {
+        app.nodes.note_change();
+    }
     let mut changes = Vec::new();
     for change in &changed {
         let fields = difference(&change.before, &change.after)?;
@@ -219,7 +226,9 @@ pub(crate) async fn import(
         Pass::Keep
     };
     let put = app.catalog.put_nodes(&new, pass, Timestamp::now()).await?;
-    app.nodes.note_change();
+    if pass == Pass::Keep {
+        app.nodes.note_change();
+    }
     let mut changes = Vec::new();
     for (before, after) in &put {
         let nothing = NodeRow {
@@ -302,8 +311,11 @@ async fn tell(app: &App, progress: &Progress, mut events: Receiver<NodeEvent>) -
 async fn all(app: &App, progress: &Progress) -> Result<(), Gone> {
     let read = async { Ok::<_, ApiError>((app.catalog.nodes().await?, last_boots(app).await?)) };
     let (rows, boots) = read.await.map_err(|_| Gone)?;
+    let reports = app.boot.sessions.reports();
     for row in &rows {
-        let status = nodes::status(row, boots.get(&row.name));
+        let boot = boots.get(&row.name);
+        let report = boot.and_then(|(boot, _)| reports.get(&boot.id).cloned());
+        let status = nodes::status(row, boot, report);
         progress.send_async(&NodeEvent::Node(status)).await?;
     }
     Ok(())
@@ -350,7 +362,8 @@ fn runs(running: &[NodeName]) -> ApiError {
 fn joined(app: &App, row: &NodeRow) {
     tracing::info!(node = %row.name, "node may boot");
     app.nodes.registered(row);
-    app.nodes.tell(NodeEvent::Node(nodes::status(row, None)));
+    app.nodes
+        .tell(NodeEvent::Node(nodes::status(row, None, None)));
 }
 
 async fn report(
@@ -358,7 +371,12 @@ async fn report(
     changes: Vec<NamedChange>,
     pass: Pass,
 ) -> Result<ApiJson<ChangeReport>, ApiError> {
-    let names: Vec<NodeName> = changes.iter().filter_map(|c| c.name.parse().ok()).collect();
+    let waits = |change: &&NamedChange| {
+        let holds = |field: &FieldChange| field.field.parse().is_ok_and(Setting::holds_at_once);
+        !change.fields.iter().all(holds)
+    };
+    let names = changes.iter().filter(waits);
+    let names: Vec<NodeName> = names.filter_map(|c| c.name.parse().ok()).collect();
     Ok(ApiJson(ChangeReport {
         running: running(app, names.iter()).await?,
         applied: pass == Pass::Keep,
@@ -527,11 +545,13 @@ fn describe(
     profiles: &Profiles,
     row: NodeRow,
     boot: Option<&(BootRow, Option<StepRow>)>,
+    report: Option<NodeReport>,
 ) -> Result<Node, ApiError> {
     let own = nodes::read_settings(&row.settings)?;
     let network = nodes::network_profile(&app.config.network, own.network.as_deref());
     let effective = profiles.of_node(&row, network.as_ref())?;
-    let status = nodes::status(&row, boot);
+    let status = nodes::status(&row, boot, report);
+    let fill = control::fill(&effective.settings, &app.boot.clock.now());
     let inventory = row
         .inventory
         .as_deref()
@@ -552,6 +572,8 @@ fn describe(
         approved: row.approved.map(|time| time.to_string()),
         seen: row.seen.map(|time| time.to_string()),
         boot: status.boot,
+        report: status.report,
+        fill_paused: fill.order.paused,
     })
 }
 

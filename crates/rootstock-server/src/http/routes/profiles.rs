@@ -47,6 +47,7 @@ pub(crate) async fn create(
         image: request.settings.image,
     };
     app.catalog.add_profile(&new, Timestamp::now()).await?;
+    app.nodes.note_change();
     let shown = show(State(app), ApiPath(request.name)).await?;
     Ok((StatusCode::CREATED, shown))
 }
@@ -94,7 +95,9 @@ pub(crate) async fn set(
         }
     });
     let (before, after) = changed.await?;
-    app.nodes.note_change();
+    if pass == Pass::Keep {
+        app.nodes.note_change();
+    }
     let mut fields = Vec::new();
     let parent = |row: &ProfileRow| row.parent.as_ref().map(ProfileName::to_string);
     push_change(&mut fields, "parent", parent(&before), parent(&after));
@@ -123,6 +126,7 @@ pub(crate) async fn delete(
     ApiPath(profile): ApiPath<ProfileName>,
 ) -> Result<StatusCode, ApiError> {
     app.catalog.delete_profile(&profile).await?;
+    app.nodes.note_change();
     Ok(StatusCode::NO_CONTENT)
 }
 

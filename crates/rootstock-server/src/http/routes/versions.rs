@@ -117,6 +117,7 @@ pub(crate) async fn delete(
     app.catalog
         .delete_version(&row.image, row.number, &caller.actor, Timestamp::now())
         .await?;
+    app.nodes.note_version_change();
     drop(closed);
     tracing::info!(image = %row.image, version = row.number.0, "version deleted");
     Ok(StatusCode::NO_CONTENT)

@@ -4,6 +4,7 @@ use clap::Args;
 use rootstock_api::{Node, NodeList, NodeState, boot::Inventory};
 use rootstock_core::{HostList, MacAddress, NodeName};
 
+use super::report;
 use crate::{
     command::settings,
     output::{self, Column},
@@ -130,6 +131,7 @@ fn fields(node: &Node) -> String {
     if let Some(running) = node.boot.as_ref().and_then(|boot| boot.running.as_ref()) {
         fields.push(("running", running.to_string()));
     }
+    fields.extend(report::fields(node));
     if let Some(inventory) = &node.inventory {
         fields.extend(machine(inventory));
     }

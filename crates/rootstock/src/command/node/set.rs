@@ -18,11 +18,14 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 What changes is shown, and asked for on a terminal. Nodes that run change when they
-boot anew. 'rootstock node unset NODES SETTING…' takes a setting away.
+boot anew, but hear at once of fill and of exams. 'rootstock node unset NODES SETTING…'
+takes a setting away.
 
 Examples:
   rootstock node set n[001-300] --image lab@production --mode frozen
-  rootstock node set pc-17 --profile lab --address 10.0.0.17")]
+  rootstock node set pc-17 --profile lab --address 10.0.0.17
+  rootstock node set n[001-300] --fill-mbit-max 200 --fill-hours 22:00-06:00
+  rootstock node set room-a-[01-20] --exam yes")]
 pub(crate) struct SetArgs {
     /// The nodes: NAME, n[001-300] or a,b[1,3-5]
     nodes: HostList,

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use rootstock_api::{NodeEvent, NodeStatus};
 use rootstock_core::{HostList, NodeName};
 
-use super::log::step;
+use super::{log::step, report};
 use crate::{output, screen::Screen, session::Session};
 
 mod view;
@@ -42,14 +42,17 @@ pub(crate) fn run(args: &WatchArgs, session: &Session) -> anyhow::Result<()> {
         return live(args, session);
     }
     let mut result = Ok(());
+    let mut disks = BTreeMap::new();
     session.client()?.node_watch(|event| {
         if !wanted(args, &event) {
             return ControlFlow::Continue(());
         }
         result = if session.json() {
             output::json_line(&event)
-        } else {
+        } else if is_news(&mut disks, &event) {
             output::line(&said(&event))
+        } else {
+            Ok(())
         };
         flow(result.is_ok())
     })?;
@@ -103,7 +106,7 @@ fn draw(events: &Receiver<NodeEvent>) -> anyhow::Result<()> {
 fn wanted(args: &WatchArgs, event: &NodeEvent) -> bool {
     let name = match event {
         NodeEvent::Node(status) => &status.node,
-        NodeEvent::Deleted { node } => node,
+        NodeEvent::Report { node, .. } | NodeEvent::Deleted { node } => node,
         NodeEvent::Alive | NodeEvent::Unknown => return false,
     };
     args.nodes
@@ -111,10 +114,29 @@ fn wanted(args: &WatchArgs, event: &NodeEvent) -> bool {
         .is_none_or(|list| list.names().contains(name))
 }
 
+/// Whether there is a line to say of an event: reports come all the time.
+fn is_news(disks: &mut BTreeMap<NodeName, String>, event: &NodeEvent) -> bool {
+    let NodeEvent::Report { node, report } = event else {
+        return true;
+    };
+    match report::news(report) {
+        Some(news) => disks.insert(node.clone(), news.clone()) != Some(news),
+        None => {
+            disks.remove(node);
+            false
+        }
+    }
+}
+
 fn take(nodes: &mut BTreeMap<NodeName, NodeStatus>, event: NodeEvent) {
     match event {
         NodeEvent::Node(status) => {
             nodes.insert(status.node.clone(), status);
+        }
+        NodeEvent::Report { node, report } => {
+            if let Some(status) = nodes.get_mut(&node) {
+                status.report = Some(report);
+            }
         }
         NodeEvent::Deleted { node } => {
             nodes.remove(&node);
@@ -126,6 +148,9 @@ fn take(nodes: &mut BTreeMap<NodeName, NodeStatus>, event: NodeEvent) {
 fn said(event: &NodeEvent) -> String {
     let status = match event {
         NodeEvent::Node(status) => status,
+        NodeEvent::Report { node, report } => {
+            return format!("{node}: {}", report::news(report).unwrap_or_default());
+        }
         NodeEvent::Deleted { node } => return format!("{node} deleted"),
         NodeEvent::Alive | NodeEvent::Unknown => return String::new(),
     };
@@ -168,5 +193,36 @@ mod tests {
         assert_eq!(said(&deleted), "n2 deleted");
         take(&mut nodes, deleted);
         assert_eq!(nodes.len(), 1);
+    }
+
+    #[test]
+    fn a_report_is_a_line_only_when_it_is_news() {
+        let report = |disk: &str| -> NodeEvent {
+            let json = format!(
+                r#"{{"event":"report","node":"n1","report":{{"disk_cache":{{"device":"/dev/sda3",{disk}}}}}}}"#
+            );
+            serde_json::from_str(&json).expect("is an event")
+        };
+        let mut disks = BTreeMap::new();
+        for (disk, line) in [
+            (r#""version_bytes":100,"version_local_bytes":73"#, None),
+            (
+                r#""version_bytes":100,"version_local_bytes":100"#,
+                Some("n1: all of its version is on its disk"),
+            ),
+            (r#""version_bytes":100,"version_local_bytes":100"#, None),
+            (r#""off":"gone""#, Some("n1: its disk is out of use: gone")),
+        ] {
+            let event = report(disk);
+            let is_news = is_news(&mut disks, &event);
+            assert_eq!(is_news.then(|| said(&event)).as_deref(), line, "{disk}");
+        }
+        let mut nodes = BTreeMap::new();
+        take(&mut nodes, report(r#""off":"gone""#));
+        assert!(nodes.is_empty());
+        let up = r#"{"event":"node","node":"n1","state":"up"}"#;
+        take(&mut nodes, serde_json::from_str(up).expect("is an event"));
+        take(&mut nodes, report(r#""off":"gone""#));
+        assert!(nodes.values().all(|status| status.report.is_some()));
     }
 }

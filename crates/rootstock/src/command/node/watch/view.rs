@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rootstock_api::{BootSummary, NodeState, NodeStatus};
 use rootstock_core::NodeName;
 
-use super::step;
+use super::{report, step};
 use crate::{
     output::{self, Column},
     screen::Size,
@@ -94,6 +94,7 @@ fn table(nodes: &[&NodeStatus], now: Timestamp) -> String {
         Column::Number("SECONDS"),
         Column::Number("BYTES"),
         Column::Text("RUNS"),
+        Column::Text("DISK"),
         Column::Text(""),
     ];
     let row = |status: &&NodeStatus| {
@@ -108,6 +109,7 @@ fn table(nodes: &[&NodeStatus], now: Timestamp) -> String {
                 bytes => output::bytes(bytes),
             },
             output::or_dash(boot.and_then(|boot| boot.running.as_ref())),
+            output::or_dash(status.report.as_ref().and_then(report::disk)),
             boot.map_or_else(String::new, |boot| boot.detail.clone()),
         ]
     };
@@ -177,7 +179,8 @@ mod tests {
         "bytes":41000000,"running":"lab:3","detail":"ext4"}}"#;
     const UP: &str = r#"{"node":"n2","state":"up","boot":{"boot":"c",
         "started":"2026-03-01T09:00:00Z","step":"up","at":"2026-03-01T09:00:14Z",
-        "bytes":43000000,"running":"lab:3"}}"#;
+        "bytes":43000000,"running":"lab:3"},"report":{"disk_cache":{"device":"/dev/sda3",
+        "version_bytes":1000,"version_local_bytes":737}}}"#;
     const HELD: &str = r#"{"node":"n3","state":"held"}"#;
     const FAILED: &str = r#"{"node":"n4","state":"failed","boot":{"boot":"d",
         "started":"2026-03-01T10:00:00Z","step":"failed","at":"2026-03-01T10:00:09Z",
@@ -187,9 +190,9 @@ mod tests {
     fn the_seconds_of_a_boot_go_on_and_those_of_others_do_not() {
         insta::assert_snapshot!(shown(&[BOOTING, UP], 24, 80), @r"
         2 nodes: 1 booting, 1 up
-        NODE  STATE    STEP          SECONDS    BYTES  RUNS
-        n1    booting  root mounted       12  41.0 MB  lab:3  ext4
-        n2    up       up                 14  43.0 MB  lab:3
+        NODE  STATE    STEP          SECONDS    BYTES  RUNS   DISK
+        n1    booting  root mounted       12  41.0 MB  lab:3  -     ext4
+        n2    up       up                 14  43.0 MB  lab:3  73 %
         ");
     }
 
@@ -197,10 +200,10 @@ mod tests {
     fn what_needs_an_administrator_is_said_in_full() {
         insta::assert_snapshot!(shown(&[UP, HELD, FAILED], 24, 40), @r"
         3 nodes: 1 failed, 1 held, 1 up
-        NODE  STATE   STEP    SECONDS    BYTES  RUNS
-        n2    up      up           14  43.0 MB  lab:3
-        n3    held    -             -           -
-        n4    failed  failed        9           -      nothing for 60 s after script-served: the kernel was not fetched
+        NODE  STATE   STEP    SECONDS    BYTES  RUNS   DISK
+        n2    up      up           14  43.0 MB  lab:3  73 %
+        n3    held    -             -           -      -
+        n4    failed  failed        9           -      -     nothing for 60 s after script-served: the kernel was not fetched
         n3 waits for approval: rootstock node
         approve n3
         n4 failed: nothing for 60 s after
@@ -213,15 +216,15 @@ mod tests {
     fn a_small_terminal_shows_what_matters_first() {
         insta::assert_snapshot!(shown(&[UP, BOOTING, HELD, FAILED], 6, 80), @r"
         4 nodes: 1 failed, 1 held, 1 booting, 1 up
-        NODE  STATE   STEP    SECONDS  BYTES  RUNS
-        n4    failed  failed        9         -     nothing for 60 s after script-served: the kernel was not fetched
+        NODE  STATE   STEP    SECONDS  BYTES  RUNS  DISK
+        n4    failed  failed        9         -     -     nothing for 60 s after script-served: the kernel was not fetched
         and 3 more nodes
         n3 waits for approval: rootstock node approve n3
         n4 failed: nothing for 60 s after script-served: the kernel was not fetched
         ");
         insta::assert_snapshot!(shown(&[], 6, 80), @r"
         0 nodes
-        NODE  STATE  STEP  SECONDS  BYTES  RUNS
+        NODE  STATE  STEP  SECONDS  BYTES  RUNS  DISK
         ");
     }
 }

@@ -1,0 +1,268 @@
+//! How a node that runs does, by its last report, for people.
+
+use rootstock_api::{
+    Node,
+    boot::{DiskCacheReport, NodeReport},
+};
+
+use crate::output;
+
+/// What a node that runs said of itself: what it read and from where, how long it
+/// waited for that, and how its own disk does.
+pub(super) fn fields(node: &Node) -> Vec<(&'static str, String)> {
+    let Some(report) = &node.report else {
+        return Vec::new();
+    };
+    let mut fields = vec![
+        ("read", output::bytes(report.read_bytes)),
+        ("from disk", output::bytes(report.local_bytes)),
+        (
+            "from server",
+            format!("{} as sent", output::bytes(report.fetched_bytes)),
+        ),
+        (
+            "stalls",
+            format!(
+                "{} together, {} at worst",
+                lasting(report.stall_ms),
+                lasting(report.stall_worst_ms)
+            ),
+        ),
+        (
+            "overlay",
+            format!(
+                "{} of {}",
+                output::bytes(report.overlay_used_bytes),
+                output::bytes(report.overlay_bytes_max)
+            ),
+        ),
+    ];
+    match &report.disk_cache {
+        None => fields.push(("disk", "none".to_owned())),
+        Some(disk) => fields.extend(disk_fields(disk, node.fill_paused.as_deref())),
+    }
+    fields
+}
+
+fn disk_fields(disk: &DiskCacheReport, paused: Option<&str>) -> Vec<(&'static str, String)> {
+    if let Some(reason) = &disk.off {
+        let text = format!("{}, out of use: {reason}", disk.device);
+        return vec![("disk", text)];
+    }
+    let used = format!(
+        "{}, {} of {} used",
+        disk.device,
+        output::bytes(disk.used_bytes),
+        output::bytes(disk.bytes_max)
+    );
+    let mut fields = vec![("disk", used)];
+    let Some(percent) = percent(disk) else {
+        fields.push(("version", "not looked at yet".to_owned()));
+        return fields;
+    };
+    if percent == 100 {
+        let text = format!("complete, {}", output::bytes(disk.version_bytes));
+        fields.push(("version", text));
+        return fields;
+    }
+    let text = format!(
+        "{percent} % on disk, {} of {}",
+        output::bytes(disk.version_local_bytes),
+        output::bytes(disk.version_bytes)
+    );
+    fields.push(("version", text));
+    fields.push(("filling", filling(disk, paused)));
+    fields
+}
+
+fn filling(disk: &DiskCacheReport, paused: Option<&str>) -> String {
+    if let Some(reason) = paused {
+        return format!("paused: {reason}");
+    }
+    let rate = format!("{}/s", output::bytes(disk.fill_bytes_per_second));
+    match disk.seconds_to_complete {
+        Some(seconds) => {
+            let left = lasting(seconds.saturating_mul(1000));
+            format!("{rate}, complete in {left}")
+        }
+        None => rate,
+    }
+}
+
+/// A node's disk in a word or two: `73 %`, `complete`, `off`, `no disk`. Nothing
+/// while that is not known.
+pub(super) fn disk(report: &NodeReport) -> Option<String> {
+    let Some(disk) = &report.disk_cache else {
+        return Some("no disk".to_owned());
+    };
+    if disk.off.is_some() {
+        return Some("off".to_owned());
+    }
+    percent(disk).map(|percent| match percent {
+        100 => "complete".to_owned(),
+        percent => format!("{percent} %"),
+    })
+}
+
+/// What is news of a disk where each line stays: not every percent.
+pub(super) fn news(report: &NodeReport) -> Option<String> {
+    let disk = report.disk_cache.as_ref()?;
+    match &disk.off {
+        Some(reason) => Some(format!("its disk is out of use: {reason}")),
+        None => (percent(disk)? == 100).then(|| "all of its version is on its disk".to_owned()),
+    }
+}
+
+/// How much of the version is on the disk; 100 only when all of it is.
+fn percent(disk: &DiskCacheReport) -> Option<u64> {
+    let local = disk.version_local_bytes.min(disk.version_bytes);
+    local.saturating_mul(100).checked_div(disk.version_bytes)
+}
+
+/// A time for people: `340 ms`, `1.2 s`, `4 min 10 s`, `2 h 5 min`.
+fn lasting(ms: u64) -> String {
+    let seconds = ms / 1000;
+    let (minutes, hours) = (seconds / 60, seconds / 3600);
+    if ms < 1000 {
+        format!("{ms} ms")
+    } else if minutes == 0 {
+        format!("{seconds}.{} s", ms % 1000 / 100)
+    } else if hours == 0 {
+        format!("{minutes} min {} s", seconds % 60)
+    } else {
+        format!("{hours} h {} min", minutes % 60)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+    use rootstock_api::{NodeState, Settings};
+
+    use super::*;
+
+    fn node(report: Option<NodeReport>) -> Node {
+        Node {
+            name: "n1".parse().expect("a name"),
+            state: NodeState::Up,
+            profile: None,
+            macs: Vec::new(),
+            uuid: None,
+            address: None,
+            settings: Settings::default(),
+            effective: Settings::default(),
+            origins: std::collections::BTreeMap::new(),
+            inventory: None,
+            created: String::new(),
+            approved: None,
+            seen: None,
+            boot: None,
+            report,
+            fill_paused: None,
+        }
+    }
+
+    fn report(disk_cache: Option<DiskCacheReport>) -> NodeReport {
+        NodeReport {
+            read_bytes: 1_200_000_000,
+            fetched_bytes: 300_000_000,
+            local_bytes: 900_000_000,
+            stall_ms: 1240,
+            stall_worst_ms: 340,
+            overlay_used_bytes: 12_000_000,
+            overlay_bytes_max: 1 << 30,
+            disk_cache,
+            ..NodeReport::default()
+        }
+    }
+
+    fn filled(version_local_bytes: u64) -> DiskCacheReport {
+        DiskCacheReport {
+            device: "/dev/sda3".to_owned(),
+            off: None,
+            bytes_max: 100_000_000_000,
+            used_bytes: 12_300_000_000,
+            version_bytes: 11_100_000_000,
+            version_local_bytes,
+            fill_bytes_per_second: 11_200_000,
+            seconds_to_complete: Some(268),
+        }
+    }
+
+    fn shown(node: &Node) -> String {
+        output::fields(&fields(node))
+    }
+
+    #[test]
+    fn a_node_that_fills_its_disk() {
+        let mut node = node(Some(report(Some(filled(8_110_000_000)))));
+        assert_snapshot!(shown(&node), @r"
+        read         1.20 GB
+        from disk    900 MB
+        from server  300 MB as sent
+        stalls       1.2 s together, 340 ms at worst
+        overlay      12.0 MB of 1.07 GB
+        disk         /dev/sda3, 12.3 GB of 100 GB used
+        version      73 % on disk, 8.11 GB of 11.1 GB
+        filling      11.2 MB/s, complete in 4 min 28 s
+        ");
+        node.fill_paused = Some("outside 22:00-06:00".to_owned());
+        assert!(shown(&node).ends_with("filling      paused: outside 22:00-06:00"));
+        node.report = None;
+        assert_eq!(shown(&node), "");
+    }
+
+    #[test]
+    fn a_disk_in_full_and_in_a_word() {
+        let off = DiskCacheReport {
+            off: Some("read error at slot 17".to_owned()),
+            ..filled(0)
+        };
+        let unknown = DiskCacheReport {
+            version_bytes: 0,
+            ..filled(0)
+        };
+        for (disk_cache, word, last, told) in [
+            (None, Some("no disk"), "disk         none", None),
+            (
+                Some(off),
+                Some("off"),
+                "disk         /dev/sda3, out of use: read error at slot 17",
+                Some("its disk is out of use: read error at slot 17"),
+            ),
+            (Some(unknown), None, "version      not looked at yet", None),
+            (
+                Some(filled(11_100_000_000)),
+                Some("complete"),
+                "version      complete, 11.1 GB",
+                Some("all of its version is on its disk"),
+            ),
+            (
+                Some(filled(11_099_999_999)),
+                Some("99 %"),
+                "filling      11.2 MB/s, complete in 4 min 28 s",
+                None,
+            ),
+        ] {
+            let report = report(disk_cache);
+            assert_eq!(disk(&report).as_deref(), word);
+            assert_eq!(news(&report).as_deref(), told);
+            let shown = shown(&node(Some(report)));
+            assert_eq!(shown.lines().next_back(), Some(last));
+        }
+    }
+
+    #[test]
+    fn times() {
+        for (ms, text) in [
+            (0, "0 ms"),
+            (999, "999 ms"),
+            (1000, "1.0 s"),
+            (59_999, "59.9 s"),
+            (60_000, "1 min 0 s"),
+            (7_500_000, "2 h 5 min"),
+        ] {
+            assert_eq!(lasting(ms), text);
+        }
+    }
+}
