@@ -15,11 +15,11 @@ use ed25519_dalek::Signer as _;
 use futures_util::stream;
 use jiff::{SignedDuration, Timestamp};
 use rootstock_api::{
-    BINARY_MEDIA_TYPE, NodeEvent, ProblemCode, Record, SEAL_HEADER,
+    BINARY_MEDIA_TYPE, ProblemCode, Record, SEAL_HEADER,
     boot::{
         BootStep, CHUNKS, CONTROL, FETCH_IDS_MAX, INVENTORY_BYTES_MAX, MANIFEST, NodeControl,
-        NodeReport, ORDER, ORDER_SIGNATURE_HEADER, REPORT, ReportAnswer, SESSION, STEPS, STEPS_MAX,
-        SessionCreate, SessionState, Steps,
+        ORDER, ORDER_SIGNATURE_HEADER, REPORT, SESSION, STEPS, STEPS_MAX, SessionCreate,
+        SessionState, Steps,
     },
     record::{RECORD_HEADER_BYTES, decode_ids},
 };
@@ -33,7 +33,7 @@ use super::{
     listen::{Arrival, Transport},
     orders,
     plugins::PluginEvent,
-    sessions::{REPORT_SECONDS, Reported, Session},
+    sessions::Session,
     staged::TOKEN_LIFE,
     told,
     transcript::Told,
@@ -42,6 +42,8 @@ use crate::{
     app::{App, hex, random_id},
     http::{ApiError, ApiQuery, chain},
 };
+
+mod reports;
 
 /// The largest request, in bytes: steps and inventories.
 const REQUEST_BYTES_MAX: usize = 256 << 10;
@@ -66,7 +68,7 @@ pub(crate) fn router() -> Router<Arc<App>> {
         .route(MANIFEST, get(manifest))
         .route(CHUNKS, post(chunks))
         .route(STEPS, post(steps))
-        .route(REPORT, post(report))
+        .route(REPORT, post(reports::report))
         .route(CONTROL, get(control))
 }
 
@@ -444,64 +446,6 @@ async fn steps(
         }
     }
     Ok(StatusCode::NO_CONTENT)
-}
-
-async fn report(
-    State(app): State<Arc<App>>,
-    machine: Machine,
-    request: Request,
-) -> Result<Json<ReportAnswer>, ApiError> {
-    let report = presentable(json(request).await?);
-    let session = &machine.session;
-    app.nodes.tell_watchers(|| NodeEvent::Report {
-        node: session.node.clone(),
-        report: report.clone(),
-    });
-    let Reported { came_up, cache_off } = session.reported(report);
-    if let Some(detail) = cache_off {
-        note_once(&app, session, detail).await;
-    }
-    if let Err(error) = app
-        .catalog
-        .touch_node(&session.node, Timestamp::now())
-        .await
-    {
-        tracing::warn!(node = %session.node, error = chain(&error), "node not touched");
-    }
-    let last = app.boot.transcripts.last(session.mac);
-    if came_up && last != Some(BootStep::Up) {
-        let told = Told::new(BootStep::Up, "");
-        app.boot.transcripts.step(session.mac, told);
-        up(&app, session).await;
-    }
-    Ok(Json(ReportAnswer {
-        report_seconds: REPORT_SECONDS,
-    }))
-}
-
-/// What a machine says of its disk is shown on terminals.
-fn presentable(mut report: NodeReport) -> NodeReport {
-    if let Some(disk) = &mut report.disk_cache {
-        disk.device = plain(&disk.device);
-        disk.off = disk.off.as_deref().map(plain);
-    }
-    report
-}
-
-/// Notes something of a boot that an earlier daemon may have noted already.
-async fn note_once(app: &App, session: &Session, detail: String) {
-    let boot = &session.boot;
-    let is_there = match app.catalog.boot_transcript(boot).await {
-        Ok((_, steps)) => steps.iter().any(|step| step.detail == detail),
-        Err(error) => {
-            tracing::warn!(boot, error = chain(&error), "transcript not read");
-            false
-        }
-    };
-    if !is_there {
-        tracing::warn!(node = %session.node, boot, detail, "noted of a node");
-        app.boot.transcripts.note(boot, detail);
-    }
 }
 
 /// What a machine has already.
