@@ -396,6 +396,14 @@ mod tests {
     }
 
     #[test]
+    fn what_concerns_the_background_holds_at_once() {
+        let all = Setting::ALL.iter().copied();
+        let names: Vec<_> = all.filter(|setting| setting.holds_at_once()).collect();
+        let fill = [Setting::Fill, Setting::FillMbitMax, Setting::FillHours];
+        assert_eq!(names, [&fill[..], &[Setting::Exam]].concat());
+    }
+
+    #[test]
     fn mistakes_are_said() {
         let mut settings = Settings::default();
         for (setting, value, said) in [

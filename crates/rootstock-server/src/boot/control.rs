@@ -222,18 +222,6 @@ impl Controls {
         })
     }
 
-    /// When the catalog was read last.
-    #[cfg(test)]
-    pub(super) fn read_at(&self) -> Option<Instant> {
-        self.read().as_ref().map(|read| read.since)
-    }
-
-    /// The places that are free.
-    #[cfg(test)]
-    pub(super) fn places(&self) -> usize {
-        self.places.available_permits()
-    }
-
     /// What the catalog says since the last change.
     async fn site(&self, turns: &watch::Receiver<u64>) -> Arc<Site> {
         loop {
@@ -317,4 +305,4 @@ impl Site {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -5,7 +5,24 @@ use rootstock_api::Setting;
 
 use super::*;
 
-/// Settings, a time in Berlin, why nothing is fetched, and the seconds until that
+impl Controls {
+    /// When the catalog was read last.
+    pub(in crate::boot) fn read_at(&self) -> Option<Instant> {
+        self.read().as_ref().map(|read| read.since)
+    }
+
+    /// Requests that are held.
+    pub(in crate::boot) fn held(&self) -> usize {
+        WAITING_MAX - self.places.available_permits()
+    }
+}
+
+/// Central Europe, whether or not this machine knows the world's time zones.
+pub(in crate::boot) fn central_europe() -> TimeZone {
+    TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("is a time zone")
+}
+
+/// Settings, a time in Central Europe, why nothing is fetched, and the seconds until that
 /// may change.
 type Case = (
     &'static [(Setting, &'static str)],
@@ -17,9 +34,8 @@ type Case = (
 const NIGHT: (Setting, &str) = (Setting::FillHours, "22:00-06:00");
 
 fn at(time: &str) -> Zoned {
-    let zone = TimeZone::get("Europe/Berlin").expect("is known");
     let time: civil::DateTime = time.parse().expect("a time");
-    time.to_zoned(zone).expect("is a time there")
+    time.to_zoned(central_europe()).expect("is a time there")
 }
 
 fn settings(set: &[(Setting, &str)]) -> Settings {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::{Zoned, civil, tz::TimeZone};
+use jiff::{Zoned, civil};
 use rootstock_api::{
     NodeEvent, Setting,
     boot::{CONTROL, DiskCacheReport, NodeControl, NodeReport},
@@ -11,7 +11,7 @@ use rootstock_catalog::{NewProfile, Pass};
 use rootstock_core::{ImageName, TagName, VersionNumber, VersionSelector};
 
 use super::*;
-use crate::boot::clock::SiteClock;
+use crate::boot::{clock::SiteClock, control::tests::central_europe};
 
 /// A hold that ends before a test is slow.
 const SHORT: Duration = Duration::from_millis(50);
@@ -86,9 +86,9 @@ async fn waiting(
     after: u64,
 ) -> tokio::task::JoinHandle<NodeControl> {
     let (asker, session) = (Arc::clone(site), session.to_owned());
-    let places = site.app.boot.controls.places();
+    let held = site.app.boot.controls.held();
     let waits = tokio::spawn(async move { told(&asker, &session, after).await });
-    while site.app.boot.controls.places() == places {
+    while site.app.boot.controls.held() == held {
         tokio::task::yield_now().await;
     }
     waits
@@ -203,11 +203,10 @@ async fn an_image_that_is_gone_is_no_version_to_come() {
     assert_eq!(told(&site, &session, 0).await.next, None);
 }
 
-/// A clock in Berlin.
+/// A clock in Central Europe.
 fn clock(time: &str) -> SiteClock {
     let time: civil::DateTime = time.parse().expect("a time");
-    let zone = TimeZone::get("Europe/Berlin").expect("is known");
-    let time: Zoned = time.to_zoned(zone).expect("is a time there");
+    let time: Zoned = time.to_zoned(central_europe()).expect("is a time there");
     SiteClock::at(&time)
 }
 
@@ -254,13 +253,12 @@ async fn an_order_has_what_holds_then() {
 async fn only_the_newest_question_of_a_machine_waits() {
     let (site, session) = running(held(LONG)).await;
     let first = told(&site, &session, 0).await;
-    let free = site.app.boot.controls.places();
     let number = first.number;
     let given_up = waiting(&site, &session, number).await;
     let (asker, secret) = (Arc::clone(&site), session.clone());
     let newer = tokio::spawn(async move { told(&asker, &secret, number).await });
     assert_eq!(given_up.await.expect("is answered"), first);
-    while site.app.boot.controls.places() == free {
+    while site.app.boot.controls.held() == 0 {
         tokio::task::yield_now().await;
     }
     // And the daemon's stop ends that one too.
