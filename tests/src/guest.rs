@@ -146,11 +146,16 @@ fn arguments(options: &GuestOptions) -> Vec<String> {
     .to_vec();
     words.extend(["-m".to_owned(), format!("{}M", options.memory_mib)]);
     for (number, disk) in options.disks.iter().enumerate() {
+        let mut device = format!("virtio-blk-pci,drive=disk{number}");
+        if options.kernel.is_none() {
+            // A kernel that QEMU loads has the first place for itself.
+            device.push_str(&format!(",bootindex={number}"));
+        }
         words.extend([
             "-blockdev".to_owned(),
             format!("{disk},node-name=disk{number},discard=unmap"),
             "-device".to_owned(),
-            format!("virtio-blk-pci,drive=disk{number},bootindex={number}"),
+            device,
         ]);
     }
     if let Some(kernel) = &options.kernel {

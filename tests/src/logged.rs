@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-const MAGIC: u64 = 0x6a73_6677_7368_7221;
+const MAGIC: u64 = 0x006a_7366_7773_6872;
 const SECTOR: usize = 512;
 const FLAG_FLUSH: u64 = 1;
 const FLAG_DISCARD: u64 = 4;

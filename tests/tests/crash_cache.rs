@@ -82,7 +82,12 @@ fn the_plug_is_pulled_again_and_again() {
         guest
             .console
             .expect("verified", LIMIT)
-            .unwrap_or_else(|error| panic!("after power cut {cut}: {error:#}"));
+            .unwrap_or_else(|error| {
+                panic!(
+                    "after power cut {cut}: {error:#}\n{}",
+                    guest.process().log_end()
+                )
+            });
         guest.console.expect("kept", LIMIT).expect("it writes");
         thread::sleep(Duration::from_millis(logged::next(&mut random) % 1500));
         let text = guest.console.text();
