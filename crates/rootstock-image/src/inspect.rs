@@ -28,6 +28,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use ext::{FileExtent, ext_files};
 pub use facts::KERNELS_MAX;
 
 use free::FreeSet;

@@ -11,5 +11,6 @@ pub mod inspect;
 pub mod manifest;
 pub mod read_at;
 pub mod seal;
+pub mod trace;
 
 pub use read_at::ReadAt;

@@ -10,8 +10,11 @@ use rootstock_core::{ByteRange, Extents};
 use super::{Found, Refusal, checksum::crc32c, free::FreeSet, kept};
 use crate::read_at::{ReadAt, Window};
 
+mod files;
 mod groups;
 mod superblock;
+
+pub(crate) use files::{FileExtent, ext_files};
 
 use groups::{Descriptor, Descriptors};
 use superblock::Superblock;

@@ -237,6 +237,15 @@ impl Superblock {
         (self.inodes_per_group * self.inode_bytes).div_ceil(self.block_bytes)
     }
 
+    /// The group that an inode is of, and where it is in that group's table, in
+    /// bytes.
+    pub(super) fn inode_place(&self, inode: u32) -> Option<(u64, u64)> {
+        let index = u64::from(inode).checked_sub(1)?;
+        let group = index / self.inodes_per_group;
+        let within = index % self.inodes_per_group;
+        (group < self.groups).then_some((group, within * self.inode_bytes))
+    }
+
     pub(super) fn descriptors_per_block(&self) -> u64 {
         self.block_bytes / self.descriptor_bytes
     }
