@@ -22,6 +22,13 @@ pub const ORDER: &str = "/node/v1/order";
 pub const MANIFEST: &str = "/node/v1/manifest";
 /// Chunks by id: ids in, records out, at most [`FETCH_IDS_MAX`] at once.
 pub const CHUNKS: &str = "/node/v1/chunks";
+/// What boots of this version read first, on machines like this one: 204 when
+/// nobody knows. A machine sends its own boot's there too, once, with
+/// [`COVERAGE_HEADER`]. docs/formats/trace.md has the bytes.
+pub const TRACE: &str = "/node/v1/trace";
+/// Chunks by id as one stream: ids in, records in their order out, at most
+/// [`PACK_IDS_MAX`] at once.
+pub const BOOT_PACK: &str = "/node/v1/boot-pack";
 /// Steps of the boot, as they happen: [`Steps`].
 pub const STEPS: &str = "/node/v1/steps";
 /// How the machine does, now and then: [`NodeReport`].
@@ -33,6 +40,14 @@ pub const CONTROL: &str = "/node/v1/control";
 /// The header that carries the site's signature (ed25519, hex) on the bytes of
 /// an order.
 pub const ORDER_SIGNATURE_HEADER: &str = "rootstock-signature";
+
+/// The header that says, in thousandths, how much of what a boot read lay in the
+/// chunks of the trace that it was given; absent when it was given none.
+pub const COVERAGE_HEADER: &str = "rootstock-coverage";
+
+/// The most ids of one boot pack: 2 GiB of raw chunks. A desktop's boot takes some
+/// hundreds.
+pub const PACK_IDS_MAX: usize = 8192;
 
 /// The most ids in one fetch.
 pub const FETCH_IDS_MAX: usize = 64;

@@ -120,6 +120,27 @@ pub struct VersionDetail {
     /// Volumes made from it.
     #[serde(default)]
     pub volumes: Vec<String>,
+    /// What its boots read, once that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_set: Option<BootSet>,
+}
+
+/// What the boots of a version read: what a machine is sent first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct BootSet {
+    /// Different chunks.
+    pub chunk_count: u64,
+    /// Their raw bytes.
+    pub raw_bytes: u64,
+    /// Bytes of their frames: what goes over the network.
+    pub frame_bytes: u64,
+    /// How many boots it was learnt from.
+    pub boots: u64,
+    /// The version it was carried over from, while it has no boots of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub source: Option<VersionSpec>,
 }
 
 /// What a version weighs in the store.

@@ -23,9 +23,9 @@ pub use admin::{
     VerifyEvent, VerifyReport,
 };
 pub use image::{
-    DiffReport, FsFacts, HistoryEntry, HistoryEvent, HistoryList, ImageBootFacts, ImageDetail,
-    ImageFacts, ImageList, ImageSummary, PartitionFacts, Tag, TagSet, TagTarget, VersionDetail,
-    VersionSize, VersionSummary,
+    BootSet, DiffReport, FsFacts, HistoryEntry, HistoryEvent, HistoryList, ImageBootFacts,
+    ImageDetail, ImageFacts, ImageList, ImageSummary, PartitionFacts, Tag, TagSet, TagTarget,
+    VersionDetail, VersionSize, VersionSummary,
 };
 pub use import::{
     Import, ImportCommit, ImportCommitted, ImportCreate, ImportList, ImportReceipt, Outcome,

@@ -3,7 +3,7 @@
 //! The one crate that knows SQL. It keeps rows and their rules: version numbers
 //! are never used twice, a version that a tag or a volume needs is not deleted,
 //! a commit is one transaction. It knows nothing of chunks: a manifest is an id
-//! to it, facts are text, a pack is a name. Statements keep to what SQLite and
+//! to it, facts are text, a trace is bytes, a pack is a name. Statements keep to what SQLite and
 //! PostgreSQL share. Time comes from the caller.
 
 mod boots;
@@ -16,6 +16,7 @@ mod profiles;
 mod schema;
 mod strategies;
 mod tokens;
+mod traces;
 mod versions;
 mod volumes;
 
@@ -34,5 +35,8 @@ pub use profiles::{NewProfile, PROFILE_DEPTH_MAX, PROFILES_MAX, ProfileRow};
 pub use schema::{Catalog, SCHEMA_VERSION};
 pub use strategies::STRATEGIES_MAX;
 pub use tokens::{Role, TOKENS_MAX, TokenRow};
+pub use traces::{
+    TRACE_BOOTS_MAX, TRACE_CLASS_ALL, TRACE_CLASS_BYTES_MAX, TRACE_CLASSES_MAX, TraceRow,
+};
 pub use versions::{AddedVersion, NewVersion, VERSIONS_MAX, VersionRow};
 pub use volumes::{NewVolume, VOLUMES_MAX, VolumeRow, VolumeState};

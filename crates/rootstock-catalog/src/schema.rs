@@ -13,7 +13,7 @@ use sqlx::{
 use crate::error::{CatalogError, OpenError, failed};
 
 /// The newest schema that this release knows.
-pub const SCHEMA_VERSION: i64 = 3;
+pub const SCHEMA_VERSION: i64 = 4;
 
 /// How long a statement waits for another's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -106,6 +106,11 @@ fn migrator() -> Migrator {
             3,
             "lease indexes",
             include_str!("../migrations/sqlite/0003_lease_indexes.sql"),
+        ),
+        migration(
+            4,
+            "traces",
+            include_str!("../migrations/sqlite/0004_traces.sql"),
         ),
     ])
 }

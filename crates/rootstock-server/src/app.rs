@@ -18,6 +18,7 @@ use crate::{
     nbd::NbdHandle,
     nodes::Nodes,
     scrub::Scrub,
+    traces::Traces,
     volumes::Volumes,
 };
 use rootstock_api::ProblemCode;
@@ -44,6 +45,7 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     pub(crate) scrub: Scrub,
     pub(crate) boot: Boot,
+    pub(crate) traces: Traces,
     /// There once the daemon has started.
     pub(crate) first_stages: OnceLock<FirstStages>,
     pub(crate) body_places: Arc<Semaphore>,
@@ -65,6 +67,7 @@ impl App {
             volumes: Arc::new(volumes),
             scrub: Scrub::new(config.store.scrub_rate_bytes, &config.data),
             boot: Boot::new(&config),
+            traces: Traces::default(),
             config,
             catalog,
             store,

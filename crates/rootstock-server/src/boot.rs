@@ -28,6 +28,7 @@ use crate::{
 
 mod body;
 mod causes;
+mod chunks;
 pub(crate) mod clock;
 pub(crate) mod control;
 mod decide;
@@ -56,6 +57,7 @@ mod stage;
 mod staged;
 mod tftp;
 mod told;
+mod trace_api;
 mod transcript;
 mod udp;
 

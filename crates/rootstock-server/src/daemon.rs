@@ -26,6 +26,7 @@ use crate::{
     scrub,
     stop::Stop,
     tls::{self, TlsError},
+    traces,
     volumes::{self, Volumes},
 };
 
@@ -179,6 +180,7 @@ impl Daemon {
         let mut workers = JoinSet::new();
         workers.spawn(scrub::work(Arc::clone(&app), stopped.clone()));
         workers.spawn(boot::work(Arc::clone(&app), data.keys(), stopped.clone()));
+        workers.spawn(traces::work(Arc::clone(&app), stopped.clone()));
         workers.spawn(flush_volumes(Arc::clone(&app), stopped.clone()));
         workers.spawn(tend_imports(Arc::clone(&app), stopped.clone()));
         if app.config.store.gc_interval_minutes > 0 {

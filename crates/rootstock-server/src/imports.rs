@@ -404,6 +404,7 @@ pub(crate) async fn publish(
         AddedVersion::Unchanged(row) => (Outcome::Unchanged, row),
     };
     tracing::info!(image = %row.image, version = row.number.0, ?outcome, added_bytes, "version committed");
+    app.traces.carry_soon();
     if let Some(stages) = app.first_stages.get()
         && app.boot.is_on()
     {

@@ -24,6 +24,7 @@ mod scrub;
 mod sizes;
 mod stop;
 mod tls;
+mod traces;
 mod verify;
 mod volumes;
 

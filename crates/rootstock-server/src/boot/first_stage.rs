@@ -34,6 +34,7 @@ mod version;
 
 use agent::Agent;
 use cache::Cache;
+pub(crate) use version::VersionBytes;
 
 /// What all first stages may take on the disk, in bytes.
 const STAGES_BYTES_MAX: u64 = 4 << 30;

@@ -4,7 +4,6 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
-    body::Body,
     extract::{FromRequestParts, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse as _, Response},
@@ -12,30 +11,28 @@ use axum::{
 };
 use bytes::Bytes;
 use ed25519_dalek::Signer as _;
-use futures_util::stream;
 use jiff::{SignedDuration, Timestamp};
 use rootstock_api::{
-    BINARY_MEDIA_TYPE, ProblemCode, Record, SEAL_HEADER,
+    BINARY_MEDIA_TYPE, ProblemCode, SEAL_HEADER,
     boot::{
-        BootStep, CHUNKS, CONTROL, FETCH_IDS_MAX, INVENTORY_BYTES_MAX, MANIFEST, NodeControl,
-        ORDER, ORDER_SIGNATURE_HEADER, REPORT, SESSION, STEPS, STEPS_MAX, SessionCreate,
-        SessionState, Steps,
+        BOOT_PACK, BootStep, CHUNKS, CONTROL, INVENTORY_BYTES_MAX, MANIFEST, NodeControl, ORDER,
+        ORDER_SIGNATURE_HEADER, REPORT, SESSION, STEPS, STEPS_MAX, SessionCreate, SessionState,
+        Steps, TRACE,
     },
-    record::{RECORD_HEADER_BYTES, decode_ids},
 };
 use rootstock_catalog::{BootRow, Redeemed};
 use rootstock_core::{ChunkId, Digest, MacAddress};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    control,
+    chunks, control,
     decide::known_uuid,
     listen::{Arrival, Transport},
     orders,
     plugins::PluginEvent,
     sessions::Session,
     staged::TOKEN_LIFE,
-    told,
+    told, trace_api,
     transcript::Told,
 };
 use crate::{
@@ -45,7 +42,7 @@ use crate::{
 
 mod reports;
 
-/// The largest request, in bytes: steps and inventories.
+/// The largest request, in bytes: steps, inventories, traces and ids of a boot pack.
 const REQUEST_BYTES_MAX: usize = 256 << 10;
 
 /// How long a machine may take to send a request that is as small.
@@ -53,9 +50,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// When a held machine asks again.
 const HELD_RETRY_SECONDS: u32 = 5;
-
-/// Chunks that are read together and wait for the network.
-const CHUNKS_AT_ONCE: usize = 4;
 
 /// The longest detail of a step that is kept, in characters.
 const DETAIL_CHARS_MAX: usize = 1000;
@@ -66,17 +60,19 @@ pub(crate) fn router() -> Router<Arc<App>> {
         .route(SESSION, post(session))
         .route(ORDER, get(order))
         .route(MANIFEST, get(manifest))
-        .route(CHUNKS, post(chunks))
+        .route(CHUNKS, post(chunks::chunks))
+        .route(BOOT_PACK, post(chunks::boot_pack))
+        .route(TRACE, get(trace_api::give).post(trace_api::take))
         .route(STEPS, post(steps))
         .route(REPORT, post(reports::report))
         .route(CONTROL, get(control))
 }
 
 /// A machine with its session's secret.
-struct Machine {
-    session: Arc<Session>,
+pub(super) struct Machine {
+    pub(super) session: Arc<Session>,
     secret: String,
-    arrival: Arrival,
+    pub(super) arrival: Arrival,
 }
 
 impl FromRequestParts<Arc<App>> for Machine {
@@ -141,7 +137,7 @@ async fn json<T: DeserializeOwned>(request: Request) -> Result<T, ApiError> {
     })
 }
 
-async fn small(request: Request) -> Result<Bytes, ApiError> {
+pub(super) async fn small(request: Request) -> Result<Bytes, ApiError> {
     let bad = |detail: &str| ApiError::new(ProblemCode::BadRequest, detail);
     let read = axum::body::to_bytes(request.into_body(), REQUEST_BYTES_MAX);
     match tokio::time::timeout(REQUEST_TIMEOUT, read).await {
@@ -325,92 +321,6 @@ async fn manifest(State(app): State<Arc<App>>, machine: Machine) -> Result<Respo
     );
     headers.insert(SEAL_HEADER, seal);
     Ok(response)
-}
-
-/// Chunks of the version that the machine runs, and of no other. Frames go out as
-/// the packs have them; a machine that takes them slowly holds a few at a time.
-async fn chunks(
-    State(app): State<Arc<App>>,
-    machine: Machine,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let body = small(request).await?;
-    let ids = decode_ids(&body, FETCH_IDS_MAX)
-        .map_err(|error| ApiError::new(ProblemCode::BadRequest, error.to_string()))?;
-    let session = Arc::clone(&machine.session);
-    let peer = machine.arrival.peer.ip().to_canonical();
-    let (ids, len_bytes) = app
-        .blocking(move |app| {
-            let mut len_bytes = 0;
-            for id in &ids {
-                if !session.has(&app.store, *id)? {
-                    let version = session.version.spec();
-                    let note = format!("refused {peer}: it asked for chunks of another version");
-                    app.boot.transcripts.note(&session.boot, note);
-                    let detail = format!("chunk {id} is none of {version}, which this boot runs");
-                    return Err(ApiError::new(ProblemCode::Forbidden, detail));
-                }
-                let frame = app.store.frame_bytes(*id).ok_or_else(|| {
-                    ApiError::new(ProblemCode::ChunkNotFound, format!("chunk {id} is lost"))
-                })?;
-                len_bytes += RECORD_HEADER_BYTES as u64 + u64::from(frame);
-            }
-            Ok((ids, len_bytes))
-        })
-        .await?;
-    app.metrics.chunks_served(ids.len() as u64, len_bytes);
-    let mut response = Body::from_stream(records(app, &ids)).into_response();
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static(BINARY_MEDIA_TYPE),
-    );
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len_bytes));
-    Ok(response)
-}
-
-fn records(
-    app: Arc<App>,
-    ids: &[ChunkId],
-) -> impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + use<> {
-    let batches: Vec<Vec<ChunkId>> = ids.chunks(CHUNKS_AT_ONCE).map(<[_]>::to_vec).collect();
-    let mut batches = batches.into_iter();
-    let next = move || batches.next();
-    stream::unfold(
-        (app, next, Vec::<Bytes>::new().into_iter()),
-        |(app, mut next, mut ready)| async move {
-            loop {
-                if let Some(part) = ready.next() {
-                    return Some((Ok(part), (app, next, ready)));
-                }
-                let batch = next()?;
-                let read = app.blocking(move |app| {
-                    let mut parts = Vec::with_capacity(2 * batch.len());
-                    for id in batch {
-                        let frame = app.store.frame(id)?;
-                        let record = Record {
-                            chunk: id,
-                            raw_bytes: frame.raw_bytes,
-                            codec: frame.codec.to_byte(),
-                            frame: &frame.bytes,
-                        };
-                        parts.push(Bytes::copy_from_slice(&record.header()));
-                        parts.push(frame.bytes);
-                    }
-                    Ok(parts)
-                });
-                match read.await {
-                    Ok(parts) => ready = parts.into_iter(),
-                    // The head has gone out: all that is left is to break off.
-                    Err(error) => {
-                        tracing::error!(detail = error.0.detail, "chunks of a node not read");
-                        let error = std::io::Error::other("a chunk cannot be read");
-                        return Some((Err(error), (app, next, ready)));
-                    }
-                }
-            }
-        },
-    )
 }
 
 async fn steps(

@@ -66,6 +66,7 @@ pub(crate) struct Session {
     /// Whether the secret was seen on a connection that anybody could read.
     pub(crate) was_shown: AtomicBool,
     chunks: OnceLock<HashSet<u64>>,
+    is_traced: AtomicBool,
     state: Mutex<State>,
     /// Ends the request for control that is held, when there is a newer one.
     relieved: Notify,
@@ -154,6 +155,11 @@ impl Session {
     pub(crate) fn relieve(&self) -> Notified<'_> {
         self.relieved.notify_waiters();
         self.relieved.notified()
+    }
+
+    /// Whether the machine has not told what its boot read yet; then it has now.
+    pub(crate) fn first_trace(&self) -> bool {
+        !self.is_traced.swap(true, Relaxed)
     }
 
     /// Whether it is time to keep the machine's address for it; then that is done.
@@ -356,6 +362,7 @@ async fn load(app: &App, row: BootRow) -> Result<Session, ApiError> {
         // Since an earlier daemon nobody knows: chunks were fetched by then.
         was_shown: AtomicBool::new(last.is_some_and(|last| last >= BootStep::DeviceUp)),
         chunks: OnceLock::new(),
+        is_traced: AtomicBool::new(false),
         state: Mutex::new(State {
             checked: now,
             heard: now,

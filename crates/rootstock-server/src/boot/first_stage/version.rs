@@ -6,7 +6,7 @@ use rootstock_image::ReadAt;
 use rootstock_volume::{BlockDevice as _, BlockError, Segments, VersionDisk};
 
 /// A version, read through the daemon's cache of chunks.
-pub(super) struct VersionBytes(pub(super) Arc<VersionDisk>);
+pub(crate) struct VersionBytes(pub(crate) Arc<VersionDisk>);
 
 /// What is asked of the disk at once, in bytes.
 const READ_BYTES_MAX: usize = 4 << 20;

@@ -26,7 +26,7 @@ use crate::{
         progress::Progress,
     },
     leases::{Key, Lease},
-    sizes, verify,
+    sizes, traces, verify,
 };
 
 /// Finds a version and keeps it until the lease is dropped.
@@ -84,7 +84,9 @@ pub(crate) async fn show(
     facts.boot = app
         .blocking(move |_| Ok(stages.map(|stages| stages.facts(manifest))))
         .await?;
+    let boot_set = traces::boot_set(&app, &row).await?;
     Ok(ApiJson(VersionDetail {
+        boot_set,
         summary: summary(&row, &tags),
         image: row.image,
         manifest,
