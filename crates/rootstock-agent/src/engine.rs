@@ -198,6 +198,7 @@ impl Engine {
 
     fn read(self: &Arc<Self>, request: Request) -> io::Result<()> {
         self.fetch_ahead(&request);
+        self.stats.trace.read(request.offset, request.len);
         // The protocol's bound on a payload, which `check` has seen to.
         let len = request.len as u32;
         let mut segments = Segments::new();

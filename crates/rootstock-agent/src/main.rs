@@ -26,6 +26,7 @@ mod personal;
 mod pool;
 mod ram;
 mod remote;
+mod replay;
 mod report;
 mod server;
 mod service;
@@ -36,6 +37,7 @@ mod sys;
 #[cfg(test)]
 mod testing;
 mod tiers;
+mod trace;
 mod uevent;
 
 use std::env;

@@ -124,6 +124,7 @@ fn tell(mut source: Source, waiting: &Waiting) {
             next_look = Instant::now() + UP_EVERY;
             if let Some(how) = up::look() {
                 up = true;
+                source.stats.trace.system_is_up();
                 let bytes = source.stats.fetched_bytes();
                 push(waiting, step(BootStep::Up, bytes, how));
                 next_report = Instant::now();

@@ -24,6 +24,7 @@ use crate::overlay::{Fill, Overlay, memory::MemorySlots, zram::ZramSlots};
 use crate::personal::RemoteVolume;
 use crate::ram::RamFrames;
 use crate::remote::{Remote, ServiceFetch};
+use crate::replay::{self, Landed, Landing, ServicePacks};
 use crate::report::{Reporter, Source};
 use crate::service::Service;
 use crate::stats::Stats;
@@ -31,10 +32,14 @@ use crate::steer;
 use crate::sys;
 use crate::tiers::Tiers;
 use crate::tiers::attach::{Attached, Wanted};
+use crate::tiers::boot::BootSink;
 use crate::tiers::remember::Version;
 
 /// The part of memory that writes may take when the order does not say.
 const OVERLAY_PART: u64 = 2;
+/// The part of the cache's memory that chunks take beside it which came before
+/// they were asked for, while the machine boots.
+const LANDING_PART: u64 = 2;
 /// What is left free when an image goes to memory.
 const RAM_PART: (u64, u64) = (3, 4);
 /// `argv[0]` of this process. systemd spares what begins with `@` when it kills
@@ -133,7 +138,8 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
         let free = memory_bytes("MemAvailable:") * RAM_PART.0 / RAM_PART.1;
         let frames =
             RamFrames::fetch(&manifest, &remote, free).map_err(|error| console::chain(&error))?;
-        return Ok(cow(manifest, frames, order, Box::new(|| None)));
+        let cache = Arc::new(ChunkCache::new(frames, order.cache_bytes));
+        return Ok(cow(manifest, cache, order, Box::new(|| None)));
     }
     let tiers = Tiers::new(remote, Arc::clone(stats));
     let wanted = Wanted {
@@ -152,17 +158,30 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
     let steer = move |control: NodeControl| steered.set_fill(control.fill);
     steer::start(service.clone(), start.urls.clone(), steer)
         .map_err(|error| format!("there is no thread to be had: {error}"))?;
+    let landing = Arc::new(Landing::new(order.cache_bytes / LANDING_PART));
+    let source = Landed {
+        source: Arc::clone(&tiers),
+        landing: Arc::clone(&landing),
+    };
+    let cache = Arc::new(ChunkCache::new(source, order.cache_bytes));
+    let packs = ServicePacks {
+        service: service.clone(),
+        urls: order.chunk_urls.clone(),
+    };
+    let version = VersionDisk::new(manifest.clone(), Arc::clone(&cache));
+    let sink = Arc::new(BootSink::new(tiers, Arc::clone(&landing)));
+    replay::start(packs, version, landing, sink, Arc::clone(stats))
+        .map_err(|error| format!("the boot's replay cannot be started: {error}"))?;
     let disk = Box::new(move || attached.report());
-    Ok(cow(manifest, tiers, order, disk))
+    Ok(cow(manifest, cache, order, disk))
 }
 
 fn cow<S: ChunkSource + 'static>(
     manifest: Manifest,
-    source: S,
+    cache: Arc<ChunkCache<S>>,
     order: &BootOrder,
     disk: DiskOf,
 ) -> Parts {
-    let cache = Arc::new(ChunkCache::new(source, order.cache_bytes));
     let bytes_max = order
         .overlay_bytes_max
         .unwrap_or_else(|| memory_bytes("MemTotal:") / OVERLAY_PART);

@@ -1,16 +1,18 @@
 //! The node service as the machine calls it: blocking HTTP with deadlines.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rootstock_api::boot::{
-    CHUNKS, CONTROL, CONTROL_HOLD_SECONDS, MANIFEST, NodeControl, NodeReport, ORDER,
-    ORDER_BYTES_MAX, ORDER_SIGNATURE_HEADER, REPORT, ReportAnswer, SESSION, STEPS, SessionCreate,
-    SessionState, Steps,
+    BOOT_PACK, CHUNKS, CONTROL, CONTROL_HOLD_SECONDS, COVERAGE_HEADER, MANIFEST, NodeControl,
+    NodeReport, ORDER, ORDER_BYTES_MAX, ORDER_SIGNATURE_HEADER, REPORT, ReportAnswer, SESSION,
+    STEPS, SessionCreate, SessionState, Steps, TRACE,
 };
 use rootstock_api::record::{RECORDS_BYTES_MAX, encode_ids};
 use rootstock_core::ChunkId;
 use rootstock_image::manifest::MANIFEST_BYTES_MAX;
+use rootstock_image::trace::TRACE_BYTES_MAX;
 use serde::{Serialize, de::DeserializeOwned};
 use ureq::http::Response;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
@@ -20,6 +22,10 @@ use ureq::{Agent, Body};
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// A whole answer: 16 MiB at the pace of a bad link.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// A whole boot pack, as slowly as a guest takes it.
+const PACK_LIMIT: Duration = Duration::from_secs(900);
+/// The ids of one, which are 256 KiB at most.
+const PACK_SEND_LIMIT: Duration = Duration::from_secs(10);
 /// Steps and reports are small.
 const SMALL_LIMIT: Duration = Duration::from_secs(10);
 /// Kept connections: one for each worker, and for what is sent beside.
@@ -155,6 +161,57 @@ impl Service {
         let response = request.send(&encode_ids(ids)[..]);
         let response = accepted(&url, response)?;
         bytes(&url, response, RECORDS_BYTES_MAX as u64)
+    }
+
+    /// The site's trace of this version, if it has one.
+    pub(crate) fn trace(&self, base: &str) -> Result<Option<Vec<u8>>, CallError> {
+        let url = format!("{base}{TRACE}");
+        let bytes = bytes(&url, self.get(&url)?, TRACE_BYTES_MAX as u64)?;
+        Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
+
+    /// Tells what this boot read.
+    pub(crate) fn tell_trace(
+        &self,
+        base: &str,
+        trace: &[u8],
+        coverage_permille: Option<u16>,
+    ) -> Result<(), CallError> {
+        let url = format!("{base}{TRACE}");
+        let mut request = self
+            .agent
+            .post(&url)
+            .header("content-type", "application/octet-stream");
+        if let Some(permille) = coverage_permille {
+            request = request.header(COVERAGE_HEADER, permille.to_string());
+        }
+        if let Some(bearer) = self.bearer() {
+            request = request.header("authorization", bearer);
+        }
+        accepted(&url, request.send(trace)).map(drop)
+    }
+
+    /// Records of these chunks in this order, as the server sends them.
+    pub(crate) fn boot_pack(
+        &self,
+        base: &str,
+        ids: &[ChunkId],
+    ) -> Result<Box<dyn Read>, CallError> {
+        let url = format!("{base}{BOOT_PACK}");
+        let mut request = self
+            .agent
+            .post(&url)
+            .config()
+            .timeout_global(Some(PACK_LIMIT))
+            .timeout_send_body(Some(PACK_SEND_LIMIT))
+            .build()
+            .header("content-type", "application/octet-stream");
+        if let Some(bearer) = self.bearer() {
+            request = request.header("authorization", bearer);
+        }
+        let response = accepted(&url, request.send(&encode_ids(ids)[..]))?;
+        let body = response.into_body().into_with_config();
+        Ok(Box::new(body.limit(u64::MAX).reader()))
     }
 
     /// Tells steps of the boot.

@@ -1,9 +1,11 @@
-//! Counters that the machine reports.
+//! Counters that the machine reports, and what its boot reads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rootstock_api::boot::NodeReport;
+
+use crate::trace::Recorder;
 
 /// Counts from the start of the agent, by any thread.
 #[derive(Debug, Default)]
@@ -15,6 +17,8 @@ pub(crate) struct Stats {
     local_bytes: AtomicU64,
     stall_us: AtomicU64,
     stall_worst_us: AtomicU64,
+    /// What the boot reads.
+    pub(crate) trace: Recorder,
 }
 
 impl Stats {

@@ -18,6 +18,7 @@ use crate::remote::{Asker, Fetch, Remote};
 use crate::stats::Stats;
 
 pub(crate) mod attach;
+pub(crate) mod boot;
 pub(crate) mod fill;
 pub(crate) mod flights;
 pub(crate) mod keeper;
@@ -47,6 +48,8 @@ pub(crate) struct Tiers<F> {
     disk: OnceLock<Arc<Keeper>>,
     flights: Flights,
     foreground: Foreground,
+    /// Whether a boot pack is on its way.
+    is_booting: AtomicBool,
 }
 
 impl<F: Fetch + 'static> Tiers<F> {
@@ -60,6 +63,7 @@ impl<F: Fetch + 'static> Tiers<F> {
             disk: OnceLock::new(),
             flights: Flights::default(),
             foreground: Foreground::default(),
+            is_booting: AtomicBool::new(false),
         })
     }
 
@@ -67,6 +71,26 @@ impl<F: Fetch + 'static> Tiers<F> {
     pub(crate) fn attach(&self, disk: Arc<Keeper>) {
         // The first stays: nobody looks for another.
         let _ = self.disk.set(disk);
+    }
+
+    /// The disk.
+    pub(crate) fn disk(&self) -> Option<&Arc<Keeper>> {
+        self.disk.get()
+    }
+
+    /// A boot pack comes: nothing else is fetched ahead.
+    pub(crate) fn boot_began(&self) {
+        self.is_booting.store(true, Ordering::Relaxed);
+    }
+
+    /// The boot pack is here, or will not come.
+    pub(crate) fn boot_ended(&self) {
+        self.is_booting.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a boot pack is on its way.
+    pub(crate) fn is_booting(&self) -> bool {
+        self.is_booting.load(Ordering::Relaxed)
     }
 
     /// The servers.

@@ -93,7 +93,10 @@ impl<S: ChunkSource> VersionDisk<S> {
     }
 
     /// The id of the chunk in this place of the grid.
-    pub(crate) fn chunk(&self, span: ChunkSpan) -> Result<ChunkId, BlockError> {
+    ///
+    /// # Errors
+    /// When the page that has it is not to be had, or damaged.
+    pub fn chunk(&self, span: ChunkSpan) -> Result<ChunkId, BlockError> {
         let leaf = self.leaf(span)?;
         Ok(leaf.chunk(span.index).unwrap_or(ChunkId::ZERO))
     }

@@ -158,6 +158,10 @@ impl<F: Fetch + 'static> Fill<F> {
         let mut idle = 0;
         while disk.is_on() && !self.complete.load(Ordering::Relaxed) {
             let mbit_max = self.allowed();
+            if self.tiers.is_booting() {
+                thread::sleep(LOOK_EVERY);
+                continue;
+            }
             if self.tiers.foreground().is_busy(CALM) {
                 size = 1;
                 if number > 0 {

@@ -34,6 +34,7 @@ use super::{
 use crate::{app::App, config::Config, volumes::Volumes};
 
 mod control;
+mod traces;
 
 const MAC: &str = "52-54-00-12-34-56";
 const OWN: &str = "10.0.0.7:1000";
@@ -106,16 +107,22 @@ impl Site {
         self.version(7).await
     }
 
-    /// The next version of `lab`, of one chunk of this byte.
-    async fn version(&self, byte: u8) -> ChunkId {
-        let grid = Grid::whole(1 << 18).expect("is a grid");
-        let chunk = self
-            .app
-            .store
-            .put_raw(&vec![byte; 1 << 18])
-            .expect("is stored");
+    /// The next version of `lab`: one chunk, full of this byte.
+    async fn version(&self, fill: u8) -> ChunkId {
+        self.version_of(&[fill]).await[0]
+    }
+
+    /// The next version of `lab`: chunks, each full of a byte.
+    async fn version_of(&self, fills: &[u8]) -> Vec<ChunkId> {
+        let disk_bytes = (fills.len() as u64) << 18;
+        let grid = Grid::whole(disk_bytes).expect("is a grid");
         let mut builder = ManifestBuilder::new(grid);
-        builder.set(0, chunk);
+        let mut chunks = Vec::new();
+        for (index, fill) in fills.iter().enumerate() {
+            let chunk = self.app.store.put_raw(&vec![*fill; 1 << 18]);
+            chunks.push(chunk.expect("is stored"));
+            builder.set(index as u64, chunks[index]);
+        }
         let manifest = builder.finish(|_, bytes| self.app.store.put_raw(bytes).map(drop));
         let manifest = manifest.expect("is built");
         self.app
@@ -126,8 +133,8 @@ impl Site {
         let new = NewVersion {
             image: "lab".parse().expect("a name"),
             manifest: manifest.id(),
-            disk_bytes: 1 << 18,
-            used_bytes: 1 << 18,
+            disk_bytes,
+            used_bytes: disk_bytes,
             added_chunks: 1,
             added_bytes: 1,
             parent: None,
@@ -143,7 +150,7 @@ impl Site {
         let seal = move |number| crate::app::hex(&Seal::sign(&key, &image, number, id).encode());
         let added = self.app.catalog.add_version(new, Timestamp::now(), seal);
         added.await.expect("is added");
-        chunk
+        chunks
     }
 
     async fn node(&self, settings: &str) {
