@@ -10,13 +10,14 @@ use std::{
 
 use ed25519_dalek::SigningKey;
 use rootstock_api::Record;
-use rootstock_core::{BLOCK_BYTES, ChunkId, Digest, VersionNumber};
+use rootstock_core::{BLOCK_BYTES, ByteRange, ChunkId, Digest, VersionNumber};
 use rootstock_fuzz::{overlay, sparse::SparseDisk};
 use rootstock_image::{
     frame::Encoder,
     grid::{Grid, Region, RegionKind},
     manifest::Manifest,
     seal::Seal,
+    trace::TraceBuilder,
 };
 use rootstock_store::{
     ChunkStore, StoreOptions,
@@ -40,6 +41,7 @@ fn main() -> io::Result<()> {
         ("pack", packs()?),
         ("overlay", logs()?),
         ("inspect", disks()?),
+        ("trace", traces()?),
         ("dhcp", dhcp()),
         ("tftp", tftp()),
         ("planted", vec![("other", b"RS".to_vec())]),
@@ -192,6 +194,25 @@ fn nbd_client() -> Seeds {
         ("plain", plain.concat()),
         ("structured", structured.concat()),
     ]
+}
+
+/// Traces with the file systems of `disks` behind them.
+fn traces() -> io::Result<Seeds> {
+    let mut builder = TraceBuilder::new(64 << 20);
+    for (first, count) in [(256, 40), (9000, 3), (8000, 700), (1, 2)] {
+        builder.read(ByteRange::new(first * BLOCK_BYTES, count * BLOCK_BYTES));
+    }
+    let trace = builder.finish().encode();
+    let with = |disk: &[u8]| {
+        let mut input = (trace.len() as u16).to_le_bytes().to_vec();
+        input.extend_from_slice(&trace);
+        input.extend_from_slice(disk);
+        input
+    };
+    let mut seeds = vec![("alone", with(&[]))];
+    // The first byte of a disk's seed is the other target's own.
+    seeds.extend(disks()?.iter().map(|(name, disk)| (*name, with(&disk[1..]))));
+    Ok(seeds)
 }
 
 fn manifests() -> Seeds {

@@ -5,7 +5,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rootstock_core::ByteRange;
+use rootstock_api::boot::NodeReport;
+use rootstock_core::units::HumanBytes;
+use rootstock_core::{BLOCK_BYTES, ByteRange};
 use rootstock_image::grid::Grid;
 use rootstock_image::trace::{Trace, TraceBuilder};
 
@@ -119,12 +121,33 @@ impl Teller {
             return;
         };
         let coverage = given.map(|given| trace.coverage_permille(&given, &self.grid));
+        self.sum_up(&trace, coverage);
         self.send(&trace.encode(), coverage);
+    }
+
+    /// What the boot was like, for whoever wonders why it took so long.
+    fn sum_up(&self, trace: &Trace, coverage_permille: Option<u16>) {
+        let mut report = NodeReport::default();
+        self.stats.report(&mut report);
+        let covered = coverage_permille.map_or_else(String::new, |permille| {
+            format!(", {} % of it foreseen", f64::from(permille) / 10.0)
+        });
+        console::info(format_args!(
+            "the boot read {}{covered}; {} came over the network; \
+             reads waited {} ms together, {} ms at worst",
+            HumanBytes(trace.block_count() * BLOCK_BYTES),
+            HumanBytes(report.fetched_bytes),
+            report.stall_ms,
+            report.stall_worst_ms
+        ));
     }
 
     fn send(&self, bytes: &[u8], coverage_permille: Option<u16>) {
         for number in 0..TRIES_MAX {
-            let url = &self.urls[number as usize % self.urls.len().max(1)];
+            let at = number as usize % self.urls.len().max(1);
+            let Some(url) = self.urls.get(at) else {
+                return;
+            };
             match self.service.tell_trace(url, bytes, coverage_permille) {
                 Err(error) if error.may_pass() => thread::sleep(TRY_PAUSE),
                 told => return say(told),

@@ -15,7 +15,10 @@ use rootstock_catalog::{
     VersionRow,
 };
 use rootstock_core::{CHUNK_BYTES, Digest};
-use rootstock_image::trace::{FileMap, Trace, carry, merge};
+use rootstock_image::{
+    manifest::Leaf,
+    trace::{FileMap, Trace, carry, merge},
+};
 use tokio::sync::{Mutex, Notify};
 
 use crate::{
@@ -280,17 +283,18 @@ pub(crate) async fn boot_set(
 
 fn weigh(app: &App, id: Digest, trace: &Trace) -> Result<BootSet, ApiError> {
     let manifest = manifest(&app.store, id)?;
-    let mut leaf = None;
+    let mut leaf: Option<Leaf> = None;
     let mut seen = HashSet::new();
     let mut set = BootSet::default();
     for index in trace.chunks(manifest.grid()) {
-        let known = leaf
-            .take_if(|leaf: &mut rootstock_image::manifest::Leaf| leaf.chunks().contains(&index));
-        let leaf = leaf.insert(match known {
-            Some(leaf) => leaf,
-            None => manifest.leaf(&StorePages(&app.store), index)?,
-        });
-        let chunk = leaf.chunk(index).filter(|chunk| !chunk.is_zero());
+        if leaf
+            .as_ref()
+            .is_none_or(|leaf| !leaf.chunks().contains(&index))
+        {
+            leaf = Some(manifest.leaf(&StorePages(&app.store), index)?);
+        }
+        let chunk = leaf.as_ref().and_then(|leaf| leaf.chunk(index));
+        let chunk = chunk.filter(|chunk| !chunk.is_zero());
         let Some(chunk) = chunk.filter(|chunk| seen.insert(*chunk)) else {
             continue;
         };

@@ -49,7 +49,7 @@ struct State {
     /// What was fetched by a request while it was on its way.
     fetched: HashSet<ChunkId>,
     waiting: usize,
-    /// The furthest place that was asked for.
+    /// The furthest place that was asked for, of what came or was about to.
     furthest: usize,
     is_over: bool,
 }
@@ -129,12 +129,12 @@ impl Landing {
         let Some(&place) = state.coming.get(&chunk) else {
             return false;
         };
-        state.furthest = state.furthest.max(place);
         let end = Instant::now() + self.wait_max;
         state.waiting += 1;
         self.changed.notify_all();
         let mut has_come = false;
         if place < state.next + NEAR_CHUNKS {
+            state.furthest = state.furthest.max(place);
             state = self.wait_until(state, end, chunk);
             has_come = !state.coming.contains_key(&chunk);
         }

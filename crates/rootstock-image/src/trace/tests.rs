@@ -6,6 +6,9 @@ use crate::grid::tests::grid_of;
 const DISK_BLOCKS: u64 = 5000;
 const DISK_BYTES: u64 = DISK_BLOCKS * BLOCK_BYTES;
 
+/// First block and count.
+type Reads<'a> = &'a [(u64, u64)];
+
 fn blocks(first: u64, count: u64) -> ByteRange {
     ByteRange::new(first * BLOCK_BYTES, count * BLOCK_BYTES)
 }
@@ -26,7 +29,7 @@ fn runs(trace: &Trace) -> Vec<(u64, u64)> {
 
 #[test]
 fn a_block_is_noted_once_and_runs_are_joined() {
-    let cases: &[(&[(u64, u64)], &[(u64, u64)])] = &[
+    let cases: &[(Reads, Reads)] = &[
         (&[(5, 3), (5, 3)], &[(5, 3)]),
         (&[(5, 3), (8, 2)], &[(5, 5)]),
         (&[(5, 3), (4, 6)], &[(5, 3), (4, 1), (8, 2)]),
@@ -116,7 +119,7 @@ fn chunks_are_in_the_order_of_the_first_touch() {
 #[test]
 fn coverage_counts_what_was_read_in_chunks_that_were_fetched() {
     let grid = grid_of(&[DISK_BYTES]);
-    let cases: &[(&[(u64, u64)], &[(u64, u64)], u16)] = &[
+    let cases: &[(Reads, Reads, u16)] = &[
         (&[(0, 64), (64, 64)], &[(63, 1)], 500),
         (&[(0, 64)], &[(63, 1)], 1000),
         (&[(0, 1), (640, 999)], &[(0, 1)], 1),
@@ -188,7 +191,7 @@ proptest! {
     fn nothing_is_merged_that_nobody_read(boots in prop::collection::vec(reads(), 0..5)) {
         let boots: Vec<_> = boots.iter().map(|reads| trace(reads)).collect();
         let merged = merge(DISK_BYTES, &boots);
-        let all: BTreeSet<u64> = boots.iter().flat_map(|boot| boot.runs()).flat_map(|run| run.first..run.end()).collect();
+        let all: BTreeSet<u64> = boots.iter().flat_map(Trace::runs).flat_map(|run| run.first..run.end()).collect();
         let blocks: Vec<u64> = merged.runs().iter().flat_map(|run| run.first..run.end()).collect();
         prop_assert!(blocks.iter().all(|block| all.contains(block)));
         prop_assert!(blocks.len() == all.len() || boots.len() > 3);

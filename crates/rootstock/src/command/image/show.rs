@@ -1,7 +1,9 @@
 //! `rootstock image show`.
 
 use clap::Args;
-use rootstock_api::{ImageBootFacts, ImageDetail, PartitionFacts, VersionDetail, VersionSummary};
+use rootstock_api::{
+    BootSet, ImageBootFacts, ImageDetail, PartitionFacts, VersionDetail, VersionSummary,
+};
 use rootstock_core::{TagName, VersionSelector, VersionSpec};
 
 use crate::{
@@ -106,6 +108,9 @@ fn version_text(version: &VersionDetail) -> String {
     if let Some(boot) = &facts.boot {
         fields.push(("boots", boots(boot)));
     }
+    if let Some(set) = &version.boot_set {
+        fields.push(("boot set", boot_set(set)));
+    }
     if !version.volumes.is_empty() {
         fields.push(("volumes", version.volumes.join(", ")));
     }
@@ -136,6 +141,20 @@ fn boots(boot: &ImageBootFacts) -> String {
         "kernel {}, {} on {place}{stage}",
         output::or_dash(boot.kernel.as_ref()),
         output::or_dash(boot.fs.as_ref())
+    )
+}
+
+/// What a machine is sent first, and how that is known.
+fn boot_set(set: &BootSet) -> String {
+    let learnt = match &set.source {
+        Some(source) if set.boots == 0 => format!("carried over from {source}"),
+        _ => format!("learnt from {}", output::count(set.boots, "boot")),
+    };
+    format!(
+        "{}, {} ({} to send), {learnt}",
+        output::count(set.chunk_count, "chunk"),
+        output::bytes(set.raw_bytes),
+        output::bytes(set.frame_bytes)
     )
 }
 
@@ -202,6 +221,7 @@ mod tests {
                          "fs": {"kind": "fat32", "label": "EFI", "used_bytes": 12000000}},
                         {"number": 2, "start_bytes": 537919488, "len_bytes": 8050966528_u64, "type_name": "Linux root",
                          "fs": {"kind": "xfs", "kept_whole_because": "the free space of xfs is not looked for"}}]},
+            "boot_set": {"chunk_count": 507, "raw_bytes": 126000000, "frame_bytes": 37500000, "boots": 3},
             "volumes": ["seat-1"]
         }))
         .expect("a version");
@@ -220,6 +240,7 @@ mod tests {
         system    Debian GNU/Linux 12
         kernels   6.1.0-28-amd64
         manifest  abababababababababababababababababababababababababababababababab
+        boot set  507 chunks, 126 MB (37.5 MB to send), learnt from 3 boots
         volumes   seat-1
         message   51 packages
 
@@ -227,6 +248,31 @@ mod tests {
         gpt 1      1.05 MB   537 MB  EFI system  fat32        EFI    12.0 MB
         gpt 2       538 MB  8.05 GB  Linux root  xfs          -            -  kept whole: the free space of xfs is not looked for
         ");
+    }
+
+    #[test]
+    fn a_boot_set_says_how_it_is_known() {
+        for (boots, source, expected) in [
+            (
+                1,
+                None,
+                "2 chunks, 900 B (300 B to send), learnt from 1 boot",
+            ),
+            (
+                0,
+                Some("lab:3"),
+                "2 chunks, 900 B (300 B to send), carried over from lab:3",
+            ),
+        ] {
+            let set = BootSet {
+                chunk_count: 2,
+                raw_bytes: 900,
+                frame_bytes: 300,
+                boots,
+                source: source.map(|text| text.parse().expect("a version")),
+            };
+            assert_eq!(boot_set(&set), expected);
+        }
     }
 
     #[test]
