@@ -181,7 +181,7 @@ struct Told {
 fn boot(lan: &Lan, name: &str, number: u8) -> Told {
     let began = Instant::now();
     let mut machine = lan.power_on(name, number, Firmware::Bios).unwrap();
-    lan.log_in(&mut machine, name).unwrap();
+    boots::log_in(lan, &mut machine, name).unwrap();
     let login = began.elapsed();
     boots::reach(lan, name, "up").unwrap();
     let line = wait::until("the boot's summary", BOOT_LIMIT, || {
@@ -218,8 +218,8 @@ fn boot_set(lan: &Lan, version: &str, boots: u64) -> Value {
     .unwrap()
 }
 
-/// The first boot teaches, the second is served, and the next version, which was
-/// made of the same packages anew, begins with what is known.
+/// The first boot teaches, the second is served, and the next version, the same
+/// with some packages more, begins with what is known.
 #[test]
 fn a_second_boot_is_foreseen() {
     let lan = Lan::new("dhcp", "").unwrap();

@@ -89,13 +89,17 @@ pub(crate) struct ServicePacks {
 }
 
 impl ServicePacks {
-    /// The answer of the first server that gives one.
+    /// The answer of the first server that gives one; others are not asked then.
     fn first<T>(&self, ask: impl Fn(&str) -> Result<T, CallError>) -> Result<T, CallError> {
-        let mut asked = self.urls.iter().map(|url| ask(url));
-        let Some(first) = asked.next() else {
+        let Some((last, others)) = self.urls.split_last() else {
             return ask("");
         };
-        asked.fold(first, |answer, next| answer.or(next))
+        for url in others {
+            if let Ok(answer) = ask(url) {
+                return Ok(answer);
+            }
+        }
+        ask(last)
     }
 }
 

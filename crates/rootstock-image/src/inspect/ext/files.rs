@@ -309,3 +309,160 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    fn put(disk: &mut [u8], at: usize, bytes: &[u8]) {
+        disk[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// A node of an extent tree with these entries of 12 bytes.
+    fn node(depth: u16, entries: &[[u8; 12]]) -> Vec<u8> {
+        let count = entries.len() as u16;
+        let mut bytes = Vec::new();
+        for field in [NODE_MAGIC, count, count, depth, 0, 0] {
+            bytes.extend(field.to_le_bytes());
+        }
+        bytes.extend(entries.concat());
+        bytes
+    }
+
+    fn leaf(file_block: u8, count: u16, block: u8) -> [u8; 12] {
+        let [low, high] = count.to_le_bytes();
+        [file_block, 0, 0, 0, low, high, 0, 0, block, 0, 0, 0]
+    }
+
+    fn inode(disk: &mut [u8], number: usize, kind: u16, root: &[u8]) {
+        let at = 5 * KIB + (number - 1) * 128;
+        put(disk, at, &(kind | 0o755).to_le_bytes());
+        put(disk, at + 32, &FLAG_EXTENTS.to_le_bytes());
+        put(disk, at + 40, root);
+    }
+
+    fn names(disk: &mut [u8], block: usize, entries: &[(u32, &str)]) {
+        let mut at = block * KIB;
+        for (number, (inode, name)) in entries.iter().enumerate() {
+            let is_last = number + 1 == entries.len();
+            let len = if is_last { (block + 1) * KIB - at } else { 24 };
+            put(disk, at, &inode.to_le_bytes());
+            put(disk, at + 4, &(len as u16).to_le_bytes());
+            put(disk, at + 6, &[name.len() as u8, 0]);
+            put(disk, at + 8, name.as_bytes());
+            at += len;
+        }
+    }
+
+    /// `/a`, whose tree has a node below its root, and `/d/b`, with `/d` in itself.
+    fn sample() -> Vec<u8> {
+        let mut disk = vec![0; 64 * KIB];
+        let numbers: [(usize, u32); 8] = [
+            (4, 64),
+            (20, 1),
+            (32, 8192),
+            (36, 8192),
+            (40, 16),
+            (76, 1),
+            (88, 128),
+            (96, 0x42),
+        ];
+        for (at, number) in numbers {
+            put(&mut disk, KIB + at, &number.to_le_bytes());
+        }
+        put(&mut disk, 2 * KIB + 8, &[5]);
+        inode(&mut disk, 2, KIND_DIR, &node(0, &[leaf(0, 1, 10)]));
+        names(
+            &mut disk,
+            10,
+            &[
+                (2, "."),
+                (2, ".."),
+                (11, "a"),
+                (0, "x"),
+                (12, "d"),
+                (99, "y"),
+            ],
+        );
+        let mut index = [0; 12];
+        index[4] = 12;
+        inode(&mut disk, 11, KIND_FILE, &node(1, &[index]));
+        let leaves = [leaf(0, 2, 20), leaf(5, 1, 30), leaf(8, 32_769, 40)];
+        put(&mut disk, 12 * KIB, &node(0, &leaves));
+        inode(&mut disk, 12, KIND_DIR, &node(0, &[leaf(0, 1, 11)]));
+        names(&mut disk, 11, &[(13, "b"), (12, "d")]);
+        inode(&mut disk, 13, KIND_FILE, &node(0, &[leaf(0, 3, 50)]));
+        disk
+    }
+
+    fn files(disk: &[u8]) -> Vec<(String, u64, u64, u64)> {
+        let disk = disk.to_vec();
+        let window = Window::new(&disk, 0, disk.len_bytes());
+        let mut files = Vec::new();
+        let read = ext_files(&window, &mut |path, extent| {
+            let path = String::from_utf8_lossy(path).into_owned();
+            let parts = [
+                extent.file_offset_bytes,
+                extent.offset_bytes,
+                extent.len_bytes,
+            ];
+            let [first, block, count] = parts.map(|bytes| bytes / KIB as u64);
+            files.push((path, first, block, count));
+        });
+        read.expect("a slice never fails");
+        files
+    }
+
+    #[test]
+    fn files_and_directories_are_found_with_their_extents() {
+        let found = files(&sample());
+        let found: Vec<_> = found
+            .iter()
+            .map(|(path, first, block, count)| (path.as_str(), *first, *block, *count))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("", 0, 10, 1),
+                ("/a", 0, 20, 2),
+                ("/a", 5, 30, 1),
+                ("/d", 0, 11, 1),
+                ("/d/b", 0, 50, 3),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_damaged_is_left_out() {
+        // The magic of a node, an extent past the end, a tree that is its own leaf.
+        for (at, bytes, left) in [
+            (12 * KIB, &[0][..], 3),
+            (5 * KIB + 12 * 128 + 40 + 12 + 8, &[62], 4),
+            (12 * KIB + 6, &[1], 3),
+            (5 * KIB + 128 + 40, &[0], 0),
+            (KIB + 40, &[0, 0, 0, 0], 0),
+        ] {
+            let mut disk = sample();
+            put(&mut disk, at, bytes);
+            assert_eq!(files(&disk).len(), left, "{at}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damage_is_no_harm(flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20), cut in any::<prop::sample::Index>()) {
+            let mut disk = sample();
+            for (at, byte) in flips {
+                let at = KIB + at.index(12 * KIB);
+                disk[at] = byte;
+            }
+            files(&disk);
+            disk.truncate(cut.index(disk.len()));
+            files(&disk);
+        }
+    }
+}
