@@ -1,3 +1,5 @@
+//! A replay against a server that fails as its script says.
+
 use std::collections::HashMap;
 use std::io::Cursor;
 use std::sync::Mutex;

@@ -1,3 +1,5 @@
+//! What a trace is, and what it is not.
+
 use proptest::prelude::*;
 
 use super::*;

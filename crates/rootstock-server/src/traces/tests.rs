@@ -1,3 +1,5 @@
+//! What is learnt from boots, and when.
+
 use rootstock_core::ByteRange;
 use rootstock_image::trace::TraceBuilder;
 
