@@ -146,7 +146,7 @@ impl TraceBuilder {
         }
     }
 
-    /// Whether nothing can be added any more.
+    /// Whether there is no room for another run.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.runs.len() == RUNS_MAX || self.block_count == BLOCKS_MAX
@@ -160,7 +160,8 @@ impl TraceBuilder {
         }
         let end = end.div_ceil(BLOCK_BYTES);
         let mut at = range.start / BLOCK_BYTES;
-        while at < end && !self.is_full() {
+        // The last run may still grow when there is no room for another.
+        while at < end && self.block_count < BLOCKS_MAX {
             let word = at / WORD_BLOCKS;
             let word_end = ((word + 1) * WORD_BLOCKS).min(end);
             self.read_word(word, at, word_end);
@@ -181,29 +182,34 @@ impl TraceBuilder {
     fn read_word(&mut self, word: u64, first: u64, end: u64) {
         let base = word * WORD_BLOCKS;
         let asked = ones(end - base) & !ones(first - base);
-        let seen = self.seen.entry(word).or_default();
-        let mut new = asked & !*seen;
-        *seen |= asked;
+        let before = self.seen.get(&word).copied().unwrap_or(0);
+        let mut seen = before;
+        let mut new = asked & !before;
         while new != 0 {
             let from = u64::from(new.trailing_zeros());
             let count = u64::from((new >> from).trailing_ones());
-            self.push(base + from, count);
+            if self.push(base + from, count) {
+                seen |= ones(from + count) & !ones(from);
+            }
             new &= !ones(from + count);
+        }
+        if seen != before {
+            self.seen.insert(word, seen);
         }
     }
 
-    fn push(&mut self, first: u64, count: u64) {
+    /// Adds blocks; false when there is no room for them.
+    fn push(&mut self, first: u64, count: u64) -> bool {
         let count = count.min(BLOCKS_MAX - self.block_count);
-        if count == 0 {
-            return;
-        }
         let is_room = self.runs.len() < RUNS_MAX;
         match self.runs.last_mut() {
+            _ if count == 0 => return false,
             Some(last) if last.end() == first => last.count += count,
             _ if is_room => self.runs.push(Run { first, count }),
-            _ => return,
+            _ => return false,
         }
         self.block_count += count;
+        true
     }
 }
 

@@ -66,8 +66,13 @@ fn a_trace_has_bounds() {
     for number in 0..RUNS_MAX as u64 + 5 {
         builder.read(blocks(number % 2 * step + 2 * number, 1));
     }
+    assert!(builder.is_full());
+    let last = *builder.runs.last().expect("has runs");
+    builder.read(blocks(last.end(), 100));
     let scattered = builder.finish();
     assert_eq!(scattered.runs().len(), RUNS_MAX);
+    assert_eq!(scattered.runs()[RUNS_MAX - 1].count, 101);
+    assert_eq!(merge(DISK_BYTES_MAX, &[scattered.clone()]), scattered);
     for trace in [whole, scattered] {
         let bytes = trace.encode();
         assert!(bytes.len() <= TRACE_BYTES_MAX);
