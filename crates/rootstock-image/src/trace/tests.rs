@@ -31,7 +31,7 @@ fn runs(trace: &Trace) -> Vec<(u64, u64)> {
 
 #[test]
 fn a_block_is_noted_once_and_runs_are_joined() {
-    let cases: &[(Reads, Reads)] = &[
+    let cases: &[(Reads<'_>, Reads<'_>)] = &[
         (&[(5, 3), (5, 3)], &[(5, 3)]),
         (&[(5, 3), (8, 2)], &[(5, 5)]),
         (&[(5, 3), (4, 6)], &[(5, 3), (4, 1), (8, 2)]),
@@ -72,7 +72,10 @@ fn a_trace_has_bounds() {
     let scattered = builder.finish();
     assert_eq!(scattered.runs().len(), RUNS_MAX);
     assert_eq!(scattered.runs()[RUNS_MAX - 1].count, 101);
-    assert_eq!(merge(DISK_BYTES_MAX, &[scattered.clone()]), scattered);
+    assert_eq!(
+        merge(DISK_BYTES_MAX, std::slice::from_ref(&scattered)),
+        scattered
+    );
     for trace in [whole, scattered] {
         let bytes = trace.encode();
         assert!(bytes.len() <= TRACE_BYTES_MAX);
@@ -126,7 +129,7 @@ fn chunks_are_in_the_order_of_the_first_touch() {
 #[test]
 fn coverage_counts_what_was_read_in_chunks_that_were_fetched() {
     let grid = grid_of(&[DISK_BYTES]);
-    let cases: &[(Reads, Reads, u16)] = &[
+    let cases: &[(Reads<'_>, Reads<'_>, u16)] = &[
         (&[(0, 64), (64, 64)], &[(63, 1)], 500),
         (&[(0, 64)], &[(63, 1)], 1000),
         (&[(0, 1), (640, 999)], &[(0, 1)], 1),
