@@ -16,6 +16,7 @@ use rootstock_image::{
     frame::Encoder,
     grid::{Grid, Region, RegionKind},
     manifest::Manifest,
+    recipe::{Finder, RecipeWriter},
     seal::Seal,
     trace::TraceBuilder,
 };
@@ -44,6 +45,7 @@ fn main() -> io::Result<()> {
         ("trace", traces()?),
         ("dhcp", dhcp()),
         ("tftp", tftp()),
+        ("recipe", recipes()),
         ("planted", vec![("other", b"RS".to_vec())]),
     ];
     for (target, seeds) in all {
@@ -280,6 +282,35 @@ fn frames() -> Seeds {
     let zstd = [&[1], len.as_slice(), &frame.bytes].concat();
     let plain = [&[0], len.as_slice(), &raw].concat();
     vec![("zstd", zstd), ("raw", plain)]
+}
+
+/// A delta of two sources' blocks, a recipe with it, and its page.
+fn recipes() -> Seeds {
+    let block = |fill: u8| [[fill; 64], [fill + 1; 64]].concat().repeat(32);
+    let source = [block(1), block(2), block(3)].concat();
+    let raw = [block(2), block(3), vec![0; 4096], block(9)].concat();
+    let mut finder = Finder::new();
+    finder.want(&raw);
+    finder.search(ChunkId::of(&source), &source);
+    let delta = finder.delta(&raw, &mut Encoder::new()).unwrap_or_default();
+    let mut stored = Vec::new();
+    let mut sink = |bytes: &[u8]| {
+        stored.push(bytes.to_vec());
+        Ok::<_, std::convert::Infallible>(ChunkId::of(bytes))
+    };
+    let mut writer = RecipeWriter::new(Digest::of(b"from"), Digest::of(b"to"));
+    let Ok(()) = writer.push(ChunkId::of(&raw), &delta, &mut sink);
+    let Ok(_) = writer.finish(&mut sink);
+    let as_kind = |kind: u8, bytes: &[u8]| {
+        let len = (raw.len() as u32).to_le_bytes();
+        [&[kind], &len[..3], bytes].concat()
+    };
+    vec![
+        ("delta", as_kind(0, &delta)),
+        ("page", as_kind(2, &stored[1])),
+        ("root", as_kind(1, &stored[2])),
+        ("found", [&[3, 0, 48, 0], source.as_slice(), &raw].concat()),
+    ]
 }
 
 fn packs() -> io::Result<Seeds> {

@@ -271,6 +271,20 @@ impl Decoder {
         frame: &[u8],
         raw: &mut [u8],
     ) -> Result<(), FrameError> {
+        self.unpack(codec, frame, raw)?;
+        if ChunkId::of(raw) != chunk {
+            return Err(FrameError::WrongChunk { expected: chunk });
+        }
+        Ok(())
+    }
+
+    /// Fills `raw` with what a frame holds, whatever that is.
+    pub(crate) fn unpack(
+        &mut self,
+        codec: Codec,
+        frame: &[u8],
+        raw: &mut [u8],
+    ) -> Result<(), FrameError> {
         let raw_bytes = u32::try_from(raw.len()).unwrap_or(u32::MAX);
         check_lengths(raw_bytes, codec, frame.len())?;
         match codec {
@@ -279,9 +293,6 @@ impl Decoder {
                 Ok(len) if len == raw.len() => {}
                 _ => return Err(FrameError::Corrupt { raw_bytes }),
             },
-        }
-        if ChunkId::of(raw) != chunk {
-            return Err(FrameError::WrongChunk { expected: chunk });
         }
         Ok(())
     }

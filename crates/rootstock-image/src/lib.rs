@@ -10,6 +10,7 @@ pub mod grid;
 pub mod inspect;
 pub mod manifest;
 pub mod read_at;
+pub mod recipe;
 pub mod seal;
 pub mod trace;
 
