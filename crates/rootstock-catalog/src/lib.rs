@@ -13,6 +13,7 @@ mod imports;
 mod leases;
 mod nodes;
 mod profiles;
+mod recipes;
 mod schema;
 mod strategies;
 mod tokens;
@@ -32,6 +33,7 @@ pub use nodes::{
     NodeState, Pass, Registered, Registration,
 };
 pub use profiles::{NewProfile, PROFILE_DEPTH_MAX, PROFILES_MAX, ProfileRow};
+pub use recipes::{RECIPE_VERSIONS_MAX, RecipeRow};
 pub use schema::{Catalog, SCHEMA_VERSION};
 pub use strategies::STRATEGIES_MAX;
 pub use tokens::{Role, TOKENS_MAX, TokenRow};

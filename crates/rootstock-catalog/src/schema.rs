@@ -13,7 +13,7 @@ use sqlx::{
 use crate::error::{CatalogError, OpenError, failed};
 
 /// The newest schema that this release knows.
-pub const SCHEMA_VERSION: i64 = 4;
+pub const SCHEMA_VERSION: i64 = 5;
 
 /// How long a statement waits for another's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -111,6 +111,11 @@ fn migrator() -> Migrator {
             4,
             "traces",
             include_str!("../migrations/sqlite/0004_traces.sql"),
+        ),
+        migration(
+            5,
+            "recipes",
+            include_str!("../migrations/sqlite/0005_recipes.sql"),
         ),
     ])
 }

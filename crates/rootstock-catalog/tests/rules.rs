@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use rootstock_catalog::{
-    AddedVersion, Catalog, CatalogError, Holder, NewImport, NewVersion, NewVolume, Role,
+    AddedVersion, Catalog, CatalogError, Holder, NewImport, NewVersion, NewVolume, RecipeRow, Role,
     VersionRow, VolumeState,
 };
 use rootstock_core::{Digest, ImageName, VersionNumber, VersionSelector};
@@ -361,4 +361,63 @@ async fn writers_wait_for_one_another() {
     }
     numbers.sort_unstable();
     assert_eq!(numbers, (1..=16).collect::<Vec<_>>());
+}
+
+fn recipe(from: &VersionRow, to: &VersionRow) -> RecipeRow {
+    RecipeRow {
+        to: to.spec(),
+        from: from.spec(),
+        root: Digest::of(b"recipe"),
+        delta_count: 7,
+        delta_bytes: 700,
+        frame_bytes: 7000,
+        stored_bytes: 800,
+        created: at(9),
+    }
+}
+
+#[tokio::test]
+async fn recipes_are_wanted_made_and_gone_with_their_versions() {
+    let site = Site::new().await;
+    let catalog = &site.catalog;
+    let mut rows = Vec::new();
+    for content in ["a", "b", "c"] {
+        rows.push(created(site.add("lab", content, None).await));
+    }
+    let mut commit = version("lab", "d");
+    commit.parent = Some(rows[0].spec());
+    let added = catalog.add_version(commit, at(5), |_| String::new()).await;
+    rows.push(created(added.expect("adds")));
+    rows.push(created(site.add("other", "a", None).await));
+    let wanted = async || {
+        let wanted = catalog.recipes_wanted().await.expect("answers");
+        let pair = |(from, to): &(VersionRow, VersionRow)| format!("{} {}", from.spec(), to.spec());
+        wanted.iter().map(pair).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        wanted().await,
+        ["lab:3 lab:4", "lab:1 lab:4", "lab:2 lab:3", "lab:1 lab:2"]
+    );
+    for from in [0, 2] {
+        let made = catalog.add_recipe(&recipe(&rows[from], &rows[3])).await;
+        made.expect("is added");
+    }
+    let again = recipe(&rows[0], &rows[3]);
+    catalog.add_recipe(&again).await.expect("is there already");
+    assert_eq!(wanted().await, ["lab:2 lab:3", "lab:1 lab:2"]);
+    let key = |row: usize| (&rows[row].image, rows[row].number);
+    let found = catalog.recipe(key(0), key(3)).await.expect("answers");
+    assert_eq!(found, Some(again));
+    assert_eq!(catalog.recipe(key(3), key(0)).await.expect("answers"), None);
+    for gone in [0, 1] {
+        let deleted = catalog.delete_version(&rows[gone].image, rows[gone].number, "me", at(6));
+        deleted.await.expect("nothing holds it");
+    }
+    let left = catalog.recipes().await.expect("answers");
+    assert_eq!(left, [recipe(&rows[2], &rows[3])]);
+    let late = catalog.add_recipe(&recipe(&rows[0], &rows[3])).await;
+    assert!(matches!(late, Err(CatalogError::VersionNotFound { .. })));
+    let root = Digest::of(b"recipe");
+    catalog.remove_recipe(root).await.expect("is removed");
+    assert_eq!(wanted().await, ["lab:3 lab:4"]);
 }
