@@ -18,7 +18,8 @@ pub const SESSION: &str = "/node/v1/session";
 /// [`ORDER_SIGNATURE_HEADER`].
 pub const ORDER: &str = "/node/v1/order";
 /// The manifest of the version it runs, with its seal in
-/// [`crate::SEAL_HEADER`].
+/// [`crate::SEAL_HEADER`]; with `?image=lab&version=3` that of the version it is
+/// to run next.
 pub const MANIFEST: &str = "/node/v1/manifest";
 /// Chunks by id: ids in, records out, at most [`FETCH_IDS_MAX`] at once.
 pub const CHUNKS: &str = "/node/v1/chunks";
@@ -29,6 +30,12 @@ pub const TRACE: &str = "/node/v1/trace";
 /// Chunks by id as one stream: ids in, records in their order out, at most
 /// [`PACK_IDS_MAX`] at once.
 pub const BOOT_PACK: &str = "/node/v1/boot-pack";
+/// Chunks and pages by id, as little of them as can be: ids in, records out, as at
+/// [`CHUNKS`]. `?from=lab:2` names a version whose chunks the machine has: a chunk
+/// that can be made of its blocks comes as a delta, with the codec
+/// [`crate::record::CODEC_DELTA`]. `?to=lab:3` is the version that is fetched: the
+/// one it runs when absent, or the one it is to run next.
+pub const DELTAS: &str = "/node/v1/deltas";
 /// Steps of the boot, as they happen: [`Steps`].
 pub const STEPS: &str = "/node/v1/steps";
 /// How the machine does, now and then: [`NodeReport`].

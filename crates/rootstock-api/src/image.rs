@@ -4,6 +4,8 @@ use rootstock_core::{Digest, ImageName, TagName, VersionNumber, VersionSpec};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::{RecipeDiff, RecipeSummary};
+
 /// All images, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ImageList {
@@ -120,6 +122,9 @@ pub struct VersionDetail {
     /// Volumes made from it.
     #[serde(default)]
     pub volumes: Vec<String>,
+    /// Recipes for it, by the version whose blocks they take.
+    #[serde(default)]
+    pub recipes: Vec<RecipeSummary>,
     /// What its boots read, once that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_set: Option<BootSet>,
@@ -265,6 +270,13 @@ pub struct DiffReport {
     pub fetch_bytes: u64,
     /// Bytes of manifest pages to fetch.
     pub fetch_page_bytes: u64,
+    /// All that a machine is sent without a recipe: records of frames, of manifest
+    /// pages, and the root document.
+    #[serde(default)]
+    pub wire_bytes: u64,
+    /// What the recipe makes of it, when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<RecipeDiff>,
     /// Size of the disk in `from`.
     pub from_disk_bytes: u64,
     /// Size of the disk in `to`.

@@ -13,6 +13,7 @@ pub mod import;
 pub mod node;
 pub mod paths;
 pub mod problem;
+pub mod recipe;
 pub mod record;
 pub mod settings;
 pub mod volume;
@@ -37,6 +38,7 @@ pub use node::{
     ProfileCreate, ProfileList, ProfileSet,
 };
 pub use problem::{Holder, HolderKind, Problem, ProblemCode};
+pub use recipe::{RecipeDiff, RecipeList, RecipeProgress, RecipeSummary};
 pub use record::{Bitmap, Record, RecordError, Records};
 pub use settings::{FillSwitch, Setting, SettingError, Settings};
 pub use volume::{

@@ -31,6 +31,8 @@ pub const MANIFEST: &str = "/v1/images/{image}/versions/{version}/manifest";
 pub const VERIFY: &str = "/v1/images/{image}/versions/{version}/verify";
 /// What a holder of one version must fetch for another: `?from=lab:1&to=lab:2`.
 pub const DIFF: &str = "/v1/diff";
+/// Recipes, and the making of them.
+pub const RECIPES: &str = "/v1/recipes";
 /// Open imports.
 pub const IMPORTS: &str = "/v1/imports";
 /// One open import.

@@ -9,6 +9,10 @@ use rootstock_core::{ChunkId, Digest, units::CHUNK_BYTES};
 /// Bytes of a record before its frame.
 pub const RECORD_HEADER_BYTES: usize = 44;
 
+/// The codec byte of a record that carries a delta instead of a frame: only the
+/// node service sends such, and only to who asks for them.
+pub const CODEC_DELTA: u8 = 2;
+
 /// The most ids in one question.
 pub const IDS_MAX: usize = 4096;
 
@@ -68,7 +72,7 @@ pub struct Record<'a> {
     pub chunk: ChunkId,
     /// Length of the raw bytes.
     pub raw_bytes: u32,
-    /// The codec's byte; 0 is raw, 1 is zstd.
+    /// The codec's byte; 0 is raw, 1 is zstd, 2 is [`CODEC_DELTA`].
     pub codec: u8,
     /// The frame.
     pub frame: &'a [u8],

@@ -9,10 +9,10 @@ use rootstock_api::{
     ExportList, HistoryList, ImageDetail, ImageList, Import, ImportCommit, ImportCommitted,
     ImportCreate, ImportList, ImportReceipt, Node, NodeCreate, NodeDelete, NodeEvent, NodeFormat,
     NodeImport, NodeList, NodeNames, NodeSet, NodeText, NodesDone, Profile, ProfileCreate,
-    ProfileList, ProfileSet, SEAL_HEADER, ScrubStatus, Site, StoreReport, TagSet, TagTarget,
-    TokenCreate, TokenCreated, TokenList, VERSION_HEADER, VerifyEvent, VerifyReport, VersionDetail,
-    Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize, VolumeSnapshot,
-    paths, record,
+    ProfileList, ProfileSet, RecipeList, SEAL_HEADER, ScrubStatus, Site, StoreReport, TagSet,
+    TagTarget, TokenCreate, TokenCreated, TokenList, VERSION_HEADER, VerifyEvent, VerifyReport,
+    VersionDetail, Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize,
+    VolumeSnapshot, paths, record,
 };
 use rootstock_core::{
     ChunkId, ImageName, NodeName, ProfileName, TagName, VersionSelector, VersionSpec, VolumeName,
@@ -135,6 +135,11 @@ impl Client {
     /// Begins a pass of the scrub, unless one is under way.
     pub fn scrub_start(&self) -> Answer<ScrubStatus> {
         self.send(Method::POST, paths::SCRUB, &())
+    }
+
+    /// Recipes, and the making of them.
+    pub fn recipes(&self) -> Answer<RecipeList> {
+        self.get(paths::RECIPES)
     }
 
     /// What the store holds.

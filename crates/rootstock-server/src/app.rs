@@ -17,6 +17,7 @@ use crate::{
     metrics::Metrics,
     nbd::NbdHandle,
     nodes::Nodes,
+    recipes::Recipes,
     scrub::Scrub,
     traces::Traces,
     volumes::Volumes,
@@ -44,6 +45,7 @@ pub(crate) struct App {
     pub(crate) nodes: Nodes,
     pub(crate) metrics: Metrics,
     pub(crate) scrub: Scrub,
+    pub(crate) recipes: Recipes,
     pub(crate) boot: Boot,
     pub(crate) traces: Traces,
     /// There once the daemon has started.
@@ -75,6 +77,7 @@ impl App {
             leases: Arc::default(),
             imports: Sessions::default(),
             nodes: Nodes::default(),
+            recipes: Recipes::default(),
             metrics: Metrics::default(),
             first_stages: OnceLock::new(),
             body_places: Arc::new(Semaphore::new(BODIES_MAX)),

@@ -28,7 +28,6 @@ use crate::{
 
 mod body;
 mod causes;
-mod chunks;
 pub(crate) mod clock;
 pub(crate) mod control;
 mod decide;
@@ -60,6 +59,7 @@ mod told;
 mod trace_api;
 mod transcript;
 mod udp;
+mod version_ids;
 
 use clock::SiteClock;
 use control::Controls;
@@ -75,6 +75,7 @@ use stage::Stages;
 use staged::StagedFiles;
 use told::{AdditionsByBoot, Roster};
 use transcript::{Transcripts, step_of};
+use version_ids::VersionIds;
 
 /// Where the agent's package puts it.
 const AGENT_DEFAULT: &str = "/usr/lib/rootstock/rootstock-agent";
@@ -102,6 +103,7 @@ pub(crate) struct Boot {
     pub(crate) programs: Programs,
     pub(crate) networks: Networks,
     pub(crate) sessions: Sessions,
+    pub(crate) version_ids: VersionIds,
     pub(crate) staged: StagedFiles,
     pub(crate) held: HeldFiles,
     pub(crate) roster: Roster,
@@ -131,6 +133,7 @@ impl Boot {
             programs: Programs::new(&config.boot.files),
             networks: Networks::new(&config.network),
             sessions: Sessions::default(),
+            version_ids: VersionIds::default(),
             staged: StagedFiles::default(),
             held: HeldFiles::default(),
             roster: Roster::default(),

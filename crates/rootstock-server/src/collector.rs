@@ -16,6 +16,7 @@ use crate::{
     app::App,
     http::{ApiError, Progress},
     pages::{StorePages, manifest},
+    recipes,
 };
 
 /// Collects, reporting to whoever asked. Goes on when they leave.
@@ -54,23 +55,16 @@ async fn collect(app: &Arc<App>, progress: Option<Progress>) -> Result<CollectRe
         .await?;
     forget_ended(app).await?;
     // Notes become pins: read in this order, none is missed on its way.
-    let unnamed = app.imports.unnamed();
+    let mut kept = app.imports.unnamed();
+    kept.extend(app.recipes.notes());
     let pins = pins(app).await?;
     let versions = app.catalog.all_versions().await?;
     let mut manifests: Vec<Digest> = versions.iter().map(|row| row.manifest).collect();
     manifests.sort_unstable();
     manifests.dedup();
-    app.blocking(move |app| {
-        sweep(
-            app,
-            collection,
-            &manifests,
-            &unnamed,
-            &pins,
-            progress.as_ref(),
-        )
-    })
-    .await
+    kept.extend(recipe_parts(app).await?);
+    app.blocking(move |app| sweep(app, collection, &manifests, &kept, &pins, progress.as_ref()))
+        .await
 }
 
 /// Forgets what imports relied on that ended while a request of theirs was under
@@ -84,6 +78,21 @@ async fn forget_ended(app: &App) -> Result<(), ApiError> {
         }
     }
     Ok(())
+}
+
+/// Every part of every recipe. One that cannot be read is forgotten: it can be made
+/// anew, and is no reason to keep what nothing needs.
+async fn recipe_parts(app: &Arc<App>) -> Result<Vec<ChunkId>, ApiError> {
+    let mut parts = Vec::new();
+    for recipe in app.catalog.recipes().await? {
+        let root = recipe.root;
+        let read = app.blocking(move |app| recipes::parts(&app.store, root));
+        match read.await {
+            Ok(read) => parts.extend(read),
+            Err(error) => recipes::give_up(app, root, &error).await,
+        }
+    }
+    Ok(parts)
 }
 
 async fn pins(app: &App) -> Result<HashSet<PackId>, ApiError> {
@@ -101,12 +110,12 @@ fn sweep(
     app: &App,
     collection: Collection,
     manifests: &[Digest],
-    unnamed: &[ChunkId],
+    kept: &[ChunkId],
     pins: &HashSet<PackId>,
     progress: Option<&Progress>,
 ) -> Result<CollectReport, ApiError> {
     let mut live = Live::default();
-    for id in unnamed {
+    for id in kept {
         live.add(*id);
     }
     for (done, id) in manifests.iter().enumerate() {

@@ -113,6 +113,9 @@ pub struct StoreConfig {
     /// started, as fast as the disk.
     #[serde(with = "size")]
     pub scrub_rate_bytes: u64,
+    /// How much of one processor the making of recipes may take, in percent; 0
+    /// makes none.
+    pub recipe_load_percent: u32,
     /// Minutes between background collections; 0 turns them off.
     pub gc_interval_minutes: u32,
     /// Days after which an import that nobody continues is dropped.
@@ -125,6 +128,7 @@ impl Default for StoreConfig {
             cache_bytes: 512 << 20,
             pack_bytes: 16 << 20,
             scrub_rate_bytes: 8 << 20,
+            recipe_load_percent: 50,
             gc_interval_minutes: 60,
             import_idle_days: 7,
         }

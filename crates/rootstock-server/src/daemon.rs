@@ -23,7 +23,7 @@ use crate::{
     http::{self, ApiServer, ListenError},
     imports,
     nbd::{self, NbdLimits, NbdListener, NbdServer},
-    scrub,
+    recipes, scrub,
     stop::Stop,
     tls::{self, TlsError},
     traces,
@@ -179,6 +179,7 @@ impl Daemon {
         let api = tokio::spawn(server.serve(router, stopped.clone(), SHUTDOWN_PATIENCE));
         let mut workers = JoinSet::new();
         workers.spawn(scrub::work(Arc::clone(&app), stopped.clone()));
+        workers.spawn(recipes::work(Arc::clone(&app), stopped.clone()));
         workers.spawn(boot::work(Arc::clone(&app), data.keys(), stopped.clone()));
         workers.spawn(traces::work(Arc::clone(&app), stopped.clone()));
         workers.spawn(flush_volumes(Arc::clone(&app), stopped.clone()));

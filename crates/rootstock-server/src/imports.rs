@@ -405,6 +405,7 @@ pub(crate) async fn publish(
     };
     tracing::info!(image = %row.image, version = row.number.0, ?outcome, added_bytes, "version committed");
     app.traces.carry_soon();
+    app.recipes.wake();
     if let Some(stages) = app.first_stages.get()
         && app.boot.is_on()
     {

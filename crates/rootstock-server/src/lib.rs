@@ -20,6 +20,7 @@ mod metrics;
 pub mod nbd;
 mod nodes;
 mod pages;
+mod recipes;
 mod scrub;
 mod sizes;
 mod stop;

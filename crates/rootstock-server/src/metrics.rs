@@ -22,6 +22,8 @@ pub(crate) struct Metrics {
     chunk_bytes_stored: AtomicU64,
     chunks_served: AtomicU64,
     chunk_bytes_served: AtomicU64,
+    deltas_served: AtomicU64,
+    delta_bytes_served: AtomicU64,
     collections: AtomicU64,
     collected_bytes: AtomicU64,
     damage_found: AtomicU64,
@@ -63,6 +65,12 @@ impl Metrics {
     pub(crate) fn chunks_served(&self, count: u64, bytes: u64) {
         self.chunks_served.fetch_add(count, Relaxed);
         self.chunk_bytes_served.fetch_add(bytes, Relaxed);
+    }
+
+    /// Chunks that went out as deltas; they are counted as chunks too.
+    pub(crate) fn deltas_served(&self, count: u64, bytes: u64) {
+        self.deltas_served.fetch_add(count, Relaxed);
+        self.delta_bytes_served.fetch_add(bytes, Relaxed);
     }
 
     pub(crate) fn collected(&self, report: &CollectReport) {
@@ -108,6 +116,16 @@ impl Metrics {
                 "rootstock_chunk_served_bytes_total",
                 "Bytes of frames sent to API clients.",
                 &self.chunk_bytes_served,
+            ),
+            counter(
+                "rootstock_deltas_served_total",
+                "Chunks sent to machines as deltas.",
+                &self.deltas_served,
+            ),
+            counter(
+                "rootstock_delta_served_bytes_total",
+                "Bytes of these deltas.",
+                &self.delta_bytes_served,
             ),
             counter(
                 "rootstock_collections_total",

@@ -15,17 +15,19 @@ use jiff::{SignedDuration, Timestamp};
 use rootstock_api::{
     BINARY_MEDIA_TYPE, ProblemCode, SEAL_HEADER,
     boot::{
-        BOOT_PACK, BootStep, CHUNKS, CONTROL, INVENTORY_BYTES_MAX, MANIFEST, NodeControl, ORDER,
-        ORDER_SIGNATURE_HEADER, REPORT, SESSION, STEPS, STEPS_MAX, SessionCreate, SessionState,
-        Steps, TRACE,
+        BOOT_PACK, BootStep, CHUNKS, CONTROL, DELTAS, INVENTORY_BYTES_MAX, MANIFEST, NodeControl,
+        ORDER, ORDER_SIGNATURE_HEADER, REPORT, SESSION, STEPS, STEPS_MAX, SessionCreate,
+        SessionState, Steps, TRACE,
     },
 };
 use rootstock_catalog::{BootRow, Redeemed};
-use rootstock_core::{ChunkId, Digest, MacAddress};
+use rootstock_core::{
+    Digest, ImageName, MacAddress, VersionNumber, VersionSelector, VersionSpec,
+};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    chunks, control,
+    control,
     decide::known_uuid,
     listen::{Arrival, Transport},
     orders,
@@ -40,7 +42,10 @@ use crate::{
     http::{ApiError, ApiQuery, chain},
 };
 
+mod chunks;
+mod records;
 mod reports;
+mod versions;
 
 /// The largest request, in bytes: steps, inventories, traces and ids of a boot pack.
 const REQUEST_BYTES_MAX: usize = 256 << 10;
@@ -63,6 +68,7 @@ pub(crate) fn router() -> Router<Arc<App>> {
         .route(CHUNKS, post(chunks::chunks))
         .route(BOOT_PACK, post(chunks::boot_pack))
         .route(TRACE, get(trace_api::give).post(trace_api::take))
+        .route(DELTAS, post(chunks::deltas))
         .route(STEPS, post(steps))
         .route(REPORT, post(reports::report))
         .route(CONTROL, get(control))
@@ -307,8 +313,29 @@ async fn order(State(app): State<Arc<App>>, machine: Machine) -> Result<Response
     Ok(response)
 }
 
-async fn manifest(State(app): State<Arc<App>>, machine: Machine) -> Result<Response, ApiError> {
-    let version = &machine.session.version;
+/// The manifest of a version.
+#[derive(Debug, Deserialize)]
+struct ManifestQuery {
+    image: Option<ImageName>,
+    version: Option<VersionNumber>,
+}
+
+async fn manifest(
+    State(app): State<Arc<App>>,
+    machine: Machine,
+    ApiQuery(query): ApiQuery<ManifestQuery>,
+) -> Result<Response, ApiError> {
+    let version = match (query.image, query.version) {
+        (Some(image), Some(version)) => {
+            let selector = VersionSelector::Number(version);
+            versions::readable(&app, &machine, &VersionSpec { image, selector }).await?
+        }
+        (None, None) => machine.session.version.clone(),
+        _ => {
+            let detail = "name an image and a version, or neither";
+            return Err(ApiError::new(ProblemCode::BadRequest, detail));
+        }
+    };
     let id = ChunkId(version.manifest);
     let bytes = app.blocking(move |app| Ok(app.store.read(id)?)).await?;
     let seal = HeaderValue::from_str(&version.seal)

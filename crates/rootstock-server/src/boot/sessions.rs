@@ -17,7 +17,6 @@ use jiff::Timestamp;
 use rootstock_api::boot::{BootStep, NodeReport};
 use rootstock_catalog::{BootRow, VersionRow};
 use rootstock_core::{ChunkId, Digest, MacAddress, NodeName, VersionSelector, VersionSpec};
-use rootstock_image::manifest::{Descend, Visit};
 use rootstock_store::ChunkStore;
 use tokio::sync::{Notify, futures::Notified};
 
@@ -25,11 +24,11 @@ use super::{
     plugins::PluginEvent,
     told,
     transcript::{Told, step_of},
+    version_ids::{self, short},
 };
 use crate::{
     app::App,
     http::{ApiError, chain},
-    pages::{StorePages, manifest},
 };
 
 /// Seconds between a machine's reports.
@@ -51,6 +50,9 @@ const ADDRESS_INTERVAL: Duration = Duration::from_secs(300);
 
 /// How long the memory of a session is believed without asking the catalog.
 const MEMORY_LIFE: Duration = Duration::from_secs(60);
+
+/// How long it is believed what a machine is to run next.
+const NEXT_LIFE: Duration = Duration::from_secs(10);
 
 /// A machine's session.
 #[derive(Debug)]
@@ -81,6 +83,8 @@ struct State {
     /// Why its disk went out of use, as far as that was noted.
     off_noted: Option<String>,
     address_kept: Option<Instant>,
+    /// What it is to run next, and when that was found out.
+    next: Option<(Instant, VersionRow)>,
 }
 
 /// What is new in a report.
@@ -112,13 +116,20 @@ impl Session {
         if let Some(chunks) = self.chunks.get() {
             return Ok(chunks.contains(&short(chunk)));
         }
-        let mut chunks = HashSet::new();
-        manifest(store, self.version.manifest)?.walk(&StorePages(store), |visit| {
-            let (Visit::Page { id, .. } | Visit::Chunk { id, .. }) = visit;
-            chunks.insert(short(id));
-            Descend::Into
-        })?;
+        let chunks = version_ids::read(store, self.version.manifest)?;
         Ok(self.chunks.get_or_init(|| chunks).contains(&short(chunk)))
+    }
+
+    /// What it is to run next, if that was found out not long ago.
+    pub(crate) fn next_version(&self) -> Option<VersionRow> {
+        let state = self.state();
+        let (found, next) = state.next.as_ref()?;
+        (found.elapsed() < NEXT_LIFE).then(|| next.clone())
+    }
+
+    /// Remembers what it is to run next.
+    pub(crate) fn set_next_version(&self, next: VersionRow) {
+        self.state().next = Some((Instant::now(), next));
     }
 
     /// How it does, as it said last, unless it is gone.
@@ -181,12 +192,6 @@ impl Session {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn short(chunk: ChunkId) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&chunk.as_bytes()[..8]);
-    u64::from_le_bytes(bytes)
 }
 
 impl Sessions {
@@ -370,6 +375,7 @@ async fn load(app: &App, row: BootRow) -> Result<Session, ApiError> {
             report: None,
             off_noted: None,
             address_kept: None,
+            next: None,
         }),
         relieved: Notify::new(),
     })

@@ -34,6 +34,7 @@ use super::{
 use crate::{app::App, config::Config, volumes::Volumes};
 
 mod control;
+mod deltas;
 mod traces;
 
 const MAC: &str = "52-54-00-12-34-56";

@@ -36,6 +36,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("store.cache_bytes", Kind::Text),
     ("store.pack_bytes", Kind::Text),
     ("store.scrub_rate_bytes", Kind::Text),
+    ("store.recipe_load_percent", Kind::Number),
     ("store.gc_interval_minutes", Kind::Number),
     ("store.import_idle_days", Kind::Number),
     ("log.filter", Kind::Text),
@@ -313,6 +314,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if config.store.cache_bytes < 8 << 20 {
         return together("store.cache_bytes is too small: at least 8M");
     }
+    if config.store.recipe_load_percent > 100 {
+        return together("store.recipe_load_percent is above 100: it is a part of one processor");
+    }
     if config.store.import_idle_days == 0 {
         return together("store.import_idle_days is 0: imports would expire at once");
     }
@@ -368,6 +372,7 @@ mod tests {
         store.cache_bytes = 1073741824  # file FILE
         store.pack_bytes = 16777216  # default
         store.scrub_rate_bytes = 8388608  # default
+        store.recipe_load_percent = 50  # default
         store.gc_interval_minutes = 60  # default
         store.import_idle_days = 7  # default
         log.filter = "warn"  # environment ROOTSTOCK_LOG_FILTER

@@ -62,6 +62,7 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::boot_doctor))
         .routes(routes!(admin::gc))
         .routes(routes!(admin::scrub, admin::scrub_start))
+        .routes(routes!(admin::recipes))
         .routes(routes!(images::list))
         .routes(routes!(images::show, images::delete))
         .routes(routes!(images::history))

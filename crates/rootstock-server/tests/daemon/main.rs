@@ -5,6 +5,7 @@ mod images;
 mod imports;
 mod life;
 mod nbd;
+mod recipes;
 mod remote;
 mod support;
 mod volumes;

@@ -206,6 +206,7 @@ pub(crate) fn config_in(dir: &Path) -> Config {
     // Background work would only disturb what the tests look at.
     config.store.scrub_rate_bytes = 0;
     config.store.gc_interval_minutes = 0;
+    config.store.recipe_load_percent = 0;
     config
 }
 
@@ -274,20 +275,28 @@ pub(crate) struct Disk {
 impl Disk {
     /// A disk of this many chunks, each full of a byte; zero for none.
     pub(crate) fn of(fills: &[u8]) -> Self {
-        let disk_bytes = fills.len() as u64 * CHUNK_BYTES;
+        let raw = |fill: &u8| match fill {
+            0 => vec![0; CHUNK_BYTES as usize],
+            fill => chunk_of(*fill),
+        };
+        Self::of_raw(&fills.iter().flat_map(raw).collect::<Vec<_>>())
+    }
+
+    /// A disk of these bytes.
+    pub(crate) fn of_raw(bytes: &[u8]) -> Self {
+        let disk_bytes = bytes.len() as u64;
         let grid = Grid::whole(disk_bytes).expect("a grid");
         let mut builder = ManifestBuilder::new(grid);
         let mut encoder = Encoder::new();
         let mut frames: Vec<Frame> = Vec::new();
-        for (index, fill) in fills.iter().enumerate() {
-            if *fill == 0 {
+        for (index, raw) in (0..).zip(bytes.chunks(CHUNK_BYTES as usize)) {
+            if raw.iter().all(|byte| *byte == 0) {
                 continue;
             }
-            let raw = chunk_of(*fill);
-            let id = ChunkId::of(&raw);
-            builder.set(index as u64, id);
+            let id = ChunkId::of(raw);
+            builder.set(index, id);
             if frames.iter().all(|frame| frame.chunk != id) {
-                frames.push(encoder.encode(id, &raw));
+                frames.push(encoder.encode(id, raw));
             }
         }
         let chunk_count = frames.len();

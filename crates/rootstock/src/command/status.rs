@@ -1,7 +1,7 @@
 //! `rootstock status`.
 
 use clap::Args;
-use rootstock_api::{Site, StoreReport};
+use rootstock_api::{RecipeList, Site, StoreReport};
 use serde_json::json;
 
 use crate::{output, session::Session};
@@ -14,12 +14,13 @@ pub(crate) struct StatusArgs {}
 pub(crate) fn run(_: &StatusArgs, session: &Session) -> anyhow::Result<()> {
     let client = session.client()?;
     let (site, store, clients) = (client.site()?, client.store()?, client.clients()?);
+    let recipes = client.recipes()?;
     if session.json() {
         return output::json(&json!({
-            "site": site, "store": store, "clients": clients.clients,
+            "site": site, "store": store, "clients": clients.clients, "recipes": recipes,
         }));
     }
-    let mut text = text(&site, &store);
+    let mut text = text(&site, &store, &recipes);
     for client in &clients.clients {
         text.push_str(&format!(
             "\nclient       {} has {} open since {}",
@@ -31,7 +32,7 @@ pub(crate) fn run(_: &StatusArgs, session: &Session) -> anyhow::Result<()> {
     output::line(&text)
 }
 
-fn text(site: &Site, store: &StoreReport) -> String {
+fn text(site: &Site, store: &StoreReport, recipes: &RecipeList) -> String {
     let saved = match store.stored_bytes {
         0 => String::new(),
         _ => format!(" for {} of versions", output::bytes(store.used_bytes)),
@@ -76,13 +77,31 @@ fn text(site: &Site, store: &StoreReport) -> String {
                 output::bytes(store.cache_bytes_max)
             ),
         ),
+        ("recipes", recipes_text(recipes)),
     ])
+}
+
+/// How many recipes there are, and what becomes of the others.
+fn recipes_text(recipes: &RecipeList) -> String {
+    let mut text = format!("{} made", recipes.recipes.len());
+    if let Some(making) = &recipes.making {
+        let done = making.done_chunk_count * 100;
+        let percent = done.checked_div(making.total_chunk_count).unwrap_or(0);
+        text.push_str(&format!(
+            ", {percent} % of that from {} to {}",
+            making.from, making.to
+        ));
+    }
+    if recipes.waiting_count > 0 {
+        text.push_str(&format!(", {} waiting", recipes.waiting_count));
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rootstock_api::TokenRole;
+    use rootstock_api::{RecipeProgress, TokenRole};
 
     #[test]
     fn a_status() {
@@ -102,7 +121,18 @@ mod tests {
             cache_bytes_max: 256 << 20,
             ..StoreReport::default()
         };
-        insta::assert_snapshot!(text(&site, &store), @r"
+        let recipes = RecipeList {
+            recipes: Vec::new(),
+            making: Some(RecipeProgress {
+                from: "lab:1".parse().expect("a version"),
+                to: "lab:2".parse().expect("a version"),
+                done_chunk_count: 400,
+                total_chunk_count: 1000,
+            }),
+            waiting_count: 2,
+            load_percent: 50,
+        };
+        insta::assert_snapshot!(text(&site, &store, &recipes), @r"
         daemon    release 0.1.0, running since now
         nbd       127.0.0.1:10809
         site key  abababababababababababababababababababababababababababababababab
@@ -111,6 +141,7 @@ mod tests {
         packs     800 MB in 50 packs
         free      -
         cache     0 B of 268 MB
+        recipes   0 made, 40 % of that from lab:1 to lab:2, 2 waiting
         ");
     }
 }

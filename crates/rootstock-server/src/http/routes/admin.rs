@@ -8,8 +8,8 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use rootstock_api::{
-    Client, ClientList, CollectEvent, Export, ExportList, Health, HolderKind, Problem, ScrubStatus,
-    Site, StoreReport, doctor::BootDoctor, paths,
+    Client, ClientList, CollectEvent, Export, ExportList, Health, HolderKind, Problem, RecipeList,
+    ScrubStatus, Site, StoreReport, doctor::BootDoctor, paths,
 };
 
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     http::{ApiError, auth::Caller, extract::ApiJson, progress::Progress},
     metrics::Gauge,
     nbd::NbdHandle,
+    recipes,
 };
 
 /// Whether the daemon is up
@@ -235,6 +236,13 @@ pub(crate) async fn scrub(State(app): State<Arc<App>>) -> ApiJson<ScrubStatus> {
 pub(crate) async fn scrub_start(State(app): State<Arc<App>>) -> (StatusCode, ApiJson<ScrubStatus>) {
     let status = app.scrub.start(app.store.packs().len());
     (StatusCode::ACCEPTED, ApiJson(status))
+}
+
+/// Recipes, and the making of them
+#[utoipa::path(get, path = paths::RECIPES, tag = "store", operation_id = "recipe_list",
+    responses((status = 200, body = RecipeList), (status = "default", body = Problem)))]
+pub(crate) async fn recipes(State(app): State<Arc<App>>) -> Result<ApiJson<RecipeList>, ApiError> {
+    Ok(ApiJson(recipes::list(&app).await?))
 }
 
 /// What can be opened over NBD

@@ -26,7 +26,7 @@ use crate::{
         progress::Progress,
     },
     leases::{Key, Lease},
-    sizes, traces, verify,
+    recipes, sizes, traces, verify,
 };
 
 /// Finds a version and keeps it until the lease is dropped.
@@ -74,6 +74,9 @@ pub(crate) async fn show(
         .filter(|other| other.spec() != row.spec())
         .map(|other| other.manifest)
         .collect();
+    let recipes = app.catalog.recipes().await?;
+    let recipes = recipes.iter().filter(|recipe| recipe.to == row.spec());
+    let recipes = recipes.map(recipes::summary).collect();
     let manifest = row.manifest;
     let size = app
         .blocking(move |app| sizes::weigh(&app.store, manifest, &others))
@@ -96,6 +99,7 @@ pub(crate) async fn show(
         size,
         facts,
         volumes,
+        recipes,
     }))
 }
 
@@ -198,8 +202,9 @@ pub(crate) async fn diff(
 ) -> Result<ApiJson<DiffReport>, ApiError> {
     let (from, from_lease) = lease(&app, &pair.from, HolderKind::Operation, "diff").await?;
     let (to, to_lease) = lease(&app, &pair.to, HolderKind::Operation, "diff").await?;
+    let recipe = recipes::find(&app, &from, &to).await?;
     let report = app
-        .blocking(move |app| sizes::compare(&app.store, &from, &to))
+        .blocking(move |app| sizes::compare(&app.store, &from, &to, recipe.as_deref()))
         .await?;
     drop((from_lease, to_lease));
     Ok(ApiJson(report))

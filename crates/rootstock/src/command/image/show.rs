@@ -2,7 +2,8 @@
 
 use clap::Args;
 use rootstock_api::{
-    BootSet, ImageBootFacts, ImageDetail, PartitionFacts, VersionDetail, VersionSummary,
+    BootSet, ImageBootFacts, ImageDetail, PartitionFacts, RecipeSummary, VersionDetail,
+    VersionSummary,
 };
 use rootstock_core::{TagName, VersionSelector, VersionSpec};
 
@@ -105,6 +106,9 @@ fn version_text(version: &VersionDetail) -> String {
         ),
         ("manifest", version.manifest.to_string()),
     ];
+    for recipe in &version.recipes {
+        fields.push(("recipe", recipe_text(recipe)));
+    }
     if let Some(boot) = &facts.boot {
         fields.push(("boots", boots(boot)));
     }
@@ -155,6 +159,18 @@ fn boot_set(set: &BootSet) -> String {
         output::count(set.chunk_count, "chunk"),
         output::bytes(set.raw_bytes),
         output::bytes(set.frame_bytes)
+    )
+}
+
+/// How much less a machine fetches that has another version.
+fn recipe_text(recipe: &RecipeSummary) -> String {
+    format!(
+        "from {}: {} rebuilt from {} instead of {}, {} stored",
+        recipe.from,
+        output::count(recipe.delta_count, "chunk"),
+        output::bytes(recipe.delta_bytes),
+        output::bytes(recipe.frame_bytes),
+        output::bytes(recipe.stored_bytes)
     )
 }
 
@@ -222,7 +238,9 @@ mod tests {
                         {"number": 2, "start_bytes": 537919488, "len_bytes": 8050966528_u64, "type_name": "Linux root",
                          "fs": {"kind": "xfs", "kept_whole_because": "the free space of xfs is not looked for"}}]},
             "boot_set": {"chunk_count": 507, "raw_bytes": 126000000, "frame_bytes": 37500000, "boots": 3},
-            "volumes": ["seat-1"]
+            "volumes": ["seat-1"],
+            "recipes": [{"from": "lab:1", "to": "lab:2", "delta_count": 1500, "delta_bytes": 180000000,
+                         "frame_bytes": 257000000, "stored_bytes": 180300000, "created": "soon"}]
         }))
         .expect("a version");
         assert_snapshot!(version_text(&version), @r"
@@ -241,6 +259,7 @@ mod tests {
         kernels   6.1.0-28-amd64
         manifest  abababababababababababababababababababababababababababababababab
         boot set  507 chunks, 126 MB (37.5 MB to send), learnt from 3 boots
+        recipe    from lab:1: 1500 chunks rebuilt from 180 MB instead of 257 MB, 180 MB stored
         volumes   seat-1
         message   51 packages
 
