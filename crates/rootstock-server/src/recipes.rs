@@ -5,7 +5,7 @@
 //! keep it; a daemon that dies forgets the notes, and begins that recipe again.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -49,8 +49,8 @@ struct State {
     /// Parts of the recipe that is being made.
     notes: HashSet<ChunkId>,
     making: Option<RecipeProgress>,
-    /// Pairs that could not be made not long ago.
-    failed: HashSet<(VersionSpec, VersionSpec)>,
+    /// Pairs that could not be made, and when that was found.
+    failed: HashMap<(VersionSpec, VersionSpec), Instant>,
     /// The recipes that were asked for last, by their roots.
     indexes: VecDeque<(Digest, Arc<Index>)>,
 }
@@ -194,10 +194,7 @@ async fn idle(app: &App, stop: &mut Stop) -> bool {
     tokio::select! {
         () = stop.wait() => true,
         () = app.recipes.changed.notified() => false,
-        () = tokio::time::sleep(RETRY_INTERVAL) => {
-            app.recipes.state().failed.clear();
-            false
-        }
+        () = tokio::time::sleep(RETRY_INTERVAL) => false,
     }
 }
 
@@ -211,7 +208,10 @@ async fn next(app: &App) -> Option<(VersionRow, VersionRow)> {
     };
     let state = app.recipes.state();
     let mut wanted = wanted.into_iter();
-    wanted.find(|(from, to)| !state.failed.contains(&(from.spec(), to.spec())))
+    wanted.find(|(from, to)| {
+        let failed = state.failed.get(&(from.spec(), to.spec()));
+        failed.is_none_or(|at| at.elapsed() >= RETRY_INTERVAL)
+    })
 }
 
 /// Makes one recipe. True when the daemon stops.
@@ -254,7 +254,9 @@ fn failed(app: &App, pair: &(VersionSpec, VersionSpec), error: &ApiError) {
     } else {
         tracing::warn!(%from, %to, detail, "recipe not made");
     }
-    app.recipes.state().failed.insert(pair.clone());
+    let mut state = app.recipes.state();
+    state.failed.retain(|_, at| at.elapsed() < RETRY_INTERVAL);
+    state.failed.insert(pair.clone(), Instant::now());
 }
 
 /// Makes one recipe step by step; `None` when the daemon stops.

@@ -29,11 +29,13 @@ impl Daemon {
         let nbd_port = process::free_port()?;
         let config = data.with_extension("toml");
         // The scrubber is off: it would bring packs back into a page cache that
-        // was dropped for the measurement.
+        // was dropped for the measurement. No recipes: they would take half a core.
         let cache_bytes = cache_mib << 20;
         std::fs::write(
             &config,
-            format!("[store]\ncache_bytes = {cache_bytes}\nscrub_rate_bytes = 0\n"),
+            format!(
+                "[store]\ncache_bytes = {cache_bytes}\nscrub_rate_bytes = 0\nrecipe_load_percent = 0\n"
+            ),
         )?;
         let mut command = Command::new(&bench.rootstock);
         command

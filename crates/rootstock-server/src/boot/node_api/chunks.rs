@@ -97,7 +97,7 @@ async fn send(
                 let note = format!("refused {peer}: it asked for chunks of another version");
                 app.boot.transcripts.note(&session.boot, note);
                 let spec = version.spec();
-                let detail = format!("chunk {foreign} is none of {spec}, which this boot runs");
+                let detail = format!("chunk {foreign} is none of {spec}");
                 return Err(ApiError::new(ProblemCode::Forbidden, detail));
             }
             Answer::of(app, &ids, recipe.as_deref())
