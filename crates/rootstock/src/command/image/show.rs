@@ -106,6 +106,9 @@ fn version_text(version: &VersionDetail) -> String {
         ),
         ("manifest", version.manifest.to_string()),
     ];
+    if version.recipes.is_empty() {
+        fields.push(("recipe", "-".to_owned()));
+    }
     for recipe in &version.recipes {
         fields.push(("recipe", recipe_text(recipe)));
     }
