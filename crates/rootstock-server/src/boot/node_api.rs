@@ -22,7 +22,7 @@ use rootstock_api::{
 };
 use rootstock_catalog::{BootRow, Redeemed};
 use rootstock_core::{
-    Digest, ImageName, MacAddress, VersionNumber, VersionSelector, VersionSpec,
+    ChunkId, Digest, ImageName, MacAddress, VersionNumber, VersionSelector, VersionSpec,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 

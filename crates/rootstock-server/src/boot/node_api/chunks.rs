@@ -46,7 +46,7 @@ pub(super) async fn boot_pack(
 
 /// Two versions, by number: `lab:2`.
 #[derive(Debug, Deserialize)]
-struct Pair {
+pub(super) struct Pair {
     from: Option<VersionSpec>,
     to: Option<VersionSpec>,
 }
@@ -105,4 +105,3 @@ async fn send(
         .await?;
     Ok(answer.send(app))
 }
-
