@@ -3,7 +3,6 @@
 use std::env;
 use std::fs::{self, File};
 use std::path::Path;
-use std::thread;
 use std::time::Duration;
 
 use rootstock_tests::guest::Kernel;
@@ -88,8 +87,9 @@ fn the_plug_is_pulled_again_and_again() {
                     guest.process().log_end()
                 )
             });
-        guest.console.expect("kept", LIMIT).expect("it writes");
-        thread::sleep(Duration::from_millis(logged::next(&mut random) % 1500));
+        for _ in 0..=logged::next(&mut random) % 8 {
+            guest.console.expect("kept", LIMIT).expect("it writes");
+        }
         let text = guest.console.text();
         guest.kill().expect("its plug is pulled");
         let kept = last_kept(&text).expect("something was kept");

@@ -261,8 +261,8 @@ mod tests {
         system    Debian GNU/Linux 12
         kernels   6.1.0-28-amd64
         manifest  abababababababababababababababababababababababababababababababab
-        boot set  507 chunks, 126 MB (37.5 MB to send), learnt from 3 boots
         recipe    from lab:1: 1500 chunks rebuilt from 180 MB instead of 257 MB, 180 MB stored
+        boot set  507 chunks, 126 MB (37.5 MB to send), learnt from 3 boots
         volumes   seat-1
         message   51 packages
 
