@@ -1,25 +1,30 @@
 //! A machine keeps what it got: a real guest with a disk of its own.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rootstock_tests::boots;
+use anyhow::Result;
 use rootstock_tests::golden::Golden;
 use rootstock_tests::lan::{BOOT_LIMIT, Lan};
 use rootstock_tests::pxe::PoweredOn;
-use rootstock_tests::wait;
+use rootstock_tests::{boots, exercise, wait};
 
 /// Room for the image, twice.
 const DISK_BYTES: u64 = 4 << 30;
 /// What a boot from a complete disk may fetch of the image.
 const SECOND_BOOT_BYTES_MAX: u64 = 1_000_000;
 
+/// Tells the second version from the first.
+const HAS_DRACUT: &str = "test -d /usr/lib/dracut && echo yes || echo no";
+
 /// A lab with one node, `desk`, and its disk.
 fn lab() -> (Lan, PathBuf) {
     let lan = Lan::new("dhcp", "").expect("a lab");
     let image = boots::image(Golden::Debian).expect("an image");
     lan.import("debian", &image).expect("imported");
-    lan.add_node("desk", 5, "debian").expect("a node");
+    assign(&lan, "debian:1");
+    lan.add_node("desk", 5, "debian@production")
+        .expect("a node");
     let disk = lan.path("desk.disk");
     File::create(&disk)
         .and_then(|file| file.set_len(DISK_BYTES))
@@ -27,7 +32,7 @@ fn lab() -> (Lan, PathBuf) {
     (lan, disk)
 }
 
-fn boot(lan: &Lan, disk: &std::path::Path) -> PoweredOn {
+fn boot(lan: &Lan, disk: &Path) -> PoweredOn {
     let mut machine = lan.power_on_beside_disk("desk", 5, disk).expect("on");
     boots::log_in(lan, &mut machine, "desk").expect("logged in");
     boots::reach(lan, "desk", "up").expect("up");
@@ -46,12 +51,12 @@ fn fetched_bytes(lan: &Lan) -> u64 {
     up.expect("up")["bytes"].as_u64().expect("a number")
 }
 
-fn wait_complete(machine: &mut PoweredOn) {
-    wait::until("the image to be complete", BOOT_LIMIT, || {
-        let told = boots::shell(machine, "dmesg | grep -c 'complete on this' || true")?;
-        Ok((told != "0").then_some(()))
+/// Waits for a line of the kernel's log with these words, which the agent writes there.
+fn told(machine: &mut PoweredOn, words: &str) -> Result<String> {
+    wait::until(words, BOOT_LIMIT, || {
+        let lines = boots::shell(machine, &format!("dmesg | grep '{words}' || true"))?;
+        Ok(lines.lines().last().map(str::to_owned))
     })
-    .expect("complete");
 }
 
 #[test]
@@ -74,7 +79,7 @@ fn the_second_boot_fetches_nothing_and_a_complete_machine_needs_no_server() {
     boots::power_off(machine).expect("off");
 
     let mut machine = boot(&lan, &disk);
-    wait_complete(&mut machine);
+    told(&mut machine, "complete on this").expect("complete");
     // Its device is not anybody else's.
     let busy = shell(&mut machine, &format!("{create} /dev/vda 2>&1 || true"));
     assert!(busy.contains("in use"), "{busy}");
@@ -94,4 +99,67 @@ fn the_second_boot_fetches_nothing_and_a_complete_machine_needs_no_server() {
     assert!(third < SECOND_BOOT_BYTES_MAX, "{third}");
     println!("image data to `up`: first boot {first} B, from a complete disk {third} B");
     assert_eq!(boots::disk_errors(&mut machine).expect("told"), "");
+}
+
+#[test]
+fn a_new_version_comes_by_difference_and_going_back_moves_nothing() {
+    let (lan, disk) = lab();
+    exercise::format(&disk).expect("prepared");
+    let mut machine = boot(&lan, &disk);
+    told(&mut machine, "complete on this").expect("complete");
+    let image = boots::image(Golden::Dracut).expect("an image");
+    lan.import("debian", &image).expect("imported");
+    let predicted = wait::until("the recipe", BOOT_LIMIT, || {
+        let words = ["image", "diff", "debian:1", "debian:2"];
+        let diff = lan.daemon.json(words)?;
+        Ok(diff["recipe"]["wire_bytes"].as_u64())
+    });
+    let predicted = predicted.expect("a recipe");
+
+    assign(&lan, "debian:2");
+    let line = told(&mut machine, "debian:2 is on").expect("it comes while the first runs");
+    let fetched = fetched_bytes_of(&line);
+    let difference = predicted.abs_diff(fetched) as f64 / predicted as f64;
+    assert!(
+        difference < 0.02,
+        "{predicted} B were predicted, {fetched} B came"
+    );
+    machine.pull_plug().expect("off");
+    let mut machine = boot(&lan, &disk);
+    let second = fetched_bytes(&lan);
+    assert!(second < SECOND_BOOT_BYTES_MAX, "{second}");
+    assert_eq!(shell(&mut machine, HAS_DRACUT), "yes");
+
+    assign(&lan, "debian:1");
+    let line = told(&mut machine, "debian:1 is on").expect("it is there still");
+    let back = fetched_bytes_of(&line);
+    assert!(back < SECOND_BOOT_BYTES_MAX / 100, "{line}");
+    machine.pull_plug().expect("off");
+    let mut machine = boot(&lan, &disk);
+    let third = fetched_bytes(&lan);
+    assert!(third < SECOND_BOOT_BYTES_MAX, "{third}");
+    assert_eq!(
+        shell(&mut machine, "ls -d /usr/lib/dracut || true")
+            .lines()
+            .count(),
+        1
+    );
+    assert_eq!(boots::disk_errors(&mut machine).expect("told"), "");
+    println!(
+        "version 2: {predicted} B predicted, {fetched} B fetched while version 1 ran, {second} B \
+         in its first boot; going back: {back} B and {third} B"
+    );
+}
+
+/// Points the tag that the node runs at a version.
+fn assign(lan: &Lan, version: &str) {
+    let words = ["image", "tag", version, "production"];
+    lan.daemon.run(words).expect("tagged");
+}
+
+/// The number in `...: 123 B were fetched`.
+fn fetched_bytes_of(line: &str) -> u64 {
+    let words = line.split_whitespace().rev().skip(3);
+    let mut numbers = words.filter_map(|word| word.parse().ok());
+    numbers.next().expect("a number of bytes")
 }

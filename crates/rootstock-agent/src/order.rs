@@ -1,7 +1,7 @@
 //! What the machine believes: an order and a manifest that its site signed.
 
 use ed25519_dalek::{Signature, VerifyingKey};
-use rootstock_api::boot::{BootOrder, NodeMode, SiteFile};
+use rootstock_api::boot::{BootOrder, NextVersion, NodeMode, SiteFile};
 use rootstock_core::Digest;
 use rootstock_image::manifest::{Manifest, ManifestError};
 use rootstock_image::seal::{Seal, SealError};
@@ -98,18 +98,35 @@ impl Site {
         seal: &str,
         order: &BootOrder,
     ) -> Result<Manifest, TrustError> {
-        let seal = unhex(seal).ok_or(TrustError::Signature { what: "manifest" })?;
-        let seal = Seal::decode(&seal).map_err(TrustError::Seal)?;
-        seal.verify_for(&self.key, &order.image, order.version, order.manifest)
-            .map_err(TrustError::Seal)?;
-        if Digest::of(bytes) != order.manifest {
-            return Err(TrustError::OtherManifest);
-        }
-        let manifest = Manifest::decode(bytes).map_err(TrustError::Manifest)?;
+        let version = NextVersion {
+            image: order.image.clone(),
+            version: order.version,
+            manifest: order.manifest,
+        };
+        let manifest = self.sealed(bytes, seal, &version)?;
         if manifest.grid().disk_bytes() != order.disk_bytes {
             return Err(TrustError::OtherManifest);
         }
         Ok(manifest)
+    }
+}
+
+impl Site {
+    /// The manifest in these bytes, if the site sealed it as this version.
+    pub(crate) fn sealed(
+        &self,
+        bytes: &[u8],
+        seal: &str,
+        version: &NextVersion,
+    ) -> Result<Manifest, TrustError> {
+        let seal = unhex(seal).ok_or(TrustError::Signature { what: "manifest" })?;
+        let seal = Seal::decode(&seal).map_err(TrustError::Seal)?;
+        seal.verify_for(&self.key, &version.image, version.version, version.manifest)
+            .map_err(TrustError::Seal)?;
+        if Digest::of(bytes) != version.manifest {
+            return Err(TrustError::OtherManifest);
+        }
+        Manifest::decode(bytes).map_err(TrustError::Manifest)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::control::{FromServer, Lines, Start, ToServer, send};
 use crate::cow::CowDisk;
 use crate::engine::{self, Engine, Writes};
 use crate::nbd;
+use crate::order::Site;
 use crate::overlay::{Fill, Overlay, memory::MemorySlots, zram::ZramSlots};
 use crate::personal::RemoteVolume;
 use crate::ram::RamFrames;
@@ -33,6 +34,7 @@ use crate::sys;
 use crate::tiers::Tiers;
 use crate::tiers::attach::{Attached, Wanted};
 use crate::tiers::boot::BootSink;
+use crate::tiers::next::{ServiceUpgrades, Upgrade};
 use crate::tiers::remember::Version;
 
 /// The part of memory that writes may take when the order does not say.
@@ -151,11 +153,19 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
             manifest: start.manifest.clone(),
         },
         fill: order.fill.clone(),
+        upgrade: Upgrade {
+            upgrades: ServiceUpgrades {
+                service: service.clone(),
+                urls: order.chunk_urls.clone(),
+            },
+            site: site()?,
+            runs: format!("{}:{}", order.image, order.version),
+        },
     };
     let attached = Attached::start(&tiers, wanted)
         .map_err(|error| format!("the machine's disks cannot be looked at: {error}"))?;
     let steered = Arc::clone(&attached);
-    let steer = move |control: NodeControl| steered.set_fill(control.fill);
+    let steer = move |control: NodeControl| steered.set_control(control);
     steer::start(service.clone(), start.urls.clone(), steer)
         .map_err(|error| format!("there is no thread to be had: {error}"))?;
     let landing = Arc::new(Landing::new(order.cache_bytes / LANDING_PART));
@@ -210,6 +220,13 @@ fn overlay(bytes_max: u64) -> Overlay {
             Overlay::new(Box::new(MemorySlots::new()), slots, bytes_max)
         }
     }
+}
+
+/// The site that this first stage was made by.
+fn site() -> Result<Site, String> {
+    let text = fs::read_to_string("/rootstock/site.json")
+        .map_err(|error| format!("/rootstock/site.json cannot be read: {error}"))?;
+    Site::parse(&text).map_err(|error| console::chain(&error))
 }
 
 /// Starts the engine and gives the kernel the other end.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rootstock_api::boot::{
-    BOOT_PACK, CHUNKS, CONTROL, CONTROL_HOLD_SECONDS, COVERAGE_HEADER, MANIFEST, NodeControl,
-    NodeReport, ORDER, ORDER_BYTES_MAX, ORDER_SIGNATURE_HEADER, REPORT, ReportAnswer, SESSION,
-    STEPS, SessionCreate, SessionState, Steps, TRACE,
+    BOOT_PACK, CHUNKS, CONTROL, CONTROL_HOLD_SECONDS, COVERAGE_HEADER, DELTAS, MANIFEST,
+    NextVersion, NodeControl, NodeReport, ORDER, ORDER_BYTES_MAX, ORDER_SIGNATURE_HEADER, REPORT,
+    ReportAnswer, SESSION, STEPS, SessionCreate, SessionState, Steps, TRACE,
 };
 use rootstock_api::record::{RECORDS_BYTES_MAX, encode_ids};
 use rootstock_core::ChunkId;
@@ -148,19 +148,49 @@ impl Service {
         Ok((bytes(&url, response, MANIFEST_BYTES_MAX as u64)?, seal))
     }
 
+    /// As [`Service::manifest`], of another version.
+    pub(crate) fn manifest_of(
+        &self,
+        base: &str,
+        next: &NextVersion,
+    ) -> Result<(Vec<u8>, String), CallError> {
+        let (image, version) = (&next.image, next.version);
+        let url = format!("{base}{MANIFEST}?image={image}&version={version}");
+        let response = self.get(&url)?;
+        let seal = header(&url, &response, rootstock_api::SEAL_HEADER)?;
+        Ok((bytes(&url, response, MANIFEST_BYTES_MAX as u64)?, seal))
+    }
+
+    /// Records of these chunks of another version, as deltas out of `from` where
+    /// that is given and the server has them.
+    pub(crate) fn deltas(
+        &self,
+        base: &str,
+        from: Option<&str>,
+        next: &NextVersion,
+        ids: &[ChunkId],
+    ) -> Result<Vec<u8>, CallError> {
+        let from = from.map_or_else(String::new, |from| format!("&from={from}"));
+        let url = format!("{base}{DELTAS}?to={}:{}{from}", next.image, next.version);
+        self.records(&url, ids)
+    }
+
     /// Records of these chunks: those that the server has, in any order.
     pub(crate) fn chunks(&self, base: &str, ids: &[ChunkId]) -> Result<Vec<u8>, CallError> {
-        let url = format!("{base}{CHUNKS}");
+        self.records(&format!("{base}{CHUNKS}"), ids)
+    }
+
+    fn records(&self, url: &str, ids: &[ChunkId]) -> Result<Vec<u8>, CallError> {
         let mut request = self
             .agent
-            .post(&url)
+            .post(url)
             .header("content-type", "application/octet-stream");
         if let Some(bearer) = self.bearer() {
             request = request.header("authorization", bearer);
         }
         let response = request.send(&encode_ids(ids)[..]);
-        let response = accepted(&url, response)?;
-        bytes(&url, response, RECORDS_BYTES_MAX as u64)
+        let response = accepted(url, response)?;
+        bytes(url, response, RECORDS_BYTES_MAX as u64)
     }
 
     /// The site's trace of this version, if it has one.

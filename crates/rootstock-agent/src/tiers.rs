@@ -22,6 +22,7 @@ pub(crate) mod boot;
 pub(crate) mod fill;
 pub(crate) mod flights;
 pub(crate) mod keeper;
+pub(crate) mod next;
 pub(crate) mod plan;
 pub(crate) mod remember;
 

@@ -1,15 +1,16 @@
 //! Finding the machine's cache while it boots, and putting it into service.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rootstock_api::boot::{CacheChoice, DiskCacheReport, FillOrder};
+use rootstock_api::boot::{CacheChoice, DiskCacheReport, FillOrder, NodeControl};
 
 use super::Tiers;
 use super::fill::Fill;
 use super::keeper::Keeper;
+use super::next::{ServiceUpgrades, Upgrade};
 use super::remember::Version;
 use crate::console;
 use crate::disk::find::{Devices, Found};
@@ -32,14 +33,16 @@ pub(crate) struct Wanted {
     pub(crate) version: Version,
     /// How it fetches ahead, until it is told otherwise.
     pub(crate) fill: FillOrder,
+    /// What brings other versions.
+    pub(crate) upgrade: Upgrade<ServiceUpgrades>,
 }
 
 /// The disk and its filling, from when they are found.
 pub(crate) struct Attached<F> {
     keeper: OnceLock<Arc<Keeper>>,
     fill: OnceLock<Arc<Fill<F>>>,
-    /// What came before the disk was found.
-    order: OnceLock<FillOrder>,
+    /// What was told last, for a disk that is found later.
+    control: Mutex<Option<NodeControl>>,
 }
 
 impl<F: Fetch + 'static> Attached<F> {
@@ -51,7 +54,7 @@ impl<F: Fetch + 'static> Attached<F> {
         let attached = Arc::new(Self {
             keeper: OnceLock::new(),
             fill: OnceLock::new(),
-            order: OnceLock::new(),
+            control: Mutex::default(),
         });
         if wanted.choice == CacheChoice::None {
             return Ok(attached);
@@ -80,12 +83,21 @@ impl<F: Fetch + 'static> Attached<F> {
         Some(report)
     }
 
-    /// How it fetches ahead from now on.
-    pub(crate) fn set_fill(&self, order: FillOrder) {
-        match self.fill.get() {
-            Some(fill) => fill.set_order(order),
-            None => drop(self.order.set(order)),
+    /// What holds from now on.
+    pub(crate) fn set_control(&self, control: NodeControl) {
+        *self.lock_control() = Some(control);
+        self.pass_on();
+    }
+
+    fn pass_on(&self) {
+        if let (Some(fill), Some(control)) = (self.fill.get(), &*self.lock_control()) {
+            fill.set_order(control.fill.clone());
+            fill.set_next(control.next.clone());
         }
+    }
+
+    fn lock_control(&self) -> MutexGuard<'_, Option<NodeControl>> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self, tiers: &Arc<Tiers<F>>, found: Found, wanted: Wanted) {
@@ -96,12 +108,18 @@ impl<F: Fetch + 'static> Attached<F> {
         let started = Keeper::start(found.device, found.cache).and_then(|keeper| {
             tiers.attach(Arc::clone(&keeper));
             let _ = self.keeper.set(Arc::clone(&keeper));
-            let order = self.order.get().cloned().unwrap_or(wanted.fill);
-            Fill::start(Arc::clone(tiers), keeper, wanted.version, order)
+            let Wanted {
+                version,
+                fill,
+                upgrade,
+                ..
+            } = wanted;
+            Fill::start(Arc::clone(tiers), keeper, version, fill, upgrade)
         });
         match started {
             Ok(fill) => {
                 let _ = self.fill.set(fill);
+                self.pass_on();
                 console::info(format_args!("chunks are kept on {device}"));
             }
             Err(error) => console::warn(format_args!("{device} is not used: {error}")),

@@ -3,6 +3,7 @@
 //! It gives way: while a read is waited for, one chunk at a time moves, by one
 //! thread; when nothing is, batches grow until they fill the link.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rootstock_api::boot::{DiskCacheReport, FillOrder};
+use rootstock_api::boot::{DiskCacheReport, FillOrder, NextVersion};
 use rootstock_core::units::HumanBytes;
 use rootstock_image::manifest::{Manifest, PageSource};
 use rootstock_store::ReadError;
@@ -19,6 +20,7 @@ use rootstock_volume::ChunkSource;
 use super::Tiers;
 use super::flights::Flight;
 use super::keeper::Keeper;
+use super::next::{ServiceUpgrades, Upgrade};
 use super::plan::{Plan, Planned};
 use super::remember::{self, Version};
 use crate::console;
@@ -37,13 +39,18 @@ const CHECK_EVERY: Duration = Duration::from_millis(20);
 /// Time to fetch the manifest's pages again, when that failed.
 const PLAN_PAUSE: Duration = Duration::from_secs(5);
 
+/// Between two tries to bring the next version.
+const NEXT_PAUSE: Duration = Duration::from_secs(20);
+
 /// The filling of one version.
 pub(crate) struct Fill<F> {
     tiers: Arc<Tiers<F>>,
     order: Mutex<FillOrder>,
+    next: Mutex<Option<NextVersion>>,
     changed: Condvar,
+    next_changed: Condvar,
     /// Where the next search for what lacks begins.
-    next: AtomicUsize,
+    cursor: AtomicUsize,
     /// Bytes of frames that were fetched ahead.
     fetched: AtomicU64,
     complete: AtomicBool,
@@ -67,12 +74,15 @@ impl<F: Fetch + 'static> Fill<F> {
         disk: Arc<Keeper>,
         version: Version,
         order: FillOrder,
+        upgrade: Upgrade<ServiceUpgrades>,
     ) -> io::Result<Arc<Self>> {
         let fill = Arc::new(Self {
             tiers,
             order: Mutex::new(order),
+            next: Mutex::default(),
             changed: Condvar::new(),
-            next: AtomicUsize::new(0),
+            next_changed: Condvar::new(),
+            cursor: AtomicUsize::new(0),
             fetched: AtomicU64::new(0),
             complete: AtomicBool::new(false),
             rate: Mutex::new(Rate {
@@ -84,7 +94,10 @@ impl<F: Fetch + 'static> Fill<F> {
         let runs = Arc::clone(&fill);
         thread::Builder::new()
             .name("fill".to_owned())
-            .spawn(move || runs.run(&disk, version))?;
+            .spawn(move || {
+                runs.run(&disk, version);
+                runs.prepare(&disk, &upgrade);
+            })?;
         Ok(fill)
     }
 
@@ -92,6 +105,12 @@ impl<F: Fetch + 'static> Fill<F> {
     pub(crate) fn set_order(&self, order: FillOrder) {
         *self.lock_order() = order;
         self.changed.notify_all();
+    }
+
+    /// What the machine is to run next, when that is not what runs.
+    pub(crate) fn set_next(&self, next: Option<NextVersion>) {
+        *self.lock_next() = next;
+        self.next_changed.notify_all();
     }
 
     /// Enters how the filling does.
@@ -199,7 +218,7 @@ impl<F: Fetch + 'static> Fill<F> {
         let chunks = disk.plan().map(Plan::chunks).unwrap_or_default();
         let mut batch = Vec::with_capacity(count);
         while batch.len() < count {
-            let at = self.next.fetch_add(1, Ordering::Relaxed);
+            let at = self.cursor.fetch_add(1, Ordering::Relaxed);
             let Some(Planned { chunk, .. }) = chunks.get(at) else {
                 break;
             };
@@ -229,7 +248,7 @@ impl<F: Fetch + 'static> Fill<F> {
             ));
             return true;
         }
-        self.next.store(0, Ordering::Relaxed);
+        self.cursor.store(0, Ordering::Relaxed);
         false
     }
 
@@ -283,6 +302,46 @@ impl<F: Fetch + 'static> Fill<F> {
             disk.read(chunk);
             thread::sleep(CHECK_EVERY);
         }
+    }
+
+    /// Brings versions that are to run next to the disk, for as long as it is used.
+    fn prepare(&self, disk: &Keeper, upgrade: &Upgrade<ServiceUpgrades>) {
+        let mut done = None;
+        while disk.is_on() && disk.plan().is_some() {
+            let same = |next: &mut Option<NextVersion>| next.is_none() || *next == done;
+            let waited = self
+                .next_changed
+                .wait_timeout_while(self.lock_next(), NEXT_PAUSE, same);
+            let (next, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            let Some(next) = next.clone().filter(|next| done.as_ref() != Some(next)) else {
+                continue;
+            };
+            let began = Cell::new(Instant::now());
+            let pace = |bytes: u64| {
+                let mbit_max = self.allowed();
+                while self.tiers.foreground().is_busy(CALM) && bytes == 0 {
+                    thread::sleep(LOOK_EVERY);
+                }
+                self.pace(mbit_max, bytes, began.replace(Instant::now()));
+            };
+            let spec = format!("{}:{}", next.image, next.version);
+            match upgrade.fetch(disk, &next, &pace) {
+                Ok(bytes) => {
+                    console::info(format_args!(
+                        "{spec} is on this machine's disk for its next boot: {bytes} B were fetched"
+                    ));
+                    done = Some(next);
+                }
+                Err(error) => {
+                    console::warn(format_args!("{spec}: {}", console::chain(&error)));
+                    thread::sleep(NEXT_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn lock_next(&self) -> MutexGuard<'_, Option<NextVersion>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_order(&self) -> MutexGuard<'_, FillOrder> {

@@ -59,6 +59,16 @@ pub(crate) fn enter(cache: &Cache, runs: Version) -> Result<Vec<Version>, CacheE
     Ok(document.versions)
 }
 
+/// The versions that are kept.
+pub(crate) fn versions(cache: &Cache) -> Vec<Version> {
+    let known: Document = serde_json::from_slice(&cache.state()).unwrap_or_default();
+    if known.format == FORMAT {
+        known.versions
+    } else {
+        Vec::new()
+    }
+}
+
 /// What the other versions need, as far as their pages are here.
 pub(crate) fn needed_by(cache: &Cache, others: &[Version]) -> Vec<ChunkId> {
     let mut needed = Vec::new();
