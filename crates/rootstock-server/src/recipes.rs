@@ -155,13 +155,14 @@ pub(crate) fn summary(row: &RecipeRow) -> RecipeSummary {
 
 /// All recipes, and the making of them.
 pub(crate) async fn list(app: &App) -> Result<RecipeList, ApiError> {
-    let rows = app.catalog.recipes().await?;
     let load_percent = app.config.store.recipe_load_percent;
+    // What is made meanwhile is shown twice rather than not at all: recipes last.
+    let making = app.recipes.state().making.clone();
     let wanted = match load_percent {
         0 => Vec::new(),
         _ => app.catalog.recipes_wanted().await?,
     };
-    let making = app.recipes.state().making.clone();
+    let rows = app.catalog.recipes().await?;
     Ok(RecipeList {
         recipes: rows.iter().map(summary).collect(),
         waiting_count: (wanted.len() as u64).saturating_sub(u64::from(making.is_some())),
