@@ -25,6 +25,8 @@ pub(crate) mod keeper;
 pub(crate) mod next;
 pub(crate) mod plan;
 pub(crate) mod remember;
+#[cfg(test)]
+mod tests;
 
 use flights::{Flights, Join};
 use keeper::{Keeper, Late, Local};
