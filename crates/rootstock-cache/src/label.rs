@@ -155,8 +155,9 @@ impl Label {
         bytes
     }
 
-    /// Whether bytes begin as a label does.
-    pub(crate) fn begins(bytes: &[u8]) -> bool {
+    /// Whether bytes begin as a label does: what does not is not worth reading on.
+    #[must_use]
+    pub fn begins(bytes: &[u8]) -> bool {
         bytes.starts_with(MAGIC)
     }
 

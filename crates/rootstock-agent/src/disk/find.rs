@@ -15,6 +15,9 @@ use crate::console;
 /// Disks that are looked at, at most: a machine with more has them for something else.
 const DISKS_MAX: usize = 256;
 
+/// What is read of a disk to see that it is none of ours.
+const BEGIN_BYTES: usize = 4096;
+
 /// Kinds of disks that are of the kernel's own making, or our own.
 const OTHERS: [&str; 8] = ["loop", "ram", "zram", "nbd", "dm-", "md", "sr", "fd"];
 
@@ -93,7 +96,11 @@ impl Devices {
 
     /// The label of a disk, if it has one that holds.
     fn labelled(&self, name: &str) -> Option<Label> {
-        let head = device::head(self.dev.as_fd(), name, LABEL_BYTES).ok()?;
+        let read = |len| device::head(self.dev.as_fd(), name, len).ok();
+        if !Label::begins(&read(BEGIN_BYTES)?) {
+            return None;
+        }
+        let head = read(LABEL_BYTES)?;
         match Label::decode(&head) {
             Ok(label) => Some(label),
             Err(rootstock_cache::LabelError::Magic) => None,

@@ -21,7 +21,9 @@ use crate::remote::Fetch;
 const SOON: Duration = Duration::from_millis(400);
 /// Slow disks are looked for this long, while the machine boots from the network.
 const LATE: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Between two looks at all disks, at first and later.
+const LOOK_SOON: Duration = Duration::from_millis(50);
+const LOOK_LATE: Duration = Duration::from_millis(500);
 
 /// What the machine is to keep, and how.
 pub(crate) struct Wanted {
@@ -60,17 +62,19 @@ impl<F: Fetch + 'static> Attached<F> {
             return Ok(attached);
         }
         let devices = Devices::open()?;
-        if let Some(found) = look(&devices, &wanted.choice, SOON) {
+        if let Some(found) = look(&devices, &wanted.choice, SOON, LOOK_SOON) {
             attached.take(tiers, found, wanted);
             return Ok(attached);
         }
         let (later, tiers) = (Arc::clone(&attached), Arc::clone(tiers));
         thread::Builder::new()
             .name("disk-find".to_owned())
-            .spawn(move || match look(&devices, &wanted.choice, LATE) {
-                Some(found) => later.take(&tiers, found, wanted),
-                None => none_found(&wanted.choice),
-            })?;
+            .spawn(
+                move || match look(&devices, &wanted.choice, LATE, LOOK_LATE) {
+                    Some(found) => later.take(&tiers, found, wanted),
+                    None => none_found(&wanted.choice),
+                },
+            )?;
         Ok(attached)
     }
 
@@ -127,7 +131,12 @@ impl<F: Fetch + 'static> Attached<F> {
     }
 }
 
-fn look(devices: &Devices, choice: &CacheChoice, limit: Duration) -> Option<Found> {
+fn look(
+    devices: &Devices,
+    choice: &CacheChoice,
+    limit: Duration,
+    every: Duration,
+) -> Option<Found> {
     let began = Instant::now();
     loop {
         if let Some(found) = devices.find(choice) {
@@ -136,7 +145,7 @@ fn look(devices: &Devices, choice: &CacheChoice, limit: Duration) -> Option<Foun
         if began.elapsed() >= limit {
             return None;
         }
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(every);
     }
 }
 
