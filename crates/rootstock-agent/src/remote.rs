@@ -249,6 +249,7 @@ mod tests {
     use rootstock_image::frame::Encoder;
 
     use super::*;
+    use crate::testing::record;
 
     /// A server that does, in turn, what its script says, and then well.
     struct Scripted {
@@ -299,18 +300,9 @@ mod tests {
 
     fn scripted(chunks: &[&[u8]], script: &[Fault]) -> Remote<Scripted> {
         let mut encoder = Encoder::new();
-        let records = chunks.iter().map(|raw| {
-            let frame = encoder.encode(ChunkId::of(raw), raw);
-            let mut body = Vec::new();
-            Record {
-                chunk: frame.chunk,
-                raw_bytes: frame.raw_bytes,
-                codec: frame.codec.to_byte(),
-                frame: &frame.bytes,
-            }
-            .write(&mut body);
-            (frame.chunk, body)
-        });
+        let records = chunks
+            .iter()
+            .map(|raw| (ChunkId::of(raw), record(&mut encoder, raw)));
         let fetch = Scripted {
             records: records.collect(),
             script: Mutex::new(script.to_vec()),

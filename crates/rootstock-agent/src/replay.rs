@@ -40,9 +40,6 @@ pub(crate) trait ChunkSink: Send + Sync {
 
     /// Whether the chunk is there, and need not be fetched.
     fn has(&self, chunk: ChunkId) -> bool;
-
-    /// Nothing comes any more.
-    fn ended(&self) {}
 }
 
 /// Why nothing is replayed, or not all of it.
@@ -167,12 +164,6 @@ impl<P: Packs, S: ChunkSource> Replay<P, S> {
     /// Fetches the trace, and hands its chunks on until all are there or the boot
     /// is over. Answers with the trace.
     pub(crate) fn run(&self) -> Option<Trace> {
-        let trace = self.replay();
-        self.sink.ended();
-        trace
-    }
-
-    fn replay(&self) -> Option<Trace> {
         let trace = match self.trace() {
             Ok(trace) => trace?,
             Err(error) => {

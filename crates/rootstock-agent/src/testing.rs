@@ -1,7 +1,24 @@
-//! A disk in memory, for tests.
+//! A disk in memory, and what a server sends, for tests.
 
+use rootstock_api::record::Record;
+use rootstock_core::ChunkId;
+use rootstock_image::frame::Encoder;
 use rootstock_volume::{BlockDevice, BlockError, Segments, StatusExtent, Zero};
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The record of a chunk, as a server sends it.
+pub(crate) fn record(encoder: &mut Encoder, raw: &[u8]) -> Vec<u8> {
+    let frame = encoder.encode(ChunkId::of(raw), raw);
+    let mut body = Vec::new();
+    Record {
+        chunk: frame.chunk,
+        raw_bytes: frame.raw_bytes,
+        codec: frame.codec.to_byte(),
+        frame: &frame.bytes,
+    }
+    .write(&mut body);
+    body
+}
 
 /// A read-only disk of bytes, whose reads wait only when told to.
 pub(crate) struct PlainDisk {

@@ -4,7 +4,7 @@
 //! waits for it. A disk that fails, or is slow, is done without.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -81,21 +81,6 @@ impl<F: Fetch + 'static> Tiers<F> {
         self.disk.get()
     }
 
-    /// A boot pack comes: nothing else is fetched ahead.
-    pub(crate) fn boot_began(&self) {
-        self.is_booting.store(true, Ordering::Relaxed);
-    }
-
-    /// The boot pack is here, or will not come.
-    pub(crate) fn boot_ended(&self) {
-        self.is_booting.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether a boot pack is on its way.
-    pub(crate) fn is_booting(&self) -> bool {
-        self.is_booting.load(Ordering::Relaxed)
-    }
-
     /// The servers.
     pub(crate) fn remote(&self) -> &Remote<F> {
         &self.remote
@@ -114,24 +99,9 @@ impl<F: Fetch + 'static> Tiers<F> {
     /// Lets the network race a disk that takes long: either may be the one that is
     /// there at all.
     fn race(&self, disk: &Keeper, chunk: ChunkId, late: Late) -> Result<Bytes, ReadError> {
-        let (answer, remote) = sync_channel(1);
         let is_over = Arc::new(AtomicBool::new(false));
-        if self.races.load(Ordering::Relaxed) < RACES_MAX
-            && let Some(tiers) = self.me.upgrade()
-        {
-            self.races.fetch_add(1, Ordering::Relaxed);
-            let over = Arc::clone(&is_over);
-            let racer = move || {
-                let gone = || over.load(Ordering::Relaxed);
-                let read = tiers.remote.read_for(chunk, Asker::User(&gone));
-                tiers.races.fetch_sub(1, Ordering::Relaxed);
-                // The disk may have been quicker.
-                let _ = answer.try_send(read);
-            };
-            if thread::Builder::new().spawn(racer).is_err() {
-                self.races.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
+        // Closed at once when there is no thread for it.
+        let remote = self.racer(chunk, Arc::clone(&is_over));
         let mut late = Some(late);
         loop {
             match late.take().map(|late| disk.wait(late, RACE_LOOK)) {
@@ -151,6 +121,51 @@ impl<F: Fetch + 'static> Tiers<F> {
                 return read;
             }
         }
+    }
+
+    /// Fetches a chunk by a thread of its own, until it is there or all is over. What
+    /// is given is closed, and stays empty, when there are too many of them already.
+    fn racer(
+        &self,
+        chunk: ChunkId,
+        is_over: Arc<AtomicBool>,
+    ) -> Receiver<Result<Bytes, ReadError>> {
+        let (answer, remote) = sync_channel(1);
+        let Some(tiers) = self.me.upgrade() else {
+            return remote;
+        };
+        if self.races.fetch_add(1, Ordering::Relaxed) >= RACES_MAX {
+            self.races.fetch_sub(1, Ordering::Relaxed);
+            return remote;
+        }
+        let race = move || {
+            let gone = || is_over.load(Ordering::Relaxed);
+            let read = tiers.remote.read_for(chunk, Asker::User(&gone));
+            tiers.races.fetch_sub(1, Ordering::Relaxed);
+            // The disk may have been quicker.
+            let _ = answer.try_send(read);
+        };
+        if thread::Builder::new().spawn(race).is_err() {
+            self.races.fetch_sub(1, Ordering::Relaxed);
+        }
+        remote
+    }
+}
+
+impl<F> Tiers<F> {
+    /// A boot pack comes: nothing else is fetched ahead.
+    pub(crate) fn boot_began(&self) {
+        self.is_booting.store(true, Ordering::Relaxed);
+    }
+
+    /// The boot pack is here, or will not come.
+    pub(crate) fn boot_ended(&self) {
+        self.is_booting.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a boot pack is on its way.
+    pub(crate) fn is_booting(&self) -> bool {
+        self.is_booting.load(Ordering::Relaxed)
     }
 }
 

@@ -13,6 +13,7 @@ use rootstock_store::ReadError;
 use rootstock_volume::ChunkCache;
 
 use super::*;
+use crate::testing::record;
 
 const CHUNKS: u8 = 9;
 
@@ -92,18 +93,7 @@ impl Packs for Arc<Site> {
         let mut encoder = Encoder::new();
         let mut records: Vec<Vec<u8>> = ids
             .iter()
-            .map(|id| {
-                let frame = encoder.encode(*id, &self.raw[id]);
-                let mut body = Vec::new();
-                Record {
-                    chunk: frame.chunk,
-                    raw_bytes: frame.raw_bytes,
-                    codec: frame.codec.to_byte(),
-                    frame: &frame.bytes,
-                }
-                .write(&mut body);
-                body
-            })
+            .map(|id| record(&mut encoder, &self.raw[id]))
             .collect();
         match fault {
             Some(Fault::Refuses) => {

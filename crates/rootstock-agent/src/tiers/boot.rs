@@ -35,8 +35,11 @@ impl<F: Fetch + 'static> ChunkSink for BootSink<F> {
     fn has(&self, chunk: ChunkId) -> bool {
         self.landing.has(chunk) || self.tiers.disk().is_some_and(|disk| disk.has(chunk))
     }
+}
 
-    fn ended(&self) {
+/// The stream is at its end, however it came to it.
+impl<F> Drop for BootSink<F> {
+    fn drop(&mut self) {
         self.tiers.boot_ended();
     }
 }

@@ -146,6 +146,7 @@ impl<F: Fetch + 'static> Fill<F> {
         };
         disk.cache().set_needed(plan.needed().chain(others));
         disk.set_plan(plan);
+        self.fetch_pages(disk);
         thread::scope(|scope| {
             for number in 0..FETCHERS {
                 scope.spawn(move || self.fetch_all(disk, number));
@@ -167,6 +168,20 @@ impl<F: Fetch + 'static> Fill<F> {
                     ));
                     thread::sleep(PLAN_PAUSE);
                 }
+            }
+        }
+    }
+
+    /// Has the manifest's pages on the disk, too: there was no room for them to wait,
+    /// or no disk, when they were read.
+    fn fetch_pages(&self, disk: &Keeper) {
+        let pages = disk.plan().map(Plan::pages).unwrap_or_default();
+        for page in pages {
+            self.allowed();
+            if !disk.has(*page)
+                && let Some(flight) = self.tiers.flights().lead(*page)
+            {
+                self.fetch(disk, vec![flight]);
             }
         }
     }
@@ -266,10 +281,13 @@ impl<F: Fetch + 'static> Fill<F> {
                     .fetch_add(frame.bytes.len() as u64, Ordering::Relaxed);
                 let raw = Bytes::from(raw);
                 let at = ids.iter().position(|id| *id == frame.chunk);
-                if let Some(flight) = at.and_then(|at| flights[at].take()) {
+                let flight = at.and_then(|at| flights[at].take());
+                if let Some(flight) = &flight {
                     flight.land(raw.clone());
                 }
+                // Who asks now finds it on its way, and then on the disk.
                 disk.store(frame.chunk, raw);
+                drop(flight);
             });
         if let Err(error) = fetched {
             // Whoever reads it will be told; the rest of the version can be fetched.

@@ -79,8 +79,8 @@ impl Flight<'_> {
         self.chunk
     }
 
-    /// Gives the chunk to all who wait.
-    pub(crate) fn land(self, raw: Bytes) {
+    /// Gives the chunk to all who wait, and who ask before this is dropped.
+    pub(crate) fn land(&self, raw: Bytes) {
         self.landing.set(State::Landed(raw));
     }
 }
@@ -147,10 +147,15 @@ mod tests {
                 })
                 .collect();
             flight.land(Bytes::from_static(b"chunk"));
+            let Join::Follow(landing) = flights.join(chunk) else {
+                panic!("it has landed");
+            };
+            assert_eq!(landing.wait(LONG).expect("landed"), "chunk");
             for waiting in waiting {
                 assert_eq!(waiting.join().expect("ends").expect("landed"), "chunk");
             }
         });
+        drop(flight);
         assert!(flights.lead(chunk).is_some(), "it is over");
     }
 

@@ -80,6 +80,11 @@ impl Plan {
         &self.chunks
     }
 
+    /// Its pages.
+    pub(crate) fn pages(&self) -> &[ChunkId] {
+        &self.pages
+    }
+
     /// The bytes of all chunks.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes

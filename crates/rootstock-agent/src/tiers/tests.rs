@@ -6,7 +6,6 @@ use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::sync::{Condvar, Mutex};
 
-use rootstock_api::record::Record;
 use rootstock_cache::{Cache, Label};
 use rootstock_core::{ByteRange, CHUNK_BYTES};
 use rootstock_image::frame::Encoder;
@@ -18,6 +17,7 @@ use super::plan::Plan;
 use super::*;
 use crate::disk::device::Device;
 use crate::service::CallError;
+use crate::testing::record;
 
 /// Enough for any disk to be given up.
 const READS: u8 = 12;
@@ -177,18 +177,7 @@ impl Machine {
         keeper.set_plan(plan.expect("no pages"));
 
         let mut encoder = Encoder::new();
-        let records = (0..64).map(|number| {
-            let frame = encoder.encode(id(number), &raw(number));
-            let mut body = Vec::new();
-            Record {
-                chunk: frame.chunk,
-                raw_bytes: frame.raw_bytes,
-                codec: frame.codec.to_byte(),
-                frame: &frame.bytes,
-            }
-            .write(&mut body);
-            (frame.chunk, body)
-        });
+        let records = (0..64).map(|number| (id(number), record(&mut encoder, &raw(number))));
         let (is_away, asked) = (Arc::default(), Arc::default());
         let server = Server {
             records: records.collect(),
@@ -311,6 +300,22 @@ fn a_slow_disk_is_better_than_no_server() {
         reader.join().expect("the disk's answer counts");
     });
     assert_eq!(machine.off(), None);
+}
+
+#[test]
+fn a_late_disk_that_fails_leaves_the_network_without_a_racer_too() {
+    for races in [0, RACES_MAX] {
+        let machine = Machine::new(DISK_BYTES);
+        machine.fill(1);
+        machine.tiers.races.store(races, Ordering::Relaxed);
+        machine.set(Ill::Slow);
+        let Local::Late(late) = machine.keeper.read(id(0)) else {
+            panic!("it hangs");
+        };
+        machine.set(Ill::Reads);
+        let read = machine.tiers.race(&machine.keeper, id(0), late);
+        assert_eq!(read.expect("the server has it"), raw(0));
+    }
 }
 
 #[test]
