@@ -53,10 +53,16 @@ fn fetched_bytes(lan: &Lan) -> u64 {
 
 /// Waits for a line of the kernel's log with these words, which the agent writes there.
 fn told(machine: &mut PoweredOn, words: &str) -> Result<String> {
-    wait::until(words, BOOT_LIMIT, || {
+    let found = wait::until(words, BOOT_LIMIT, || {
         let lines = boots::shell(machine, &format!("dmesg | grep '{words}' || true"))?;
         Ok(lines.lines().last().map(str::to_owned))
-    })
+    });
+    found.map_err(|error| error.context(all_told(machine)))
+}
+
+/// All that the agent wrote into the kernel's log.
+fn all_told(machine: &mut PoweredOn) -> String {
+    boots::shell(machine, "dmesg | grep rootstock || true").unwrap_or_default()
 }
 
 #[test]
@@ -127,7 +133,11 @@ fn a_new_version_comes_by_difference_and_going_back_moves_nothing() {
     machine.pull_plug().expect("off");
     let mut machine = boot(&lan, &disk);
     let second = fetched_bytes(&lan);
-    assert!(second < SECOND_BOOT_BYTES_MAX, "{second}");
+    assert!(
+        second < SECOND_BOOT_BYTES_MAX,
+        "{second}: {}",
+        all_told(&mut machine)
+    );
     assert_eq!(shell(&mut machine, HAS_DRACUT), "yes");
 
     assign(&lan, "debian:1");

@@ -9,7 +9,7 @@ use rootstock_api::boot::{CacheChoice, DiskCacheReport, FillOrder, NodeControl};
 
 use super::Tiers;
 use super::fill::Fill;
-use super::keeper::Keeper;
+use super::keeper::{Keeper, Patience};
 use super::next::{ServiceUpgrades, Upgrade};
 use super::remember::Version;
 use crate::console;
@@ -109,17 +109,18 @@ impl<F: Fetch + 'static> Attached<F> {
         if let Some(bytes_max) = wanted.bytes_max {
             found.cache.set_bytes_max(bytes_max);
         }
-        let started = Keeper::start(found.device, found.cache).and_then(|keeper| {
-            tiers.attach(Arc::clone(&keeper));
-            let _ = self.keeper.set(Arc::clone(&keeper));
-            let Wanted {
-                version,
-                fill,
-                upgrade,
-                ..
-            } = wanted;
-            Fill::start(Arc::clone(tiers), keeper, version, fill, upgrade)
-        });
+        let started =
+            Keeper::start(found.device, found.cache, Patience::default()).and_then(|keeper| {
+                tiers.attach(Arc::clone(&keeper));
+                let _ = self.keeper.set(Arc::clone(&keeper));
+                let Wanted {
+                    version,
+                    fill,
+                    upgrade,
+                    ..
+                } = wanted;
+                Fill::start(Arc::clone(tiers), keeper, version, fill, upgrade)
+            });
         match started {
             Ok(fill) => {
                 let _ = self.fill.set(fill);

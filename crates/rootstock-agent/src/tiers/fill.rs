@@ -248,7 +248,7 @@ impl<F: Fetch + 'static> Fill<F> {
     fn is_complete(&self, disk: &Keeper, idle: u32) -> bool {
         let chunks = disk.plan().map(Plan::chunks).unwrap_or_default();
         let lacks = chunks.iter().filter(|one| !disk.has(one.chunk)).count();
-        if lacks == 0 {
+        if lacks == 0 && disk.settle() {
             self.complete.store(true, Ordering::Relaxed);
             console::info("the image is complete on this machine's disk");
             return true;

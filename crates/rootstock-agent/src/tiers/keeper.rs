@@ -16,9 +16,7 @@ use rootstock_core::ChunkId;
 use super::plan::Plan;
 use crate::console;
 
-/// A read that takes longer is tried over the network, too.
-const READ_LIMIT: Duration = Duration::from_secs(1);
-/// Reads in a row that the network was quicker with, before the disk is given up.
+/// Reads in a row that the network was quicker with, before it races the disk at once.
 const SLOW_MAX: u32 = 8;
 /// Reads and writes that failed, before the disk is given up.
 const FAULTS_MAX: u32 = 8;
@@ -38,8 +36,9 @@ pub(crate) struct Keeper {
     device: String,
     plan: OnceLock<Plan>,
     off: OnceLock<String>,
+    patience: Patience,
     faults: AtomicU32,
-    slow: AtomicU32,
+    slow: Mutex<Slow>,
     jobs: SyncSender<Job>,
     queue: Mutex<Queue>,
     /// Something to write, or the plan to write it by.
@@ -48,17 +47,48 @@ pub(crate) struct Keeper {
     room: Condvar,
 }
 
+/// How long a disk may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// A read that takes longer is tried over the network, too.
+    pub(crate) read: Duration,
+    /// A disk that answered no read in time for so long is given up.
+    pub(crate) hung: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            read: Duration::from_secs(1),
+            // A disk that slept has turned up to speed by then, and a link was reset.
+            hung: Duration::from_secs(40),
+        }
+    }
+}
+
+/// Reads in a row that the network was quicker with.
+#[derive(Default)]
+struct Slow {
+    reads: u32,
+    since: Option<Instant>,
+}
+
 /// Chunks that wait to be written, in order.
 #[derive(Default)]
 struct Queue {
     order: VecDeque<ChunkId>,
     chunks: HashMap<ChunkId, Bytes>,
     bytes: usize,
+    /// Whether what was written may be gone after a power cut.
+    is_unsaved: bool,
+    /// Who waits until nothing of that is left.
+    settling: usize,
 }
 
 /// A read of the disk. Whoever asked may be gone when it is done.
 struct Job {
     chunk: ChunkId,
+    asked: Instant,
     answer: SyncSender<Read>,
 }
 
@@ -82,15 +112,16 @@ impl Keeper {
     ///
     /// # Errors
     /// When the system has no threads to give.
-    pub(crate) fn start(device: String, cache: Cache) -> io::Result<Arc<Self>> {
+    pub(crate) fn start(device: String, cache: Cache, patience: Patience) -> io::Result<Arc<Self>> {
         let (jobs, work) = sync_channel(4 * READERS);
         let keeper = Arc::new(Self {
             cache,
             device,
             plan: OnceLock::new(),
             off: OnceLock::new(),
+            patience,
             faults: AtomicU32::new(0),
-            slow: AtomicU32::new(0),
+            slow: Mutex::default(),
             jobs,
             queue: Mutex::default(),
             news: Condvar::new(),
@@ -104,7 +135,11 @@ impl Keeper {
                 .name(format!("disk-read-{number}"))
                 .spawn(move || {
                     while let (Some(job), Some(keeper)) = (next(&work), reader.upgrade()) {
-                        let _ = job.answer.try_send(keeper.cache.read(job.chunk));
+                        let read = keeper.cache.read(job.chunk);
+                        if job.asked.elapsed() < patience.read {
+                            *keeper.lock_slow() = Slow::default();
+                        }
+                        let _ = job.answer.try_send(read);
                     }
                 })?;
         }
@@ -159,23 +194,35 @@ impl Keeper {
             return waits.map_or(Local::Lacking, Local::Here);
         }
         let (answer, read) = sync_channel(1);
-        match self.jobs.try_send(Job { chunk, answer }) {
-            Ok(()) => match self.wait(Late(read), READ_LIMIT) {
+        let asked = Instant::now();
+        let is_slow = self.lock_slow().reads >= SLOW_MAX;
+        let limit = if is_slow {
+            Duration::ZERO
+        } else {
+            self.patience.read
+        };
+        let job = Job {
+            chunk,
+            asked,
+            answer,
+        };
+        match self.jobs.try_send(job) {
+            Ok(()) => match self.wait(Late(read), limit) {
                 Ok(local) => local,
                 Err(late) => Local::Late(late),
             },
             // All that the disk was asked is late.
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Local::Lacking,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.outrun();
+                Local::Lacking
+            }
         }
     }
 
     /// Waits longer for a late read; gives it back when it does not come.
     pub(crate) fn wait(&self, late: Late, limit: Duration) -> Result<Local, Late> {
         match late.0.recv_timeout(limit) {
-            Ok(Ok(Some(raw))) => {
-                self.slow.store(0, Ordering::Relaxed);
-                Ok(Local::Here(raw))
-            }
+            Ok(Ok(Some(raw))) => Ok(Local::Here(raw)),
             Ok(Ok(None)) => {
                 self.fault("it gave back other bytes than were written");
                 Ok(Local::Lacking)
@@ -191,31 +238,53 @@ impl Keeper {
 
     /// The network was quicker than the disk.
     pub(crate) fn outrun(&self) {
-        if self.slow.fetch_add(1, Ordering::Relaxed) + 1 >= SLOW_MAX {
-            self.turn_off("it takes longer than the network");
+        let mut slow = self.lock_slow();
+        slow.reads = slow.reads.saturating_add(1);
+        let since = *slow.since.get_or_insert_with(Instant::now);
+        if slow.reads >= SLOW_MAX && since.elapsed() >= self.patience.hung {
+            drop(slow);
+            self.turn_off(&format!(
+                "it answered nothing in time for {} s",
+                since.elapsed().as_secs()
+            ));
         }
     }
 
     /// Has a chunk written some time, if there is room for it to wait.
     pub(crate) fn offer(&self, chunk: ChunkId, raw: Bytes) {
-        let mut queue = self.lock();
-        if self.is_on() && queue.bytes < WAITING_BYTES_MAX {
-            queue.push(chunk, raw);
-            drop(queue);
-            self.news.notify_one();
-        }
+        self.store_within(chunk, raw, Duration::ZERO);
     }
 
     /// Has a chunk written, and waits for room before.
     pub(crate) fn store(&self, chunk: ChunkId, raw: Bytes) {
+        self.store_within(chunk, raw, Duration::MAX);
+    }
+
+    /// Has a chunk written, and waits so long for room before; whether there was any.
+    pub(crate) fn store_within(&self, chunk: ChunkId, raw: Bytes, limit: Duration) -> bool {
         let full = |queue: &mut Queue| self.is_on() && queue.bytes >= WAITING_BYTES_MAX;
-        let waited = self.room.wait_while(self.lock(), full);
-        let mut queue = waited.unwrap_or_else(PoisonError::into_inner);
-        if self.is_on() {
+        let waited = self.room.wait_timeout_while(self.lock(), limit, full);
+        let (mut queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let has_room = self.is_on() && queue.bytes < WAITING_BYTES_MAX;
+        if has_room {
             queue.push(chunk, raw);
             drop(queue);
             self.news.notify_one();
         }
+        has_room
+    }
+
+    /// Waits until all that is to be written would outlast a power cut; whether it
+    /// does.
+    pub(crate) fn settle(&self) -> bool {
+        let mut queue = self.lock();
+        queue.settling += 1;
+        self.news.notify_one();
+        let unsettled =
+            |queue: &mut Queue| self.is_on() && (queue.is_unsaved || !queue.order.is_empty());
+        let settled = self.room.wait_while(queue, unsettled);
+        settled.unwrap_or_else(PoisonError::into_inner).settling -= 1;
+        self.is_on()
     }
 
     /// How the disk does.
@@ -240,16 +309,23 @@ impl Keeper {
 
     /// Writes what waits, as soon as there is a plan to write it by.
     fn write_some(&self, unsaved: &mut Unsaved) {
-        let idle = |queue: &mut Queue| queue.order.is_empty() || self.plan.get().is_none();
+        let idle = |queue: &mut Queue| {
+            let waits = !queue.order.is_empty() && self.plan.get().is_some();
+            !waits && !(queue.is_unsaved && queue.settling > 0)
+        };
         let waited = self
             .news
             .wait_timeout_while(self.lock(), UNSAVED_LIMIT, idle);
         let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let first = self.plan.get().and_then(|_| queue.first());
+        let is_waited_for = queue.settling > 0 && queue.order.is_empty();
         drop(queue);
         if let Some((chunk, raw)) = first {
             let written = self.write(chunk, &raw);
-            self.lock().pop();
+            let mut queue = self.lock();
+            queue.pop();
+            queue.is_unsaved |= matches!(written, Ok(true));
+            drop(queue);
             self.room.notify_all();
             match written {
                 Ok(true) => unsaved.add(raw.len()),
@@ -257,11 +333,14 @@ impl Keeper {
                 Err(error) => self.failed(&error),
             }
         }
-        if unsaved.is_due() {
+        if unsaved.is_due() || is_waited_for {
             *unsaved = Unsaved::default();
-            if let Err(error) = self.cache.checkpoint() {
-                self.turn_off(&console::chain(&error));
+            // Only this thread writes, and nothing since.
+            match self.cache.checkpoint() {
+                Ok(()) => self.lock().is_unsaved = false,
+                Err(error) => self.turn_off(&console::chain(&error)),
             }
+            self.room.notify_all();
         }
     }
 
@@ -313,9 +392,16 @@ impl Keeper {
             ));
         }
         let mut queue = self.lock();
-        *queue = Queue::default();
+        *queue = Queue {
+            settling: queue.settling,
+            ..Queue::default()
+        };
         drop(queue);
         self.room.notify_all();
+    }
+
+    fn lock_slow(&self) -> MutexGuard<'_, Slow> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {

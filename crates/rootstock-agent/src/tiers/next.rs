@@ -2,8 +2,7 @@
 //! the present one runs, as little of it as can be.
 
 use std::cell::{Cell, RefCell};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rootstock_api::boot::{FETCH_IDS_MAX, NextVersion};
@@ -23,9 +22,6 @@ use crate::service::{CallError, Service};
 #[cfg(test)]
 mod tests;
 
-/// How long what was fetched may take to be written before it counts as lost.
-const WRITE_LIMIT: Duration = Duration::from_secs(20);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a source on the disk is waited for.
 const SOURCE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -155,15 +151,11 @@ impl<U: Upgrades> Upgrade<U> {
         for ids in lacking().chunks(FETCH_IDS_MAX) {
             fetch.all(ids)?;
         }
-        let began = Instant::now();
-        loop {
-            match lacking().len() {
-                0 => return Ok(fetched.get()),
-                lacking if began.elapsed() > WRITE_LIMIT => {
-                    return Err(NextError::Full { lacking });
-                }
-                _ => thread::sleep(LOOK_EVERY),
-            }
+        // Who pulls the plug now has all of it.
+        disk.settle();
+        match lacking().len() {
+            0 => Ok(fetched.get()),
+            lacking => Err(NextError::Full { lacking }),
         }
     }
 }

@@ -13,6 +13,7 @@ use rootstock_image::manifest::{Manifest, ManifestBuilder};
 use rootstock_image::recipe::Finder;
 use rootstock_image::seal::Seal;
 
+use super::super::keeper::Patience;
 use super::*;
 use crate::disk::device::Device;
 
@@ -141,7 +142,7 @@ fn disk(directory: &std::path::Path, chunks: &[Vec<u8>]) -> std::sync::Arc<Keepe
     let device = Device::open(&path).expect("opens");
     Cache::format(&device, &Label::for_disk([1; 16], 24 << 20).expect("room")).expect("prepared");
     let cache = Cache::open(Box::new(device)).expect("opens");
-    let keeper = Keeper::start("/dev/disk".to_owned(), cache).expect("starts");
+    let keeper = Keeper::start("/dev/disk".to_owned(), cache, Patience::default()).expect("starts");
     let (manifest, pages) = version(chunks);
     for raw in chunks.iter().chain(&pages) {
         keeper.store(ChunkId::of(raw), raw.clone().into());
