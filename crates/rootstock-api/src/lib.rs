@@ -32,7 +32,7 @@ pub use import::{
     Import, ImportCommit, ImportCommitted, ImportCreate, ImportList, ImportReceipt, Outcome,
 };
 pub use node::{
-    BootEvent, BootList, BootSummary, BootTranscript, Change, ChangeReport, FieldChange,
+    Abandoned, BootEvent, BootList, BootSummary, BootTranscript, Change, ChangeReport, FieldChange,
     NamedChange, Node, NodeCreate, NodeDelete, NodeEvent, NodeFormat, NodeImport, NodeList,
     NodeNames, NodeSet, NodeSpec, NodeState, NodeStatus, NodeText, NodesDone, Origin, Profile,
     ProfileCreate, ProfileList, ProfileSet,

@@ -63,9 +63,29 @@ pub struct Node {
     /// What it said last of itself, while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<NodeReport>,
+    /// Why it does not boot the version that is assigned to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abandoned: Option<Abandoned>,
     /// Why it would fetch nothing ahead now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fill_paused: Option<String>,
+}
+
+/// A version that a node does not come up with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Abandoned {
+    /// The version, which is assigned to the node.
+    #[schema(value_type = String)]
+    pub version: VersionSpec,
+    /// When it failed last.
+    pub at: String,
+    /// Why, for people.
+    pub reason: String,
+    /// What the node boots instead: the last version that it came up with. Without
+    /// one it tries again and again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub instead: Option<VersionSpec>,
 }
 
 /// How a node does.

@@ -2,7 +2,7 @@
 
 use std::{fmt, num::NonZeroU32, str::FromStr};
 
-use rootstock_core::{DailyHours, VersionSpec};
+use rootstock_core::{DailyHours, TimeLimit, VersionSpec};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
@@ -149,6 +149,8 @@ settings! {
     fill_hours: DailyHours as String => FillHours;
     /// Whether there is an exam, during which nothing runs in the background.
     exam: bool as bool => Exam;
+    /// How long a boot of a version that is new to it may take until the system is up.
+    boot_limit: TimeLimit as String => BootLimit;
     /// Whether a boot that fails offers a shell on the console.
     rescue_shell: bool as bool => RescueShell;
 }
@@ -322,6 +324,7 @@ text_by_from_str! {
     CacheChoice, |error: String| error;
     FillSwitch, |error: String| error;
     DailyHours, |error: rootstock_core::HoursError| error.to_string();
+    TimeLimit, |error: rootstock_core::TimeLimitError| error.to_string();
     NonZeroU32, |_| "write Mbit/s, at least 1; `fill paused` stops it".to_owned();
     u32, |_| "write a partition's number, or 0 for the whole disk".to_owned();
 }
@@ -361,6 +364,7 @@ mod tests {
             (Setting::FillMbitMax, "200"),
             (Setting::FillHours, "22:00-06:00,12:00-13:00"),
             (Setting::Exam, "yes"),
+            (Setting::BootLimit, "15m"),
             (Setting::RescueShell, "yes"),
         ] {
             settings.set_text(setting, value).expect(value);
@@ -426,6 +430,7 @@ mod tests {
             ),
             (Setting::FillHours, "22-6", "write 22:00-06:00"),
             (Setting::Exam, "1", "write yes or no"),
+            (Setting::BootLimit, "10", "write 90s, 10m or 1h"),
         ] {
             let error = settings
                 .set_text(setting, value)

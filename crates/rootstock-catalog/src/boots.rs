@@ -1,7 +1,7 @@
 //! Boots: the token of each, good once, the session it is given in for, and the
 //! steps of the way.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use jiff::Timestamp;
 use rootstock_core::{Digest, ImageName, NodeName, VersionNumber, VersionSelector, VersionSpec};
@@ -179,7 +179,7 @@ impl Catalog {
     }
 
     /// Gives a boot a token, in the place of one that was not given in yet: a
-    /// script may be fetched again.
+    /// script may be fetched again. A boot that was judged is no more.
     ///
     /// # Errors
     /// [`CatalogError::BootNotFound`] also when the token was given in already.
@@ -266,8 +266,8 @@ impl Catalog {
         row.map(TryInto::try_into).transpose()
     }
 
-    /// Records what a boot was told to run. From now until it is over the version
-    /// cannot be deleted.
+    /// Records what a boot was told to run, and how long it has to come up. From now
+    /// until it is over the version cannot be deleted.
     ///
     /// # Errors
     /// [`CatalogError::BootNotFound`] also for one that is over,
@@ -278,6 +278,7 @@ impl Catalog {
         order: &str,
         image: &ImageName,
         version: VersionNumber,
+        limit: Duration,
     ) -> Result<(), CatalogError> {
         let doing = "record a boot's order";
         let mut tx = self.begin(doing).await?;
@@ -287,13 +288,14 @@ impl Catalog {
         };
         crate::versions::resolve(&mut tx, &spec).await?;
         let done = sqlx::query(
-            "UPDATE boot SET boot_order = $2, image = $3, version = $4 \
+            "UPDATE boot SET boot_order = $2, image = $3, version = $4, limit_ms = $5 \
              WHERE id = $1 AND ended_ms IS NULL",
         )
         .bind(boot)
         .bind(order)
         .bind(image.as_str())
         .bind(i64::from(version.0))
+        .bind(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX))
         .execute(&mut *tx)
         .await
         .map_err(failed(doing))?;
@@ -439,7 +441,7 @@ fn step_row(
 async fn set_token(tx: &mut Tx, boot: &str, token: &NewToken) -> Result<(), CatalogError> {
     let done = sqlx::query(
         "UPDATE boot SET token = $2, source = $3, token_expires_ms = $4 \
-         WHERE id = $1 AND token_used_ms IS NULL AND ended_ms IS NULL",
+         WHERE id = $1 AND token_used_ms IS NULL AND ended_ms IS NULL AND verdict IS NULL",
     )
     .bind(boot)
     .bind(token.digest.to_string())

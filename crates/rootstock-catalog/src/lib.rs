@@ -8,6 +8,7 @@
 
 mod boots;
 mod error;
+mod health;
 mod images;
 mod imports;
 mod leases;
@@ -25,6 +26,7 @@ pub use boots::{
     BOOTS_PER_NODE_MAX, BootRow, NewBoot, NewToken, Redeemed, STEPS_PER_BOOT_MAX, StepRow,
 };
 pub use error::{CatalogError, Holder, OpenError};
+pub use health::{BootFacts, Verdict, VersionHealthRow};
 pub use images::{HISTORY_LIST_MAX, HistoryRow, ImageRow, TagRow};
 pub use imports::{IMPORTS_MAX, ImportRow, NewImport};
 pub use leases::{LeaseRow, LeaseState, Taken};

@@ -13,7 +13,7 @@ use sqlx::{
 use crate::error::{CatalogError, OpenError, failed};
 
 /// The newest schema that this release knows.
-pub const SCHEMA_VERSION: i64 = 5;
+pub const SCHEMA_VERSION: i64 = 6;
 
 /// How long a statement waits for another's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -117,6 +117,11 @@ fn migrator() -> Migrator {
             "recipes",
             include_str!("../migrations/sqlite/0005_recipes.sql"),
         ),
+        migration(
+            6,
+            "boot health",
+            include_str!("../migrations/sqlite/0006_boot_health.sql"),
+        ),
     ])
 }
 
@@ -140,7 +145,7 @@ mod tests {
         let path = dir.path().join("catalog.sqlite");
         let catalog = Catalog::open(&path).await.expect("opens");
         sqlx::query(
-            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (7, 'later', 1, x'00', 0)",
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (70, 'later', 1, x'00', 0)",
         )
         .execute(&catalog.pool)
         .await
@@ -150,7 +155,7 @@ mod tests {
         let OpenError::Newer { found, known, .. } = &error else {
             panic!("{error}")
         };
-        assert_eq!((*found, *known), (7, SCHEMA_VERSION));
+        assert_eq!((*found, *known), (70, SCHEMA_VERSION));
         assert!(error.to_string().contains("start the newer release"));
     }
 

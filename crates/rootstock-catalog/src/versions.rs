@@ -452,10 +452,14 @@ async fn holders(
             .fetch_all(&mut **tx)
             .await
             .map_err(failed(doing))?;
-    // Named by the node's settings, or run by it now.
+    // Named by the node's settings, run by it now, or what it falls back to: the last
+    // that it came up with.
     let nodes: Vec<(String,)> = sqlx::query_as(
         "SELECT name FROM node WHERE image = $1 AND version = $2 \
          UNION SELECT node FROM boot WHERE image = $1 AND version = $2 AND ended_ms IS NULL \
+         UNION SELECT node FROM node_version g WHERE image = $1 AND version = $2 \
+         AND good_ms IS NOT NULL AND NOT EXISTS (SELECT 1 FROM node_version n \
+         WHERE n.node = g.node AND n.good_ms > g.good_ms) \
          ORDER BY 1",
     )
     .bind(image.as_str())

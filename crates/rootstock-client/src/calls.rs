@@ -281,6 +281,11 @@ impl Client {
         self.send(Method::POST, paths::NODES_APPROVE, names)
     }
 
+    /// Lets nodes try versions again that failed there.
+    pub fn node_retry(&self, names: &NodeNames) -> Answer<NodesDone> {
+        self.send(Method::POST, paths::NODES_RETRY, names)
+    }
+
     /// All nodes as text.
     pub fn node_export(&self, format: NodeFormat) -> Answer<NodeText> {
         let format = match format {

@@ -7,6 +7,7 @@ pub mod digest;
 pub mod extent;
 pub mod hostlist;
 pub mod hours;
+pub mod limit;
 pub mod name;
 pub mod node;
 pub mod units;
@@ -15,6 +16,7 @@ pub use digest::{ChunkId, Digest, FrameId};
 pub use extent::{ByteRange, Extents};
 pub use hostlist::{HOSTS_MAX, HostList, HostListError, fold};
 pub use hours::{DAY_MINUTES, DailyHours, HOUR_PARTS_MAX, HoursError};
+pub use limit::{TIME_LIMIT_SECONDS_MAX, TimeLimit, TimeLimitError};
 pub use name::{
     ImageName, NameError, TagName, VersionNumber, VersionSelector, VersionSpec, VolumeName,
 };

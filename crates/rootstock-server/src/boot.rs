@@ -36,6 +36,7 @@ pub(crate) mod doctor;
 mod exports;
 mod files;
 pub(crate) mod first_stage;
+pub(crate) mod health;
 mod held;
 mod http;
 mod identity;
@@ -321,6 +322,7 @@ async fn tend(app: Arc<App>, mut stop: Stop) {
     let mut since_abandoned = ABANDONED_INTERVAL;
     while !stop.rest(TEND_INTERVAL).await {
         app.boot.sessions.tend(&app).await;
+        health::judge_all(&app).await;
         app.boot.staged.tidy();
         app.boot.held.tidy();
         since_abandoned += TEND_INTERVAL;

@@ -15,7 +15,7 @@ use rootstock_api::{
 use rootstock_catalog::{
     BootRow, NodeRow, NodeSettingsRow, ProfileRow, Registered, Registration, StepRow,
 };
-use rootstock_core::{CHUNK_BYTES, NodeName, ProfileName, VersionSelector, VersionSpec};
+use rootstock_core::{CHUNK_BYTES, NodeName, ProfileName, TimeLimit, VersionSelector, VersionSpec};
 use tokio::sync::{Notify, broadcast, watch};
 
 use crate::{app::App, config::NetworkConfig, http::ApiError};
@@ -26,6 +26,9 @@ pub(crate) use text::{export, parse};
 
 /// Events that a slow reader may be behind; then it gets everything anew.
 const EVENTS_WAITING_MAX: usize = 4096;
+
+/// How long a boot of a new version may take, unless settings say otherwise.
+pub(crate) const BOOT_LIMIT: TimeLimit = TimeLimit::minutes(10);
 
 /// The most tags of a node.
 const TAGS_MAX: usize = 32;
@@ -161,6 +164,7 @@ impl Effective {
             cache: Some(CacheChoice::Auto),
             fill: Some(FillSwitch::On),
             exam: Some(false),
+            boot_limit: Some(BOOT_LIMIT),
             rescue_shell: Some(false),
             ..Settings::default()
         };

@@ -8,7 +8,7 @@ use rootstock_catalog::{
 };
 use rootstock_core::{Digest, HostList, VersionNumber};
 
-use super::support::{SOURCE, Site, at, found, mac, name, node, open, redeem};
+use super::support::{LIMIT, SOURCE, Site, at, found, mac, name, node, open, redeem};
 
 #[tokio::test]
 async fn a_token_is_good_once() {
@@ -158,7 +158,7 @@ async fn transcripts_are_kept_in_order_and_bounded() {
     redeem(&site, "runs", 11).await;
     let lab = "lab".parse().expect("a name");
     catalog
-        .set_boot_order("boot-runs", "{}", &lab, VersionNumber(1))
+        .set_boot_order("boot-runs", "{}", &lab, VersionNumber(1), LIMIT)
         .await
         .expect("records");
     catalog

@@ -1,6 +1,7 @@
 //! What the catalog knows of machines, against a database in a temporary directory.
 
 mod boots;
+mod health;
 mod leases;
 mod nodes;
 mod support;

@@ -7,7 +7,9 @@ use rootstock_catalog::{
 };
 use rootstock_core::{HostList, VersionNumber, VersionSpec};
 
-use super::support::{Site, at, found, mac, name, node, open, profile, profile_name, redeem};
+use super::support::{
+    LIMIT, Site, at, found, mac, name, node, open, profile, profile_name, redeem,
+};
 
 #[tokio::test]
 async fn a_node_is_known_by_what_it_has() {
@@ -402,7 +404,7 @@ async fn a_version_that_a_node_needs_is_in_use() {
     site.booting("n1", "a").await;
     assert!(matches!(redeem(&site, "a", 11).await, Redeemed::Open(_)));
     catalog
-        .set_boot_order("boot-a", "{}", &lab, one)
+        .set_boot_order("boot-a", "{}", &lab, one, LIMIT)
         .await
         .expect("records");
     let held = catalog
@@ -415,7 +417,9 @@ async fn a_version_that_a_node_needs_is_in_use() {
         .delete_version(&lab, one, "local", at(14))
         .await
         .expect("deletes");
-    let late = catalog.set_boot_order("boot-a", "{}", &lab, one).await;
+    let late = catalog
+        .set_boot_order("boot-a", "{}", &lab, one, LIMIT)
+        .await;
     assert!(late.is_err(), "a boot that is over runs nothing");
 }
 

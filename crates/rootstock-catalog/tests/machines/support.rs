@@ -1,12 +1,18 @@
 //! A catalog in a temporary directory, and what is put into it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use rootstock_catalog::{
     Catalog, NewBoot, NewNode, NewProfile, NewToken, NewVersion, NodeState, Redeemed, Registration,
 };
 use rootstock_core::{Digest, HostList, MacAddress, NodeName, ProfileName};
+
+/// How long boots have to come up.
+pub(crate) const LIMIT: Duration = Duration::from_secs(600);
 
 pub(crate) struct Site {
     pub(crate) catalog: Catalog,

@@ -19,15 +19,16 @@ use rootstock_api::{
     boot::{CONTROL_HOLD_SECONDS, FillOrder, NextVersion, NodeControl},
     settings::Settings,
 };
-use rootstock_catalog::{CatalogError, NodeSettingsRow};
+use rootstock_catalog::{CatalogError, NodeSettingsRow, VersionHealthRow, VersionRow};
 use rootstock_core::{Digest, NodeName, VersionSpec};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 
-use super::{networks::Network, orders, sessions::Session};
+use super::{health, networks::Network, orders, sessions::Session};
 use crate::{
     app::App,
     http::{ApiError, stopping},
     nodes::{self, Profiles},
+    recipes,
 };
 
 /// The most machines that wait at once: three quarters of the places that the boot
@@ -65,14 +66,16 @@ struct Read {
 #[derive(Default)]
 struct Site {
     set: OnceCell<Set>,
-    versions: Mutex<HashMap<VersionSpec, Arc<OnceCell<Option<NextVersion>>>>>,
+    versions: Mutex<HashMap<VersionSpec, Arc<OnceCell<Option<VersionRow>>>>>,
 }
 
-/// What is set on nodes and profiles, and what personal nodes' volumes are of.
+/// What is set on nodes and profiles, what personal nodes' volumes are of, and what
+/// versions did on nodes.
 struct Set {
     profiles: Profiles,
     nodes: HashMap<NodeName, NodeSettingsRow>,
     volumes: HashMap<String, VersionSpec>,
+    health: HashMap<NodeName, Vec<VersionHealthRow>>,
 }
 
 /// What holds, and for how long at most.
@@ -188,10 +191,23 @@ async fn holds(
         Some(spec) => site.version(app, &spec).await?,
         None => None,
     };
+    // What the node would go back to is what it runs next.
+    let next = match next {
+        Some(assigned) => Some(
+            site.chosen(app, set, &session.node, &settings, assigned)
+                .await?,
+        ),
+        None => None,
+    };
     let runs = &session.version;
-    let other = |next: &NextVersion| next.image != runs.image || next.version != runs.number;
+    let other = |next: &VersionRow| next.image != runs.image || next.number != runs.number;
+    let next = next.filter(other).map(|next| NextVersion {
+        image: next.image,
+        version: next.number,
+        manifest: next.manifest,
+    });
     Ok(Held {
-        control: numbered(fill.order, next.filter(other))?,
+        control: numbered(fill.order, next)?,
         changes_in: fill.changes_in,
     })
 }
@@ -261,6 +277,7 @@ impl Site {
             let volumes = app.catalog.volumes().await?;
             Ok(Set {
                 profiles: Profiles::read(app).await?,
+                health: health::by_node(app).await?,
                 nodes: rows
                     .into_iter()
                     .map(|row| (row.name.clone(), row))
@@ -275,32 +292,31 @@ impl Site {
     }
 
     /// The version that a name stands for; none when it stands for none.
-    async fn version(
-        &self,
-        app: &App,
-        spec: &VersionSpec,
-    ) -> Result<Option<NextVersion>, ApiError> {
+    async fn version(&self, app: &App, spec: &VersionSpec) -> Result<Option<VersionRow>, ApiError> {
         let cell = {
             let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(versions.entry(spec.clone()).or_default())
         };
-        let found = cell.get_or_try_init(|| async {
-            match app.catalog.resolve(spec).await {
-                Ok(row) => Ok(Some(NextVersion {
-                    image: row.image,
-                    version: row.number,
-                    manifest: row.manifest,
-                })),
-                Err(
-                    CatalogError::ImageNotFound { .. }
-                    | CatalogError::NoVersions { .. }
-                    | CatalogError::TagNotFound { .. }
-                    | CatalogError::VersionNotFound { .. },
-                ) => Ok(None),
-                Err(error) => Err(ApiError::from(error)),
-            }
-        });
+        let found = cell.get_or_try_init(|| recipes::version_if_any(app, spec));
         Ok(found.await?.clone())
+    }
+
+    /// What a node boots that a version is assigned to.
+    async fn chosen(
+        &self,
+        app: &App,
+        set: &Set,
+        node: &NodeName,
+        settings: &Settings,
+        assigned: VersionRow,
+    ) -> Result<VersionRow, ApiError> {
+        let rows = set.health.get(node).map_or(&[][..], Vec::as_slice);
+        let abandoned = health::abandoned(rows, settings, &assigned);
+        let instead = match abandoned.and_then(|abandoned| abandoned.instead) {
+            Some(spec) => self.version(app, &spec).await?,
+            None => None,
+        };
+        Ok(instead.unwrap_or(assigned))
     }
 }
 

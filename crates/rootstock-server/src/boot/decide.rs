@@ -9,7 +9,6 @@ use jiff::{SignedDuration, Timestamp};
 use rootstock_api::{boot::BootStep, settings::Settings};
 use rootstock_catalog::{
     BootRow, CatalogError, NewBoot, NewToken, NodeRow, NodeState, Registered, Registration,
-    VersionRow,
 };
 use rootstock_core::{Digest, HostList, MacAddress, VersionSpec};
 use rootstock_netboot::{
@@ -19,6 +18,7 @@ use rootstock_netboot::{
 
 use super::{
     files::{Asked, url},
+    health::{self, Chosen},
     networks::Network,
     orders,
     stage::Stage,
@@ -138,8 +138,10 @@ async fn decided(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Step<Read
             no_image(&node)
         });
     };
+    let goes_on = app.boot.transcripts.open_boot(mac);
+    health::judge_earlier(app, &node.name, goes_on.as_deref()).await;
     let staged = stage(app, &node, &settings, image).await;
-    let (version, stage) = match staged {
+    let (chosen, stage) = match staged {
         Ok(staged) => staged,
         // The machine would have nothing to wait in.
         Err(_) if held => return Err(wait(&node, mac)),
@@ -148,10 +150,12 @@ async fn decided(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Step<Read
     let (boot, token) = begin(app, &node, mac, asked.peer)
         .await
         .map_err(|error| failed("begin a boot", error))?;
+    let Chosen { version, abandoned } = chosen;
     let spec = version.spec();
+    let limit = health::limit(&settings).duration();
     let order = app
         .catalog
-        .set_boot_order(&boot, "{}", &version.image, version.number);
+        .set_boot_order(&boot, "{}", &version.image, version.number, limit);
     order
         .await
         .map_err(|error| failed("record the boot", chain(&error)))?;
@@ -176,9 +180,10 @@ async fn decided(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Step<Read
     } else {
         format!("{} boots {spec}", node.name)
     };
+    let says = health::says(&spec, &node.name, abandoned.as_ref());
     app.boot
         .transcripts
-        .step(mac, Told::new(BootStep::ScriptServed, spec.to_string()));
+        .step(mac, Told::new(BootStep::ScriptServed, says));
     Ok(Ready {
         title,
         token,
@@ -301,7 +306,7 @@ async fn stage(
     node: &NodeRow,
     settings: &Settings,
     image: VersionSpec,
-) -> Step<(VersionRow, Stage)> {
+) -> Step<(Chosen, Stage)> {
     let volume = match orders::volume_of(&node.name) {
         Ok(name) => app.catalog.volume(&name).await.ok(),
         Err(_) => None,
@@ -310,6 +315,8 @@ async fn stage(
     let spec = orders::to_run(settings, volume).unwrap_or(image);
     let version = app.catalog.resolve(&spec).await;
     let version = version.map_err(|error| failed("find the image", chain(&error)))?;
+    let chosen = health::choose(app, &node.name, settings, version).await;
+    let chosen = chosen.map_err(|error| failed("choose the version", error.0.to_string()))?;
     let Some(stages) = app.boot.stages() else {
         return Err(failed(
             "make a first stage",
@@ -317,9 +324,9 @@ async fn stage(
                 .to_owned(),
         ));
     };
-    let stage = stages.get(app, &version, settings).await;
+    let stage = stages.get(app, &chosen.version, settings).await;
     let stage = stage.map_err(|reason| failed("make the first stage", reason))?;
-    Ok((version, stage))
+    Ok((chosen, stage))
 }
 
 /// The boot of a machine and a new token for it. A script that is fetched twice is

@@ -237,9 +237,10 @@ impl Sessions {
             if silent {
                 state.gone = Gone::Not;
             }
-            silent
+            let was_up = state.report.as_ref().is_some_and(|report| report.up);
+            silent.then_some(was_up)
         };
-        if was_silent {
+        if let Some(was_up) = was_silent {
             let boot = &session.boot;
             let transcripts = &app.boot.transcripts;
             let started = Timestamp::now();
@@ -250,7 +251,13 @@ impl Sessions {
                 started,
                 BootStep::Switched,
             );
-            transcripts.step(session.mac, Told::new(BootStep::Up, "it is back"));
+            // What never was up is not up because it is heard again.
+            let step = if was_up {
+                BootStep::Up
+            } else {
+                BootStep::Switched
+            };
+            transcripts.step(session.mac, Told::new(step, "it is back"));
         }
     }
 

@@ -35,6 +35,7 @@ use crate::{app::App, config::Config, volumes::Volumes};
 
 mod control;
 mod deltas;
+mod health;
 mod traces;
 
 const MAC: &str = "52-54-00-12-34-56";

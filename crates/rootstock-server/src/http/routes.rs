@@ -24,6 +24,7 @@ mod admin;
 mod chunks;
 mod images;
 mod imports;
+mod node_health;
 mod nodes;
 mod profiles;
 mod tokens;
@@ -89,6 +90,7 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(nodes::import))
         .routes(routes!(nodes::approve))
         .routes(routes!(nodes::delete))
+        .routes(routes!(node_health::retry))
         .routes(routes!(nodes::show))
         .routes(routes!(nodes::boots))
         .routes(routes!(profiles::list, profiles::create))

@@ -7,6 +7,7 @@ use rootstock_core::{HostList, fold};
 use crate::{output, session::Session};
 
 mod add;
+mod health;
 mod list;
 mod log;
 mod report;
@@ -30,6 +31,8 @@ pub(crate) enum NodeCommand {
     Unset(set::UnsetArgs),
     /// Let machines that were found on the network boot
     Approve(NamesArgs),
+    /// Try versions again that nodes did not come up with
+    Retry(NamesArgs),
     /// Delete nodes
     #[command(visible_alias = "rm")]
     Delete(DeleteArgs),
@@ -75,6 +78,14 @@ pub(crate) fn run(command: &NodeCommand, session: &Session) -> anyhow::Result<()
                 return output::line("none of them was held");
             }
             told(session, &done, "may boot")
+        }
+        NodeCommand::Retry(args) => {
+            let nodes = args.nodes.clone();
+            let done = session.client()?.node_retry(&NodeNames { nodes })?;
+            if done.nodes.is_empty() && !session.json() {
+                return output::line("no version failed there");
+            }
+            told(session, &done, "the next boot tries again")
         }
         NodeCommand::Delete(args) => {
             let done = session.client()?.node_delete(&NodeDelete {

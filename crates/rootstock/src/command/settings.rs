@@ -7,7 +7,7 @@ use rootstock_api::{
     ChangeReport, FillSwitch, NamedChange, Origin, Setting, Settings,
     boot::{CacheChoice, NodeMode},
 };
-use rootstock_core::{DailyHours, NodeName, VersionSpec, fold, units::parse_size_bytes};
+use rootstock_core::{DailyHours, NodeName, TimeLimit, VersionSpec, fold, units::parse_size_bytes};
 
 use crate::{error::Failure, output, session::Session};
 
@@ -72,6 +72,10 @@ pub(crate) struct SettingArgs {
     /// Whether there is an exam, during which nothing runs in the background
     #[arg(long, value_name = "yes|no", value_parser = parse_yes_no)]
     exam: Option<bool>,
+    /// How long a boot of a version that is new to it may take, or the node goes back to
+    /// the one before: 10m
+    #[arg(long, value_name = "TIME")]
+    boot_limit: Option<TimeLimit>,
     /// Whether a boot that fails offers a shell on the console
     #[arg(long, value_name = "true|false")]
     rescue_shell: Option<bool>,
@@ -112,6 +116,7 @@ impl SettingArgs {
             fill_mbit_max: self.fill_mbit_max,
             fill_hours: self.fill_hours.clone(),
             exam: self.exam,
+            boot_limit: self.boot_limit,
             rescue_shell: self.rescue_shell,
         }
     }

@@ -9,7 +9,7 @@ use rootstock_core::{ChunkId, VersionSpec};
 use super::Machine;
 use crate::{
     app::App,
-    boot::{orders, sessions::Session, version_ids::short},
+    boot::{health, orders, sessions::Session, version_ids::short},
     http::ApiError,
     recipes,
 };
@@ -40,14 +40,22 @@ pub(super) async fn readable(
     })
 }
 
-/// The version that the machine's settings name now.
+/// The version that the machine is to boot by what is set now.
 async fn assigned(app: &Arc<App>, machine: &Machine) -> Result<Option<VersionRow>, ApiError> {
     let node = app.catalog.node(&machine.session.node).await?;
     let peer = machine.arrival.peer.ip().to_canonical();
     let local = machine.arrival.local.ip().to_canonical();
     let network = app.boot.networks.of(peer, local);
-    match orders::settings(app, &node, &network).await?.image {
-        Some(spec) => recipes::version_if_any(app, &spec).await,
+    let settings = orders::settings(app, &node, &network).await?;
+    let assigned = match &settings.image {
+        Some(spec) => recipes::version_if_any(app, spec).await?,
+        None => None,
+    };
+    match assigned {
+        Some(assigned) => {
+            let chosen = health::choose(app, &node.name, &settings, assigned).await?;
+            Ok(Some(chosen.version))
+        }
         None => Ok(None),
     }
 }

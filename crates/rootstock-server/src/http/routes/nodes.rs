@@ -19,6 +19,7 @@ use rootstock_core::{MacAddress, NodeName, ProfileName};
 use serde::Deserialize;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
+use super::node_health;
 use crate::{
     app::App,
     boot::control,
@@ -52,7 +53,8 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<ApiJson<NodeList
         let report = boot.and_then(|(boot, _)| reports.get(&boot.id).cloned());
         describe(&app, &profiles, row, boot, report)
     });
-    let nodes = nodes.collect::<Result<_, _>>()?;
+    let mut nodes: Vec<Node> = nodes.collect::<Result<_, _>>()?;
+    node_health::describe(&app, &mut nodes).await?;
     Ok(ApiJson(NodeList { nodes }))
 }
 
@@ -97,7 +99,9 @@ pub(crate) async fn show(
     let report = boot.as_ref();
     let report = report.and_then(|(boot, _)| app.boot.sessions.report_of(&boot.id));
     let profiles = Profiles::read(&app).await?;
-    describe(&app, &profiles, row, boot.as_ref(), report).map(ApiJson)
+    let mut node = describe(&app, &profiles, row, boot.as_ref(), report)?;
+    node_health::describe(&app, std::slice::from_mut(&mut node)).await?;
+    Ok(ApiJson(node))
 }
 
 /// Changes nodes, or works out what a change would do
@@ -124,6 +128,10 @@ pub(crate) async fn set(
         .update_nodes(names, pass, |row| edit(row, &request));
     let changed = changed.await?;
     if pass == Pass::Keep {
+        // Whoever says what a node is to run wants that tried.
+        if request.set.image.is_some() {
+            app.catalog.forget_failures(names).await?;
+        }
         app.nodes.note_change();
     }
     let mut changes = Vec::new();
@@ -573,6 +581,7 @@ fn describe(
         seen: row.seen.map(|time| time.to_string()),
         boot: status.boot,
         report: status.report,
+        abandoned: None,
         fill_paused: fill.order.paused,
     })
 }

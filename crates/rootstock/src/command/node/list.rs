@@ -4,7 +4,7 @@ use clap::Args;
 use rootstock_api::{Node, NodeList, NodeState, boot::Inventory};
 use rootstock_core::{HostList, MacAddress, NodeName};
 
-use super::report;
+use super::{health, report};
 use crate::{
     command::settings,
     output::{self, Column},
@@ -48,7 +48,10 @@ pub(crate) fn run(args: &ListArgs, session: &Session) -> anyhow::Result<()> {
     if nodes.is_empty() {
         return output::line("no such nodes");
     }
-    output::line(&table(&nodes))
+    output::line(&table(&nodes))?;
+    health::lines(&nodes)
+        .iter()
+        .try_for_each(|line| output::line(line))
 }
 
 /// Shows a node.
@@ -131,6 +134,7 @@ fn fields(node: &Node) -> String {
     if let Some(running) = node.boot.as_ref().and_then(|boot| boot.running.as_ref()) {
         fields.push(("running", running.to_string()));
     }
+    fields.extend(health::fields(node));
     fields.extend(report::fields(node));
     if let Some(inventory) = &node.inventory {
         fields.extend(machine(inventory));

@@ -158,6 +158,7 @@ mod tests {
             seen: None,
             boot: None,
             report,
+            abandoned: None,
             fill_paused: None,
         }
     }
