@@ -28,6 +28,7 @@ mod ram;
 mod remote;
 mod replay;
 mod report;
+mod restart;
 mod server;
 mod service;
 mod stats;

@@ -56,8 +56,17 @@ pub(crate) struct Reporter {
 #[derive(Default)]
 struct Waiting {
     steps: Mutex<VecDeque<StepReport>>,
-    /// Whether the image's own init runs.
-    switched: AtomicBool,
+    switched: Switched,
+}
+
+/// Whether the image's own init runs.
+#[derive(Clone, Default)]
+pub(crate) struct Switched(Arc<AtomicBool>);
+
+impl Switched {
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Reporter {
@@ -72,6 +81,11 @@ impl Reporter {
             .name("reporter".to_owned())
             .spawn(move || tell(source, &queue))?;
         Ok(Self { waiting })
+    }
+
+    /// Whether the image's own init runs.
+    pub(crate) fn switched(&self) -> Switched {
+        self.waiting.switched.clone()
     }
 
     /// Has a step told; the oldest is dropped when the network stays away.
@@ -98,7 +112,7 @@ pub(crate) fn uptime() -> Duration {
 
 fn push(waiting: &Waiting, step: StepReport) {
     if step.step == BootStep::Switched {
-        waiting.switched.store(true, Ordering::Relaxed);
+        waiting.switched.0.store(true, Ordering::Relaxed);
     }
     let mut steps = lock(waiting);
     if steps.len() == STEPS_WAITING_MAX {
@@ -119,8 +133,7 @@ fn tell(mut source: Source, waiting: &Waiting) {
     let mut next_fill = Instant::now();
     loop {
         thread::sleep(LOOK_EVERY);
-        let switched = waiting.switched.load(Ordering::Relaxed);
-        if !up && switched && next_look <= Instant::now() {
+        if !up && waiting.switched.is_set() && next_look <= Instant::now() {
             next_look = Instant::now() + UP_EVERY;
             if let Some(how) = up::look() {
                 up = true;

@@ -27,6 +27,7 @@ use crate::ram::RamFrames;
 use crate::remote::{Remote, ServiceFetch};
 use crate::replay::{self, Landed, Landing, ServicePacks};
 use crate::report::{Reporter, Source};
+use crate::restart::Restart;
 use crate::service::Service;
 use crate::stats::Stats;
 use crate::steer;
@@ -69,6 +70,15 @@ pub(crate) fn run(control: &UnixStream) -> io::Result<()> {
         disk: served.disk,
         report_seconds: start.order.report_seconds,
     })?;
+    let restart = Restart::new(reporter.switched());
+    let told = served.told;
+    let each = move |control: NodeControl| {
+        if let Some(order) = control.reboot {
+            restart.order(order);
+        }
+        told(control);
+    };
+    steer::start(served.steered, start.urls.clone(), each)?;
     let bytes = stats.fetched_bytes();
     send(control, &FromServer::Ready { bytes })?;
     // Until pid 1 becomes the image's own init.
@@ -87,8 +97,14 @@ pub(crate) type FillOf = Box<dyn Fn() -> Option<Fill> + Send>;
 /// How the machine's own disk does, if chunks are kept on one.
 pub(crate) type DiskOf = Box<dyn Fn() -> Option<DiskCacheReport> + Send>;
 
+/// What hears of what changes while the machine runs.
+type ToldOf = Box<dyn Fn(NodeControl) + Send>;
+
 struct Served {
     service: Service,
+    /// The same, for the thread that hears what changes.
+    steered: Service,
+    told: ToldOf,
     fill: FillOf,
     disk: DiskOf,
     engine: thread::JoinHandle<io::Result<()>>,
@@ -103,6 +119,8 @@ fn serve(start: &Start, stats: &Arc<Stats>) -> Result<Served, String> {
     let engine = attach(parts.device, Arc::clone(stats), parts.writes, size_bytes)
         .map_err(|error| format!("the kernel's nbd device could not be set up: {error}"))?;
     Ok(Served {
+        steered: service.clone(),
+        told: parts.told,
         service,
         fill: parts.fill,
         disk: parts.disk,
@@ -115,6 +133,7 @@ struct Parts {
     device: Arc<dyn BlockDevice>,
     fill: FillOf,
     disk: DiskOf,
+    told: ToldOf,
     writes: Writes,
 }
 
@@ -127,6 +146,7 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
             device: Arc::new(volume),
             fill: Box::new(|| None),
             disk: Box::new(|| None),
+            told: Box::new(|_| {}),
             writes: Writes::Pooled,
         });
     }
@@ -141,7 +161,13 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
         let frames =
             RamFrames::fetch(&manifest, &remote, free).map_err(|error| console::chain(&error))?;
         let cache = Arc::new(ChunkCache::new(frames, order.cache_bytes));
-        return Ok(cow(manifest, cache, order, Box::new(|| None)));
+        return Ok(cow(
+            manifest,
+            cache,
+            order,
+            Box::new(|| None),
+            Box::new(|_| {}),
+        ));
     }
     let tiers = Tiers::new(remote, Arc::clone(stats));
     let wanted = Wanted {
@@ -165,9 +191,7 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
     let attached = Attached::start(&tiers, wanted)
         .map_err(|error| format!("the machine's disks cannot be looked at: {error}"))?;
     let steered = Arc::clone(&attached);
-    let steer = move |control: NodeControl| steered.set_control(control);
-    steer::start(service.clone(), start.urls.clone(), steer)
-        .map_err(|error| format!("there is no thread to be had: {error}"))?;
+    let told = Box::new(move |control: NodeControl| steered.set_control(control));
     let landing = Arc::new(Landing::new(order.cache_bytes / LANDING_PART));
     let source = Landed {
         source: Arc::clone(&tiers),
@@ -183,7 +207,7 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
     replay::start(packs, version, landing, sink, Arc::clone(stats))
         .map_err(|error| format!("the boot's replay cannot be started: {error}"))?;
     let disk = Box::new(move || attached.report());
-    Ok(cow(manifest, cache, order, disk))
+    Ok(cow(manifest, cache, order, disk, told))
 }
 
 fn cow<S: ChunkSource + 'static>(
@@ -191,6 +215,7 @@ fn cow<S: ChunkSource + 'static>(
     cache: Arc<ChunkCache<S>>,
     order: &BootOrder,
     disk: DiskOf,
+    told: ToldOf,
 ) -> Parts {
     let bytes_max = order
         .overlay_bytes_max
@@ -204,6 +229,7 @@ fn cow<S: ChunkSource + 'static>(
         device,
         fill: Box::new(move || Some(filled.fill())),
         disk,
+        told,
         writes: Writes::AtOnce,
     }
 }

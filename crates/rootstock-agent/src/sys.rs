@@ -1,8 +1,5 @@
 //! The system calls that have no safe wrapper: the crate's only unsafe code.
-#![expect(
-    unsafe_code,
-    reason = "two calls of the C library that take plain numbers"
-)]
+#![expect(unsafe_code, reason = "calls of the C library that take plain numbers")]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -38,6 +35,16 @@ pub(crate) fn ignore_signals() {
         // SAFETY: SIG_IGN installs no handler, so no code of ours runs in a
         // signal's context.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// Sends a signal, by its number, to the first process.
+pub(crate) fn signal_init(signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: kill reads its two numbers and no memory of ours.
+    if unsafe { libc::kill(1, signal) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

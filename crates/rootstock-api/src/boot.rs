@@ -315,6 +315,20 @@ pub struct NodeControl {
     /// What its next boot is to run, when that is not what runs now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<NextVersion>,
+    /// That it is to start anew. Its session is of one boot, so that only that one
+    /// obeys, and once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reboot: Option<RebootOrder>,
+}
+
+/// How a machine is to start anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RebootOrder {
+    /// By its own init, in order.
+    Orderly,
+    /// By the kernel, when its init does not do it in time.
+    Forced,
 }
 
 /// A version that a machine will run.

@@ -228,6 +228,30 @@ pub struct NodeDelete {
     pub force: bool,
 }
 
+/// Names nodes that start anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NodeReboot {
+    /// The nodes, as a host list: `n[001-300],m5`.
+    #[schema(value_type = String)]
+    pub nodes: HostList,
+    /// Whether the kernel may do it where the system itself takes too long.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Nodes that were told something, and those that could not be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodesTold {
+    /// Those that were told.
+    #[schema(value_type = Vec<String>)]
+    pub nodes: Vec<NodeName>,
+    /// The others: they do not run, or run already.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub others: Vec<NodeName>,
+}
+
 /// Nodes that something was done to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodesDone {

@@ -69,6 +69,10 @@ pub const NODES_IMPORT: &str = "/v1/nodes/import";
 pub const NODES_APPROVE: &str = "/v1/nodes/approve";
 /// Deletes nodes.
 pub const NODES_DELETE: &str = "/v1/nodes/delete";
+/// POST: starts machines anew.
+pub const NODES_REBOOT: &str = "/v1/nodes/reboot";
+/// POST: wakes machines up.
+pub const NODES_WAKE: &str = "/v1/nodes/wake";
 /// POST: lets nodes try versions again that failed there.
 pub const NODES_RETRY: &str = "/v1/nodes/retry";
 /// One node.
@@ -76,8 +80,9 @@ pub const NODE: &str = "/v1/nodes/{node}";
 /// A node's boots: `?limit=1`.
 pub const NODE_BOOTS: &str = "/v1/nodes/{node}/boots";
 /// Names that no node can have: paths have them.
-pub const NODE_NAMES_RESERVED: [&str; 6] =
-    ["watch", "export", "import", "approve", "delete", "retry"];
+pub const NODE_NAMES_RESERVED: [&str; 8] = [
+    "watch", "export", "import", "approve", "delete", "retry", "reboot", "wake",
+];
 /// All profiles.
 pub const PROFILES: &str = "/v1/profiles";
 /// One profile.

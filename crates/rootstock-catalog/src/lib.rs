@@ -14,6 +14,7 @@ mod imports;
 mod leases;
 mod nodes;
 mod profiles;
+mod reboots;
 mod recipes;
 mod schema;
 mod strategies;
@@ -35,6 +36,7 @@ pub use nodes::{
     NodeState, Pass, Registered, Registration,
 };
 pub use profiles::{NewProfile, PROFILE_DEPTH_MAX, PROFILES_MAX, ProfileRow};
+pub use reboots::RebootKind;
 pub use recipes::{RECIPE_VERSIONS_MAX, RecipeRow};
 pub use schema::{Catalog, SCHEMA_VERSION};
 pub use strategies::STRATEGIES_MAX;

@@ -13,7 +13,7 @@ use sqlx::{
 use crate::error::{CatalogError, OpenError, failed};
 
 /// The newest schema that this release knows.
-pub const SCHEMA_VERSION: i64 = 6;
+pub const SCHEMA_VERSION: i64 = 7;
 
 /// How long a statement waits for another's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -121,6 +121,11 @@ fn migrator() -> Migrator {
             6,
             "boot health",
             include_str!("../migrations/sqlite/0006_boot_health.sql"),
+        ),
+        migration(
+            7,
+            "reboots",
+            include_str!("../migrations/sqlite/0007_reboots.sql"),
         ),
     ])
 }

@@ -8,11 +8,11 @@ use rootstock_api::{
     Bitmap, BootList, ChangeReport, ClientList, CollectEvent, CollectReport, DiffReport,
     ExportList, HistoryList, ImageDetail, ImageList, Import, ImportCommit, ImportCommitted,
     ImportCreate, ImportList, ImportReceipt, Node, NodeCreate, NodeDelete, NodeEvent, NodeFormat,
-    NodeImport, NodeList, NodeNames, NodeSet, NodeText, NodesDone, Profile, ProfileCreate,
-    ProfileList, ProfileSet, RecipeList, SEAL_HEADER, ScrubStatus, Site, StoreReport, TagSet,
-    TagTarget, TokenCreate, TokenCreated, TokenList, VERSION_HEADER, VerifyEvent, VerifyReport,
-    VersionDetail, Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize,
-    VolumeSnapshot, paths, record,
+    NodeImport, NodeList, NodeNames, NodeReboot, NodeSet, NodeText, NodesDone, NodesTold, Profile,
+    ProfileCreate, ProfileList, ProfileSet, RecipeList, SEAL_HEADER, ScrubStatus, Site,
+    StoreReport, TagSet, TagTarget, TokenCreate, TokenCreated, TokenList, VERSION_HEADER,
+    VerifyEvent, VerifyReport, VersionDetail, Volume, VolumeCommit, VolumeCommitted, VolumeCreate,
+    VolumeList, VolumeResize, VolumeSnapshot, paths, record,
 };
 use rootstock_core::{
     ChunkId, ImageName, NodeName, ProfileName, TagName, VersionSelector, VersionSpec, VolumeName,
@@ -284,6 +284,16 @@ impl Client {
     /// Lets nodes try versions again that failed there.
     pub fn node_retry(&self, names: &NodeNames) -> Answer<NodesDone> {
         self.send(Method::POST, paths::NODES_RETRY, names)
+    }
+
+    /// Starts machines anew.
+    pub fn node_reboot(&self, reboot: &NodeReboot) -> Answer<NodesTold> {
+        self.send(Method::POST, paths::NODES_REBOOT, reboot)
+    }
+
+    /// Wakes machines up.
+    pub fn node_wake(&self, names: &NodeNames) -> Answer<NodesTold> {
+        self.send(Method::POST, paths::NODES_WAKE, names)
     }
 
     /// All nodes as text.

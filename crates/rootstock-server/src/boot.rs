@@ -61,6 +61,7 @@ mod trace_api;
 mod transcript;
 mod udp;
 mod version_ids;
+pub(crate) mod wake;
 
 use clock::SiteClock;
 use control::Controls;

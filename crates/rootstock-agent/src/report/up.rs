@@ -29,11 +29,16 @@ const RUN_LEVEL: u16 = 1;
 
 /// What says that the system is up, if something does.
 pub(crate) fn look() -> Option<&'static str> {
-    if Path::new(SYSTEMD).exists() {
+    if is_systemd() {
         return state().ok().and_then(|state| running(&state));
     }
     let utmp = fs::read(UTMP).unwrap_or_default();
     has_run_level(&utmp).then_some("a run level is reached")
+}
+
+/// Whether systemd is the image's init.
+pub(crate) fn is_systemd() -> bool {
+    Path::new(SYSTEMD).exists()
 }
 
 /// systemd's answer to a question for its `SystemState`.

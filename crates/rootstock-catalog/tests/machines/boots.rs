@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use rootstock_catalog::{
-    BOOTS_PER_NODE_MAX, CatalogError, NewBoot, NewToken, NodeState, Redeemed, STEPS_PER_BOOT_MAX,
-    StepRow,
+    BOOTS_PER_NODE_MAX, CatalogError, NewBoot, NewToken, NodeState, RebootKind, Redeemed,
+    STEPS_PER_BOOT_MAX, StepRow,
 };
 use rootstock_core::{Digest, HostList, VersionNumber};
 
@@ -221,4 +221,31 @@ async fn what_worked_is_remembered() {
             Some(worked)
         );
     }
+}
+
+#[tokio::test]
+async fn an_order_to_start_anew_is_of_one_boot() {
+    let site = Site::new().await;
+    let catalog = &site.catalog;
+    let nodes = [node("n1", 1), node("n2", 2)];
+    catalog.add_nodes(&nodes, at(1)).await.expect("adds");
+    site.booting("n1", "a").await;
+    redeem(&site, "a", 20).await;
+    // A machine that has no session yet cannot be told.
+    site.booting("n2", "b").await;
+    let names = [name("n1"), name("n2")];
+    let ordered = catalog.order_reboots(&names, RebootKind::Orderly).await;
+    assert_eq!(ordered.expect("orders"), [name("n1")]);
+    let ordered = catalog.order_reboots(&names, RebootKind::Forced).await;
+    assert_eq!(ordered.expect("orders"), [name("n1")]);
+    let reboots = catalog.reboots().await.expect("lists");
+    assert_eq!(reboots.len(), 1);
+    assert_eq!(reboots["boot-a"], RebootKind::Forced);
+    site.booting("n1", "c").await;
+    redeem(&site, "c", 30).await;
+    assert!(catalog.reboots().await.expect("lists").is_empty());
+    let unknown = catalog
+        .order_reboots(&[name("n9")], RebootKind::Forced)
+        .await;
+    assert!(matches!(unknown, Err(CatalogError::NodeNotFound { .. })));
 }

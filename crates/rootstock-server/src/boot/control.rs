@@ -16,10 +16,10 @@ use std::{
 use jiff::Zoned;
 use rootstock_api::{
     FillSwitch, ProblemCode,
-    boot::{CONTROL_HOLD_SECONDS, FillOrder, NextVersion, NodeControl},
+    boot::{CONTROL_HOLD_SECONDS, FillOrder, NextVersion, NodeControl, RebootOrder},
     settings::Settings,
 };
-use rootstock_catalog::{CatalogError, NodeSettingsRow, VersionHealthRow, VersionRow};
+use rootstock_catalog::{CatalogError, NodeSettingsRow, RebootKind, VersionHealthRow, VersionRow};
 use rootstock_core::{Digest, NodeName, VersionSpec};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 
@@ -69,13 +69,14 @@ struct Site {
     versions: Mutex<HashMap<VersionSpec, Arc<OnceCell<Option<VersionRow>>>>>,
 }
 
-/// What is set on nodes and profiles, what personal nodes' volumes are of, and what
-/// versions did on nodes.
+/// What is set on nodes and profiles, what personal nodes' volumes are of, what
+/// versions did on nodes, and which boots are to end.
 struct Set {
     profiles: Profiles,
     nodes: HashMap<NodeName, NodeSettingsRow>,
     volumes: HashMap<String, VersionSpec>,
     health: HashMap<NodeName, Vec<VersionHealthRow>>,
+    reboots: HashMap<String, RebootKind>,
 }
 
 /// What holds, and for how long at most.
@@ -201,23 +202,32 @@ async fn holds(
     };
     let runs = &session.version;
     let other = |next: &VersionRow| next.image != runs.image || next.number != runs.number;
+    let reboot = set.reboots.get(&session.boot).map(|kind| match kind {
+        RebootKind::Orderly => RebootOrder::Orderly,
+        RebootKind::Forced => RebootOrder::Forced,
+    });
     let next = next.filter(other).map(|next| NextVersion {
         image: next.image,
         version: next.number,
         manifest: next.manifest,
     });
     Ok(Held {
-        control: numbered(fill.order, next)?,
+        control: numbered(fill.order, next, reboot)?,
         changes_in: fill.changes_in,
     })
 }
 
 /// What holds, with its number.
-fn numbered(fill: FillOrder, next: Option<NextVersion>) -> Result<NodeControl, ApiError> {
+fn numbered(
+    fill: FillOrder,
+    next: Option<NextVersion>,
+    reboot: Option<RebootOrder>,
+) -> Result<NodeControl, ApiError> {
     let mut control = NodeControl {
         number: 0,
         fill,
         next,
+        reboot,
     };
     let text = serde_json::to_vec(&control);
     let text = text.map_err(|error| ApiError::internal("number what holds", &error))?;
@@ -278,6 +288,7 @@ impl Site {
             Ok(Set {
                 profiles: Profiles::read(app).await?,
                 health: health::by_node(app).await?,
+                reboots: app.catalog.reboots().await?,
                 nodes: rows
                     .into_iter()
                     .map(|row| (row.name.clone(), row))

@@ -25,6 +25,7 @@ mod chunks;
 mod images;
 mod imports;
 mod node_health;
+mod node_power;
 mod nodes;
 mod profiles;
 mod tokens;
@@ -91,6 +92,8 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(nodes::approve))
         .routes(routes!(nodes::delete))
         .routes(routes!(node_health::retry))
+        .routes(routes!(node_power::reboot))
+        .routes(routes!(node_power::wake))
         .routes(routes!(nodes::show))
         .routes(routes!(nodes::boots))
         .routes(routes!(profiles::list, profiles::create))

@@ -1,7 +1,7 @@
 //! `rootstock node`: machines and what they run.
 
 use clap::Subcommand;
-use rootstock_api::{NodeDelete, NodeNames, NodesDone};
+use rootstock_api::{NodeDelete, NodeNames, NodeReboot, NodesDone, NodesTold};
 use rootstock_core::{HostList, fold};
 
 use crate::{output, session::Session};
@@ -33,6 +33,10 @@ pub(crate) enum NodeCommand {
     Approve(NamesArgs),
     /// Try versions again that nodes did not come up with
     Retry(NamesArgs),
+    /// Start machines anew that run
+    Reboot(RebootArgs),
+    /// Wake machines up by Wake-on-LAN
+    Wake(NamesArgs),
     /// Delete nodes
     #[command(visible_alias = "rm")]
     Delete(DeleteArgs),
@@ -51,6 +55,17 @@ pub(crate) enum NodeCommand {
 pub(crate) struct NamesArgs {
     /// The nodes: NAME, n[001-300] or a,b[1,3-5]
     nodes: HostList,
+}
+
+/// Which nodes start anew.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RebootArgs {
+    /// The nodes: NAME, n[001-300] or a,b[1,3-5]
+    nodes: HostList,
+    /// Let the kernel do it where the system takes longer than two minutes: what is not
+    /// written yet is lost
+    #[arg(long)]
+    force: bool,
 }
 
 /// Which nodes go.
@@ -87,6 +102,18 @@ pub(crate) fn run(command: &NodeCommand, session: &Session) -> anyhow::Result<()
             }
             told(session, &done, "the next boot tries again")
         }
+        NodeCommand::Reboot(args) => {
+            let done = session.client()?.node_reboot(&NodeReboot {
+                nodes: args.nodes.clone(),
+                force: args.force,
+            })?;
+            ordered(session, &done, "told to start anew", "not running")
+        }
+        NodeCommand::Wake(args) => {
+            let nodes = args.nodes.clone();
+            let done = session.client()?.node_wake(&NodeNames { nodes })?;
+            ordered(session, &done, "woken", "running already")
+        }
         NodeCommand::Delete(args) => {
             let done = session.client()?.node_delete(&NodeDelete {
                 nodes: args.nodes.clone(),
@@ -99,6 +126,18 @@ pub(crate) fn run(command: &NodeCommand, session: &Session) -> anyhow::Result<()
         NodeCommand::Watch(args) => watch::run(args, session),
         NodeCommand::Log(args) => log::run(args, session),
     }
+}
+
+fn ordered(session: &Session, done: &NodesTold, how: &str, others: &str) -> anyhow::Result<()> {
+    if session.json() {
+        return output::json(done);
+    }
+    for (how, nodes) in [(how, &done.nodes), (others, &done.others)] {
+        if !nodes.is_empty() {
+            output::line(&format!("{how}: {}", fold(nodes)))?;
+        }
+    }
+    Ok(())
 }
 
 fn told(session: &Session, done: &NodesDone, how: &str) -> anyhow::Result<()> {

@@ -134,7 +134,7 @@ fn what_is_the_same_has_the_same_number() {
         manifest: Digest::of(b"manifest"),
     };
     let number = |fill: &FillOrder, next: Option<&NextVersion>| {
-        let control = numbered(fill.clone(), next.cloned()).expect("is numbered");
+        let control = numbered(fill.clone(), next.cloned(), None).expect("is numbered");
         control.number
     };
     let numbers = [

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use jiff::{Zoned, civil};
 use rootstock_api::{
     NodeEvent, Setting,
-    boot::{CONTROL, DiskCacheReport, NodeControl, NodeReport},
+    boot::{CONTROL, DiskCacheReport, NodeControl, NodeReport, RebootOrder},
 };
-use rootstock_catalog::{NewProfile, Pass};
+use rootstock_catalog::{NewProfile, Pass, RebootKind};
 use rootstock_core::{ImageName, TagName, VersionNumber, VersionSelector};
 
 use super::*;
@@ -96,6 +96,31 @@ async fn waiting(
 
 fn held(hold: Duration) -> impl FnOnce(&mut App) {
     move |app| app.boot.controls.hold = hold
+}
+
+#[tokio::test]
+async fn an_order_to_start_anew_is_told_to_the_boot_that_it_is_of() {
+    let (site, session) = running(held(LONG)).await;
+    let first = told(&site, &session, 0).await;
+    assert_eq!(first.reboot, None);
+    let waits = waiting(&site, &session, first.number).await;
+    let names = ["n001".parse().expect("a name")];
+    let ordered = site.app.catalog.order_reboots(&names, RebootKind::Forced);
+    assert_eq!(ordered.await.expect("orders"), names);
+    site.app.nodes.note_version_change();
+    let control = waits.await.expect("answers");
+    assert_eq!(control.reboot, Some(RebootOrder::Forced));
+    // The next boot is not meant.
+    let mac: MacAddress = MAC.parse().expect("a MAC");
+    let step = Told::new(BootStep::FirstStage, "");
+    site.app.boot.transcripts.step(mac, step);
+    let script = site.script().await;
+    let open = state(site.redeem(OWN, Transport::Tls, token_of(&script)).await).await;
+    let SessionState::Open { session, .. } = open else {
+        panic!("is held")
+    };
+    site.app.nodes.note_version_change();
+    assert_eq!(told(&site, &session, 0).await.reboot, None);
 }
 
 #[tokio::test]
