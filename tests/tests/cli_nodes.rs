@@ -242,3 +242,36 @@ fn a_personal_node_has_its_volume_from_the_start() {
         (&"anna".into(), &"lab:1".into())
     );
 }
+
+#[test]
+fn a_node_goes_back_to_the_image_before_and_says_when_it_does_not_run() {
+    let (_dir, daemon) = started();
+    let mac = ["--mac", "52:54:00:00:01:01"];
+    let add = ["node", "add", "n1"];
+    daemon.run(add.iter().chain(&mac)).unwrap();
+    let nothing = daemon.refused(["node", "rollback", "n1"]).unwrap();
+    assert!(nothing.contains("no other image set before"), "{nothing}");
+    for image in ["lab@production", "lab:1"] {
+        let words = ["node", "set", "n1", "--image", image, "--yes"];
+        daemon.run(words).unwrap();
+    }
+    let planned = daemon.run(["node", "rollback", "n1", "--dry-run"]).unwrap();
+    assert!(planned.contains("lab:1 -> lab@production"), "{planned}");
+    assert!(planned.contains("nothing is changed yet"), "{planned}");
+    daemon.run(["node", "rollback", "n1", "--yes"]).unwrap();
+    let shown = daemon.json(["node", "show", "n1"]).unwrap();
+    assert_eq!(shown["settings"]["image"], "lab@production", "{shown}");
+
+    daemon.run(["profile", "create", "room"]).unwrap();
+    let words = ["profile", "set", "room", "--image", "lab", "--yes"];
+    daemon.run(words).unwrap();
+    let back = daemon
+        .run(["profile", "rollback", "room", "--yes"])
+        .unwrap();
+    assert!(back.contains("lab -> -"), "{back}");
+
+    let off = daemon.run(["node", "reboot", "n1"]).unwrap();
+    assert_eq!(off, "not running: n1\n");
+    let retried = daemon.run(["node", "retry", "n1"]).unwrap();
+    assert_eq!(retried, "no version failed there\n");
+}

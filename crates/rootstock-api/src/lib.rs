@@ -34,8 +34,8 @@ pub use import::{
 pub use node::{
     Abandoned, BootEvent, BootList, BootSummary, BootTranscript, Change, ChangeReport, FieldChange,
     NamedChange, Node, NodeCreate, NodeDelete, NodeEvent, NodeFormat, NodeImport, NodeList,
-    NodeNames, NodeReboot, NodeSet, NodeSpec, NodeState, NodeStatus, NodeText, NodesDone,
-    NodesTold, Origin, Profile, ProfileCreate, ProfileList, ProfileSet,
+    NodeNames, NodeReboot, NodeRollback, NodeSet, NodeSpec, NodeState, NodeStatus, NodeText,
+    NodesDone, NodesTold, Origin, Profile, ProfileCreate, ProfileList, ProfileRollback, ProfileSet,
 };
 pub use problem::{Holder, HolderKind, Problem, ProblemCode};
 pub use recipe::{RecipeDiff, RecipeList, RecipeProgress, RecipeSummary};

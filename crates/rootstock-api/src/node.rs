@@ -228,6 +228,27 @@ pub struct NodeDelete {
     pub force: bool,
 }
 
+/// Brings nodes back to the image that was set on them before: all or none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRollback {
+    /// The nodes, as a host list: `n[001-300],m5`.
+    #[schema(value_type = String)]
+    pub nodes: HostList,
+    /// Whether the change is only worked out and checked.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Brings a profile back to the image that was set on it before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProfileRollback {
+    /// Whether the change is only worked out and checked.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
 /// Names nodes that start anew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -69,6 +69,8 @@ pub const NODES_IMPORT: &str = "/v1/nodes/import";
 pub const NODES_APPROVE: &str = "/v1/nodes/approve";
 /// Deletes nodes.
 pub const NODES_DELETE: &str = "/v1/nodes/delete";
+/// POST: brings nodes back to the image before.
+pub const NODES_ROLLBACK: &str = "/v1/nodes/rollback";
 /// POST: starts machines anew.
 pub const NODES_REBOOT: &str = "/v1/nodes/reboot";
 /// POST: wakes machines up.
@@ -80,13 +82,15 @@ pub const NODE: &str = "/v1/nodes/{node}";
 /// A node's boots: `?limit=1`.
 pub const NODE_BOOTS: &str = "/v1/nodes/{node}/boots";
 /// Names that no node can have: paths have them.
-pub const NODE_NAMES_RESERVED: [&str; 8] = [
-    "watch", "export", "import", "approve", "delete", "retry", "reboot", "wake",
+pub const NODE_NAMES_RESERVED: [&str; 9] = [
+    "watch", "export", "import", "approve", "delete", "retry", "reboot", "wake", "rollback",
 ];
 /// All profiles.
 pub const PROFILES: &str = "/v1/profiles";
 /// One profile.
 pub const PROFILE: &str = "/v1/profiles/{profile}";
+/// POST: brings a profile back to the image before.
+pub const PROFILE_ROLLBACK: &str = "/v1/profiles/{profile}/rollback";
 /// What can be opened over NBD.
 pub const EXPORTS: &str = "/v1/exports";
 /// Who has what open.
@@ -239,6 +243,12 @@ pub fn node_boots(node: &NodeName) -> String {
 #[must_use]
 pub fn profile(profile: &ProfileName) -> String {
     format!("{PROFILES}/{profile}")
+}
+
+/// [`PROFILE_ROLLBACK`] of this profile.
+#[must_use]
+pub fn profile_rollback(profile: &ProfileName) -> String {
+    format!("{PROFILES}/{profile}/rollback")
 }
 
 /// [`TOKEN`] of this token.

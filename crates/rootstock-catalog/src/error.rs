@@ -99,6 +99,14 @@ pub enum CatalogError {
         /// The boot.
         boot: String,
     },
+    /// There is no image to go back to.
+    #[error("{what} '{name}' had no other image set before")]
+    NothingBefore {
+        /// What sort of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// Another node has the card.
     #[error("node '{node}' has the MAC address {mac} already")]
     MacTaken {

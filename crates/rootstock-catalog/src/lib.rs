@@ -6,6 +6,7 @@
 //! to it, facts are text, a trace is bytes, a pack is a name. Statements keep to what SQLite and
 //! PostgreSQL share. Time comes from the caller.
 
+mod assignments;
 mod boots;
 mod error;
 mod health;
@@ -23,6 +24,7 @@ mod traces;
 mod versions;
 mod volumes;
 
+pub use assignments::ASSIGNMENTS_MAX;
 pub use boots::{
     BOOTS_PER_NODE_MAX, BootRow, NewBoot, NewToken, Redeemed, STEPS_PER_BOOT_MAX, StepRow,
 };

@@ -162,6 +162,7 @@ impl Catalog {
         if let Some(image) = after.image.as_ref().filter(|_| after.image != before.image) {
             crate::versions::resolve(&mut tx, image).await?;
         }
+        crate::assignments::of_profile(&mut tx, &before, &after).await?;
         let (image, version, tag) = image_columns(after.image.as_ref());
         sqlx::query(
             "UPDATE profile SET parent = $2, settings = $3, image = $4, version = $5, tag = $6 \

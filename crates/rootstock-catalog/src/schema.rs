@@ -13,7 +13,7 @@ use sqlx::{
 use crate::error::{CatalogError, OpenError, failed};
 
 /// The newest schema that this release knows.
-pub const SCHEMA_VERSION: i64 = 7;
+pub const SCHEMA_VERSION: i64 = 8;
 
 /// How long a statement waits for another's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -126,6 +126,11 @@ fn migrator() -> Migrator {
             7,
             "reboots",
             include_str!("../migrations/sqlite/0007_reboots.sql"),
+        ),
+        migration(
+            8,
+            "assignments",
+            include_str!("../migrations/sqlite/0008_assignments.sql"),
         ),
     ])
 }

@@ -8,11 +8,11 @@ use rootstock_api::{
     Bitmap, BootList, ChangeReport, ClientList, CollectEvent, CollectReport, DiffReport,
     ExportList, HistoryList, ImageDetail, ImageList, Import, ImportCommit, ImportCommitted,
     ImportCreate, ImportList, ImportReceipt, Node, NodeCreate, NodeDelete, NodeEvent, NodeFormat,
-    NodeImport, NodeList, NodeNames, NodeReboot, NodeSet, NodeText, NodesDone, NodesTold, Profile,
-    ProfileCreate, ProfileList, ProfileSet, RecipeList, SEAL_HEADER, ScrubStatus, Site,
-    StoreReport, TagSet, TagTarget, TokenCreate, TokenCreated, TokenList, VERSION_HEADER,
-    VerifyEvent, VerifyReport, VersionDetail, Volume, VolumeCommit, VolumeCommitted, VolumeCreate,
-    VolumeList, VolumeResize, VolumeSnapshot, paths, record,
+    NodeImport, NodeList, NodeNames, NodeReboot, NodeRollback, NodeSet, NodeText, NodesDone,
+    NodesTold, Profile, ProfileCreate, ProfileList, ProfileRollback, ProfileSet, RecipeList,
+    SEAL_HEADER, ScrubStatus, Site, StoreReport, TagSet, TagTarget, TokenCreate, TokenCreated,
+    TokenList, VERSION_HEADER, VerifyEvent, VerifyReport, VersionDetail, Volume, VolumeCommit,
+    VolumeCommitted, VolumeCreate, VolumeList, VolumeResize, VolumeSnapshot, paths, record,
 };
 use rootstock_core::{
     ChunkId, ImageName, NodeName, ProfileName, TagName, VersionSelector, VersionSpec, VolumeName,
@@ -284,6 +284,20 @@ impl Client {
     /// Lets nodes try versions again that failed there.
     pub fn node_retry(&self, names: &NodeNames) -> Answer<NodesDone> {
         self.send(Method::POST, paths::NODES_RETRY, names)
+    }
+
+    /// Brings nodes back to the image before.
+    pub fn node_rollback(&self, rollback: &NodeRollback) -> Answer<ChangeReport> {
+        self.send(Method::POST, paths::NODES_ROLLBACK, rollback)
+    }
+
+    /// Brings a profile back to the image before.
+    pub fn profile_rollback(
+        &self,
+        profile: &ProfileName,
+        rollback: &ProfileRollback,
+    ) -> Answer<ChangeReport> {
+        self.send(Method::POST, &paths::profile_rollback(profile), rollback)
     }
 
     /// Starts machines anew.

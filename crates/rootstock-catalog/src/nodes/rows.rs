@@ -160,6 +160,7 @@ pub(super) async fn update(
 ) -> Result<(), CatalogError> {
     let doing = "change a node";
     check(tx, after, Some(before)).await?;
+    crate::assignments::of_node(tx, before, after).await?;
     let (image, version, tag) = image_columns(after.image.as_ref());
     sqlx::query(
         "UPDATE node SET profile = $2, state = $3, uuid = $4, address = $5, settings = $6, \

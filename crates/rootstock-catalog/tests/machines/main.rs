@@ -1,5 +1,6 @@
 //! What the catalog knows of machines, against a database in a temporary directory.
 
+mod assignments;
 mod boots;
 mod health;
 mod leases;

@@ -97,6 +97,9 @@ impl From<CatalogError> for ApiError {
                 ProblemCode::BootNotFound,
                 "`rootstock node log` shows a node's last boots",
             ),
+            CatalogError::NothingBefore { .. } => {
+                (ProblemCode::BadValue, "set the image that it is to have")
+            }
             CatalogError::MacTaken { .. } | CatalogError::Taken { .. } => {
                 (ProblemCode::Exists, "`rootstock node show` shows that node")
             }

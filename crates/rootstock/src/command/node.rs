@@ -29,6 +29,8 @@ pub(crate) enum NodeCommand {
     Set(set::SetArgs),
     /// Take settings away, so that they are inherited
     Unset(set::UnsetArgs),
+    /// Go back to the image that was set before; what changes is shown first
+    Rollback(set::RollbackArgs),
     /// Let machines that were found on the network boot
     Approve(NamesArgs),
     /// Try versions again that nodes did not come up with
@@ -86,6 +88,7 @@ pub(crate) fn run(command: &NodeCommand, session: &Session) -> anyhow::Result<()
         NodeCommand::Show(args) => list::show(args, session),
         NodeCommand::Set(args) => set::run(args, session),
         NodeCommand::Unset(args) => set::unset(args, session),
+        NodeCommand::Rollback(args) => set::rollback(args, session),
         NodeCommand::Approve(args) => {
             let nodes = args.nodes.clone();
             let done = session.client()?.node_approve(&NodeNames { nodes })?;

@@ -1,7 +1,7 @@
 //! `rootstock profile`: settings that nodes inherit.
 
 use clap::{Args, Subcommand};
-use rootstock_api::{Change, Profile, ProfileCreate, ProfileSet, Setting};
+use rootstock_api::{Change, Profile, ProfileCreate, ProfileRollback, ProfileSet, Setting};
 use rootstock_core::ProfileName;
 use serde_json::json;
 
@@ -25,6 +25,8 @@ pub(crate) enum ProfileCommand {
     Set(SetArgs),
     /// Take settings away, so that they are inherited
     Unset(UnsetArgs),
+    /// Go back to the image that was set before; what changes is shown first
+    Rollback(RollbackArgs),
     /// Delete a profile that nothing inherits from
     #[command(visible_alias = "rm")]
     Delete(NameArgs),
@@ -35,6 +37,15 @@ pub(crate) enum ProfileCommand {
 pub(crate) struct NameArgs {
     /// The profile
     name: ProfileName,
+}
+
+/// What goes back.
+#[derive(Debug, Args)]
+pub(crate) struct RollbackArgs {
+    /// The profile
+    name: ProfileName,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
 }
 
 /// What to make.
@@ -124,6 +135,12 @@ pub(crate) fn run(command: &ProfileCommand, session: &Session) -> anyhow::Result
             }
             change(session, &args.name, args.confirm, &set)
         }
+        ProfileCommand::Rollback(args) => settings::change(session, args.confirm, |dry_run| {
+            let rollback = ProfileRollback {
+                dry_run: dry_run == DryRun::Yes,
+            };
+            Ok(client.profile_rollback(&args.name, &rollback)?)
+        }),
         ProfileCommand::Delete(args) => {
             client.profile_delete(&args.name)?;
             if session.json() {

@@ -11,11 +11,11 @@ use jiff::Timestamp;
 use rootstock_api::{
     BootEvent, BootList, BootTranscript, Change, ChangeReport, FieldChange, Holder, HolderKind,
     NamedChange, Node, NodeCreate, NodeDelete, NodeEvent, NodeFormat, NodeImport, NodeList,
-    NodeNames, NodeSet, NodeSpec, NodeText, NodesDone, Problem, ProblemCode, Setting, Settings,
-    boot::NodeReport, paths,
+    NodeNames, NodeRollback, NodeSet, NodeSpec, NodeText, NodesDone, Problem, ProblemCode, Setting,
+    Settings, boot::NodeReport, paths,
 };
-use rootstock_catalog::{BootRow, NewNode, NodeRow, Pass, StepRow};
-use rootstock_core::{MacAddress, NodeName, ProfileName};
+use rootstock_catalog::{BootRow, NewNode, NodeChange, NodeRow, Pass, StepRow};
+use rootstock_core::{MacAddress, NodeName, ProfileName, VersionSpec};
 use serde::Deserialize;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
@@ -134,8 +134,56 @@ pub(crate) async fn set(
         }
         app.nodes.note_change();
     }
+    changed_as(&app, &changed, pass).await
+}
+
+/// Brings nodes back to the image that was set on them before, or works out what that
+/// would do
+#[utoipa::path(post, path = paths::NODES_ROLLBACK, tag = "nodes", operation_id = "node_rollback",
+    request_body = NodeRollback,
+    responses((status = 200, body = ChangeReport), (status = "default", body = Problem)))]
+pub(crate) async fn rollback(
+    State(app): State<Arc<App>>,
+    ApiJson(request): ApiJson<NodeRollback>,
+) -> Result<ApiJson<ChangeReport>, ApiError> {
+    let names = request.nodes.names();
+    let pass = if request.dry_run {
+        Pass::DryRun
+    } else {
+        Pass::Keep
+    };
+    let rolled = app.catalog.roll_nodes_back(names, pass, |row, image| {
+        assign(&mut row.settings, image.as_ref());
+        row.image = image;
+    });
+    let changed = rolled.await?;
+    if pass == Pass::Keep {
+        app.catalog.forget_failures(names).await?;
+        app.nodes.note_change();
+    }
+    changed_as(&app, &changed, pass).await
+}
+
+/// Sets the image in settings as the catalog keeps them.
+pub(super) fn assign(settings: &mut String, image: Option<&VersionSpec>) {
+    let set = Settings {
+        image: image.cloned(),
+        ..Settings::default()
+    };
+    let unset: &[Setting] = match image {
+        Some(_) => &[],
+        None => &[Setting::Image],
+    };
+    edit_settings(settings, &set, unset);
+}
+
+async fn changed_as(
+    app: &App,
+    changed: &[NodeChange],
+    pass: Pass,
+) -> Result<ApiJson<ChangeReport>, ApiError> {
     let mut changes = Vec::new();
-    for change in &changed {
+    for change in changed {
         let fields = difference(&change.before, &change.after)?;
         if !fields.is_empty() {
             changes.push(NamedChange {
@@ -145,7 +193,7 @@ pub(crate) async fn set(
             });
         }
     }
-    report(&app, changes, pass).await
+    report(app, changes, pass).await
 }
 
 /// Deletes nodes: all or none. Nodes that run only when that is said

@@ -6,12 +6,12 @@ use axum::{extract::State, http::StatusCode};
 use jiff::Timestamp;
 use rootstock_api::{
     ChangeReport, NamedChange, Problem, ProblemCode, Profile, ProfileCreate, ProfileList,
-    ProfileSet, Setting, paths,
+    ProfileRollback, ProfileSet, Setting, paths,
 };
 use rootstock_catalog::{NewProfile, Pass, ProfileRow};
 use rootstock_core::ProfileName;
 
-use super::nodes::{apply, edit_settings, push_change, settings_difference};
+use super::nodes::{apply, assign, edit_settings, push_change, settings_difference};
 use crate::{
     app::App,
     http::{
@@ -98,12 +98,48 @@ pub(crate) async fn set(
     if pass == Pass::Keep {
         app.nodes.note_change();
     }
+    changed_as(&before, &after, pass)
+}
+
+/// Brings a profile back to the image that was set on it before, or works out what
+/// that would do
+#[utoipa::path(post, path = paths::PROFILE_ROLLBACK, tag = "profiles",
+    operation_id = "profile_rollback",
+    params(("profile" = String, Path, description = "The profile's name")),
+    request_body = ProfileRollback,
+    responses((status = 200, body = ChangeReport), (status = "default", body = Problem)))]
+pub(crate) async fn rollback(
+    State(app): State<Arc<App>>,
+    ApiPath(profile): ApiPath<ProfileName>,
+    ApiJson(request): ApiJson<ProfileRollback>,
+) -> Result<ApiJson<ChangeReport>, ApiError> {
+    let pass = if request.dry_run {
+        Pass::DryRun
+    } else {
+        Pass::Keep
+    };
+    let rolled = app.catalog.roll_profile_back(&profile, pass, |row, image| {
+        assign(&mut row.settings, image.as_ref());
+        row.image = image;
+    });
+    let (before, after) = rolled.await?;
+    if pass == Pass::Keep {
+        app.nodes.note_change();
+    }
+    changed_as(&before, &after, pass)
+}
+
+fn changed_as(
+    before: &ProfileRow,
+    after: &ProfileRow,
+    pass: Pass,
+) -> Result<ApiJson<ChangeReport>, ApiError> {
     let mut fields = Vec::new();
     let parent = |row: &ProfileRow| row.parent.as_ref().map(ProfileName::to_string);
-    push_change(&mut fields, "parent", parent(&before), parent(&after));
+    push_change(&mut fields, "parent", parent(before), parent(after));
     settings_difference(&mut fields, &before.settings, &after.settings)?;
     let change = NamedChange {
-        name: profile.to_string(),
+        name: after.name.to_string(),
         is_new: false,
         fields,
     };

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use clap::Args;
-use rootstock_api::{Change, NodeSet};
+use rootstock_api::{Change, NodeRollback, NodeSet};
 use rootstock_core::{HostList, MacAddress, ProfileName};
 
 use crate::{
@@ -60,6 +60,30 @@ pub(crate) struct UnsetArgs {
     settings: Vec<String>,
     #[command(flatten)]
     confirm: ConfirmArgs,
+}
+
+/// What goes back.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Going back twice is to be where you were. Blocks that are still on a machine's disk are
+not fetched again: it costs a reboot ('rootstock node reboot').")]
+pub(crate) struct RollbackArgs {
+    /// The nodes: NAME, n[001-300] or a,b[1,3-5]
+    nodes: HostList,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
+}
+
+/// Goes back to the image that was set before.
+pub(crate) fn rollback(args: &RollbackArgs, session: &Session) -> anyhow::Result<()> {
+    let client = session.client()?;
+    settings::change(session, args.confirm, |dry_run| {
+        let rollback = NodeRollback {
+            nodes: args.nodes.clone(),
+            dry_run: dry_run == DryRun::Yes,
+        };
+        Ok(client.node_rollback(&rollback)?)
+    })
 }
 
 /// Changes nodes.
