@@ -1,6 +1,9 @@
 //! Starting machines anew, and waking them up.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use axum::extract::State;
 use rootstock_api::{NodeNames, NodeReboot, NodeState, NodesTold, Problem, ProblemCode, paths};
@@ -68,10 +71,11 @@ pub(crate) async fn wake(
 /// Which of these nodes run, and which do not.
 async fn split(app: &App, names: &[NodeName]) -> Result<(Vec<NodeName>, Vec<NodeName>), ApiError> {
     let mut running = BTreeSet::new();
-    let last = app.catalog.last_boots().await?;
+    let last = app.catalog.last_boots().await?.into_iter();
+    let last: BTreeMap<_, _> = last.map(|boot| (boot.0.node.clone(), boot)).collect();
     for name in names {
         let row = app.catalog.node(name).await?;
-        let boot = last.iter().find(|(boot, _)| boot.node == *name);
+        let boot = last.get(name);
         let state = nodes::status(&row, boot, None).state;
         let has_session = boot.is_some_and(|(boot, _)| boot.redeemed.is_some());
         let is_there = boot.is_some_and(|(boot, _)| app.boot.sessions.is_alive(&boot.id));
