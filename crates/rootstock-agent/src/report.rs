@@ -164,7 +164,11 @@ fn report(source: &mut Source, up: bool) -> u32 {
     };
     source.stats.report(&mut report);
     enter_fill(&mut report, (source.fill)());
-    report.disk_cache = (source.disk)();
+    if let Some(on_disk) = (source.disk)() {
+        report.read_bytes += on_disk.native_read_bytes;
+        report.local_bytes += on_disk.native_read_bytes;
+        report.disk_cache = Some(on_disk.report);
+    }
     match source.service.report(&source.urls[0], &report) {
         Ok(answer) if answer.report_seconds > 0 => source.report_seconds = answer.report_seconds,
         Ok(_) => {}
