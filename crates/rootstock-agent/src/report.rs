@@ -188,7 +188,7 @@ fn warn(source: &Source, warned: u8) -> u8 {
     let level = level(fill.percent);
     if level > warned {
         console::error(format_args!(
-            "the memory for this machine's writes is {} % full ({} of {} MiB): \
+            "the room for this machine's writes is {} % full ({} of {} MiB): \
              when it is, writes fail; free space or reboot",
             fill.percent,
             fill.used_bytes >> 20,
