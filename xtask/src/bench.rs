@@ -17,6 +17,7 @@ mod process;
 mod report;
 mod source;
 mod tftp;
+mod update;
 
 use std::path::PathBuf;
 
@@ -73,6 +74,8 @@ enum Part {
     Http,
     /// A machine to its login prompt, against a root on NBD, on NFS, and a copied disk.
     Boot,
+    /// Bytes for an upgraded version, against casync, rsync and zsync.
+    Update,
 }
 
 /// What every part needs.
@@ -134,6 +137,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::Tftp => tftp::run(&mut bench)?,
             Part::Http => http::run(&mut bench)?,
             Part::Boot => boot::run(&mut bench)?,
+            Part::Update => update::run(&mut bench)?,
         }
         // What is measured is kept, should a later part fail.
         bench.report.write(&output)?;
