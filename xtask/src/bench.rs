@@ -7,6 +7,7 @@
 mod boot;
 mod cold;
 mod daemon;
+mod deliver;
 mod dhcp;
 mod http;
 mod import;
@@ -76,6 +77,8 @@ enum Part {
     Boot,
     /// Bytes for an upgraded version, against casync, rsync and zsync.
     Update,
+    /// What delivery adds to a boot from a local disk, over links of 100 Mbit/s and 1 Gbit/s.
+    Deliver,
 }
 
 /// What every part needs.
@@ -138,6 +141,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::Http => http::run(&mut bench)?,
             Part::Boot => boot::run(&mut bench)?,
             Part::Update => update::run(&mut bench)?,
+            Part::Deliver => deliver::run(&mut bench)?,
         }
         // What is measured is kept, should a later part fail.
         bench.report.write(&output)?;
