@@ -33,10 +33,20 @@ pub fn chunk(number: u64) -> Vec<u8> {
 /// # Errors
 /// The disk's.
 pub fn format(path: &Path) -> Result<()> {
+    format_part(path, 0).map(|_| ())
+}
+
+/// Prepares a disk whose last bytes are left to the machine's own writes; gives where
+/// the cache ends.
+///
+/// # Errors
+/// The disk's.
+pub fn format_part(path: &Path, writes_bytes: u64) -> Result<u64> {
     let disk = BlockFile::open(path)?;
     let len = rootstock_store::disk::DiskFile::len(&disk)?;
-    let label = Label::for_disk([9; 16], len)?;
-    Ok(Cache::format(&disk, &label)?)
+    let label = Label::for_disk([9; 16], len - writes_bytes)?;
+    Cache::format(&disk, &label)?;
+    Ok(label.end_bytes())
 }
 
 /// Opens a disk and looks at everything that its table names: each chunk must be

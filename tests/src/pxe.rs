@@ -94,17 +94,38 @@ impl Machine {
         directory: &Path,
         disk: &Path,
     ) -> Result<PoweredOn> {
+        let words = self.bootable_disk(directory, disk, "order=c,once=n")?;
+        self.start(command, words, directory)
+    }
+
+    /// Powers it on with a virtio disk, from which it boots. What is written to the disk
+    /// need not survive.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started.
+    pub fn power_on_from_disk(
+        &self,
+        command: impl FnOnce(&str) -> Command,
+        directory: &Path,
+        disk: &Path,
+    ) -> Result<PoweredOn> {
+        let words = self.bootable_disk(directory, disk, "order=c")?;
+        self.start(command, words, directory)
+    }
+
+    /// The arguments for a disk in an `order` of QEMU's `-boot`.
+    fn bootable_disk(&self, directory: &Path, disk: &Path, order: &str) -> Result<Vec<String>> {
         let mut words = self.arguments(directory)?;
         for word in &mut words {
-            // An order of devices would go before "once".
+            // An order of devices would go before this one.
             *word = word.replace(",bootindex=0", "");
         }
-        words.extend(["-boot", "order=c,once=n", "-drive"].map(String::from));
+        words.extend(["-boot", order, "-drive"].map(String::from));
         words.push(format!(
             "if=virtio,format=raw,cache=unsafe,discard=unmap,file={}",
             disk.display()
         ));
-        self.start(command, words, directory)
+        Ok(words)
     }
 
     fn start(

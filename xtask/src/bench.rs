@@ -7,6 +7,7 @@
 mod boot;
 mod cold;
 mod daemon;
+mod deliver;
 mod dhcp;
 mod http;
 mod import;
@@ -17,6 +18,7 @@ mod process;
 mod report;
 mod source;
 mod tftp;
+mod update;
 
 use std::path::PathBuf;
 
@@ -73,6 +75,10 @@ enum Part {
     Http,
     /// A machine to its login prompt, against a root on NBD, on NFS, and a copied disk.
     Boot,
+    /// Bytes for an upgraded version, against casync, rsync and zsync.
+    Update,
+    /// What delivery adds to a boot from a local disk, over links of 100 Mbit/s and 1 Gbit/s.
+    Deliver,
 }
 
 /// What every part needs.
@@ -134,6 +140,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::Tftp => tftp::run(&mut bench)?,
             Part::Http => http::run(&mut bench)?,
             Part::Boot => boot::run(&mut bench)?,
+            Part::Update => update::run(&mut bench)?,
+            Part::Deliver => deliver::run(&mut bench)?,
         }
         // What is measured is kept, should a later part fail.
         bench.report.write(&output)?;

@@ -1,6 +1,8 @@
 //! `cargo xtask demo`: a real Debian through import, upgrade, clone, boot and commit; then
-//! four machines without disks that boot what was committed.
+//! four machines without disks that boot what was committed, and one that has a disk and
+//! keeps there what it was sent.
 
+mod disk;
 mod machines;
 mod programs;
 mod progress;
@@ -16,12 +18,13 @@ use rootstock_tests::golden::{self, Golden, UPGRADE};
 use rootstock_tests::{Daemon, tool};
 
 use crate::command;
+use crate::demo::disk::Desk;
 use crate::demo::programs::Programs;
 use crate::demo::progress::{Progress, note};
 use crate::demo::work::Work;
 use crate::setup::{self, Purpose};
 
-const STEPS: u32 = 16;
+const STEPS: u32 = 24;
 
 /// Runs all of it, with `binary` or the release build, and cleans up.
 ///
@@ -91,8 +94,16 @@ pub(crate) fn run(binary: Option<&Path>) -> Result<()> {
     let used_bytes = third["used_bytes"].as_u64().unwrap_or(0);
     report::print(&machines, sent_bytes, used_bytes)?;
 
+    let desk = progress.step(
+        "pulling their plugs, and giving a fifth machine a disk",
+        || {
+            machines::pull_plugs(machines)?;
+            Desk::prepare(&lan, &work, &programs)
+        },
+    )?;
+    desk.show(&lan, &progress)?;
+
     progress.step("cleaning up", || {
-        machines::pull_plugs(machines)?;
         lan.daemon.stop()?;
         drop(lan);
         work.remove()

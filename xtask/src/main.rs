@@ -52,7 +52,7 @@ enum Task {
         #[arg(long)]
         output: Option<PathBuf>,
     },
-    /// Take a real Debian through import, upgrade, clone, boot and commit; then boot four machines.
+    /// Take a real Debian through import, upgrade, clone, boot and commit; then boot five machines.
     Demo {
         /// Show this program instead of building one.
         #[arg(long)]

@@ -259,6 +259,18 @@ const STEPS: [&[Need]; 3] = [
             "borgbackup",
             "a rival: deduplicated backup",
         ),
+        rival(
+            "rsync",
+            "rsync",
+            "rsync",
+            "a rival: differences of two files, found by both ends",
+        ),
+        rival(
+            "zsync",
+            "zsync",
+            "",
+            "a rival: differences of two files, found by the client",
+        ),
     ],
 ];
 

@@ -40,6 +40,8 @@ pub(crate) enum FromServer {
     Ready {
         /// Bytes that came over the network so far.
         bytes: u64,
+        /// The device of the root's file system, when it is not its partition.
+        root: Option<String>,
     },
     /// There will be no device.
     Failed {

@@ -29,7 +29,7 @@ use crate::order::{Site, TrustError};
 use crate::report::step;
 use crate::service::{CallError, Service};
 use crate::uevent::Uevents;
-use crate::{dhcp, identity, inventory, server, switch};
+use crate::{dhcp, identity, inventory, keep, server, switch};
 
 /// The card's driver may need firmware and a slow bus.
 const NIC_LIMIT: Duration = Duration::from_secs(60);
@@ -98,9 +98,9 @@ fn boot(told: &mut Told) -> Result<Infallible, Failure> {
     let (nic, address) = network(&line, told)?;
     let opened = session(&line, &site, &nic, told)?;
     let (order, manifest) = order(&site, &opened, told)?;
-    let control = device(&line, &site, &opened, &order, manifest, told)?;
-    root(&order, &nic, &address, told, &control)?;
-    enter(&order, told, &control)
+    let device = device(&line, &site, &opened, &order, manifest, told)?;
+    root(&order, &nic, &address, told, &device)?;
+    enter(&order, told, &device.control)
 }
 
 /// A clock that is behind would refuse every certificate; one that was never set is.
@@ -267,6 +267,13 @@ fn call<T>(
     }
 }
 
+/// The root's device, and who serves it.
+struct Device {
+    control: UnixStream,
+    /// Where the root's file system is, when it is not on its partition.
+    root: Option<String>,
+}
+
 /// Starts the process that serves the root, and waits until it does.
 fn device(
     line: &CommandLine,
@@ -275,7 +282,7 @@ fn device(
     order: &BootOrder,
     manifest: Vec<u8>,
     told: &mut Told,
-) -> Result<UnixStream, Failure> {
+) -> Result<Device, Failure> {
     let failed = |reason: String| Failure {
         step: BootStep::DeviceUp,
         reason,
@@ -297,7 +304,7 @@ fn device(
     send(&control, &start).map_err(|error| failed(error.to_string()))?;
     let answer = Lines::new(&control).next();
     match answer.map_err(|error| failed(format!("the root's server: {error}")))? {
-        Some(FromServer::Ready { bytes }) => {
+        Some(FromServer::Ready { bytes, root }) => {
             let text = format!("{}:{}", order.image, order.version);
             console::info(format_args!(
                 "{text}, {} as /dev/nbd0",
@@ -307,7 +314,7 @@ fn device(
             for step in told.steps.drain(..) {
                 tell(&control, step);
             }
-            Ok(control)
+            Ok(Device { control, root })
         }
         Some(FromServer::Failed { reason }) => Err(failed(reason)),
         None => Err(failed("the root's server ended".to_owned())),
@@ -338,23 +345,40 @@ fn root(
     nic: &Nic,
     address: &Ipv4Config,
     told: &mut Told,
-    control: &UnixStream,
+    device: &Device,
 ) -> Result<(), Failure> {
     let failed = |reason: String| Failure {
         step: BootStep::RootMounted,
         reason,
     };
-    switch::mount_root(&order.root).map_err(|error| failed(error.to_string()))?;
+    switch::mount_root(&order.root, device.root.as_deref())
+        .map_err(|error| failed(error.to_string()))?;
     told.shell = order.rescue_shell;
     let root = Root::new(Path::new(switch::SYSROOT));
+    // Before what is written into them.
+    let lost = keep::apply(&order.keep).map_err(|error| console::chain(&error));
     identity::apply(order, nic, address, &root).map_err(|error| failed(console::chain(&error)))?;
     // For an init that does not read /etc/hostname.
     let _ = rustix::system::sethostname(order.identity.host_name.as_bytes());
     tell(
-        control,
-        step(BootStep::RootMounted, 0, order.root.fs.clone()),
+        &device.control,
+        step(BootStep::RootMounted, 0, mounted(order, lost)),
     );
     Ok(())
+}
+
+/// What was mounted; and that something is lost at power-off which was to stay.
+fn mounted(order: &BootOrder, kept: Result<(), String>) -> String {
+    let fs = &order.root.fs;
+    match kept {
+        Ok(()) => fs.clone(),
+        Err(why) => {
+            console::error(format_args!(
+                "what is written on this machine is LOST at power-off: {why}"
+            ));
+            format!("{fs}; what is to be kept is lost at power-off: {why}")
+        }
+    }
 }
 
 fn enter(order: &BootOrder, told: &Told, control: &UnixStream) -> Result<Infallible, Failure> {

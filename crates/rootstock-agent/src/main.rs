@@ -16,7 +16,10 @@ mod engine;
 mod identity;
 mod init;
 mod inventory;
+mod keep;
+mod mapper;
 mod modules;
+mod native;
 mod nbd;
 mod netlink;
 mod nic;
@@ -54,6 +57,11 @@ fn main() -> ExitCode {
         Some("serve") => serve(),
         Some("rescue") => {
             eprintln!("rootstock-agent: {}", switch::rescue_shell());
+            ExitCode::FAILURE
+        }
+        Some(keep::ROLE) => {
+            let words: Vec<String> = env::args().skip(2).collect();
+            eprintln!("rootstock-agent: {}", switch::run_in_root(&words));
             ExitCode::FAILURE
         }
         Some("cache") => {

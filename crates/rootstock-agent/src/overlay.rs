@@ -56,6 +56,18 @@ pub(crate) struct Fill {
     pub(crate) percent: u8,
 }
 
+impl Fill {
+    /// Both together; the fuller one counts.
+    pub(crate) fn with(self, other: Option<Self>) -> Self {
+        let Some(other) = other else { return self };
+        Self {
+            used_bytes: self.used_bytes + other.used_bytes,
+            bytes_max: self.bytes_max + other.bytes_max,
+            percent: self.percent.max(other.percent),
+        }
+    }
+}
+
 /// The writes of one machine.
 pub(crate) struct Overlay {
     store: Box<dyn SlotStore>,

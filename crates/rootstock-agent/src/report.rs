@@ -177,7 +177,11 @@ fn report(source: &mut Source, up: bool) -> u32 {
     };
     source.stats.report(&mut report);
     enter_fill(&mut report, (source.fill)());
-    report.disk_cache = (source.disk)();
+    if let Some(on_disk) = (source.disk)() {
+        report.read_bytes += on_disk.native_read_bytes;
+        report.local_bytes += on_disk.native_read_bytes;
+        report.disk_cache = Some(on_disk.report);
+    }
     match source.service.report(&source.urls[0], &report) {
         Ok(answer) if answer.report_seconds > 0 => source.report_seconds = answer.report_seconds,
         Ok(_) => {}
@@ -197,7 +201,7 @@ fn warn(source: &Source, warned: u8) -> u8 {
     let level = level(fill.percent);
     if level > warned {
         console::error(format_args!(
-            "the memory for this machine's writes is {} % full ({} of {} MiB): \
+            "the room for this machine's writes is {} % full ({} of {} MiB): \
              when it is, writes fail; free space or reboot",
             fill.percent,
             fill.used_bytes >> 20,

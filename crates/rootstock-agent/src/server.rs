@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use rootstock_api::boot::{BootOrder, DiskCacheReport, NodeControl, NodeMode, NodeReport};
 use rootstock_image::manifest::Manifest;
@@ -19,6 +20,7 @@ use crate::console;
 use crate::control::{FromServer, Lines, Start, ToServer, send};
 use crate::cow::CowDisk;
 use crate::engine::{self, Engine, Writes};
+use crate::native::{self, Native};
 use crate::nbd;
 use crate::order::Site;
 use crate::overlay::{Fill, Overlay, memory::MemorySlots, zram::ZramSlots};
@@ -43,6 +45,10 @@ const OVERLAY_PART: u64 = 2;
 /// The part of the cache's memory that chunks take beside it which came before
 /// they were asked for, while the machine boots.
 const LANDING_PART: u64 = 2;
+/// The part of memory that writes take before those to the machine's own disk begin.
+const BEFORE_DISK_PART: u64 = 8;
+/// The file system whose writers can be told in time that there is no room.
+const NATIVE_FS: &str = "ext4";
 /// What is left free when an image goes to memory.
 const RAM_PART: (u64, u64) = (3, 4);
 /// `argv[0]` of this process. systemd spares what begins with `@` when it kills
@@ -80,7 +86,8 @@ pub(crate) fn run(control: &UnixStream) -> io::Result<()> {
     };
     steer::start(served.steered, start.urls.clone(), each)?;
     let bytes = stats.fetched_bytes();
-    send(control, &FromServer::Ready { bytes })?;
+    let root = served.root;
+    send(control, &FromServer::Ready { bytes, root })?;
     // Until pid 1 becomes the image's own init.
     while let Some(ToServer::Step(step)) = lines.next()? {
         reporter.step(step);
@@ -95,7 +102,15 @@ pub(crate) fn run(control: &UnixStream) -> io::Result<()> {
 pub(crate) type FillOf = Box<dyn Fn() -> Option<Fill> + Send>;
 
 /// How the machine's own disk does, if chunks are kept on one.
-pub(crate) type DiskOf = Box<dyn Fn() -> Option<DiskCacheReport> + Send>;
+pub(crate) type DiskOf = Box<dyn Fn() -> Option<OnDisk> + Send>;
+
+/// How a machine's own disk does.
+pub(crate) struct OnDisk {
+    /// As the site is told.
+    pub(crate) report: DiskCacheReport,
+    /// What the kernel read of it without the agent.
+    pub(crate) native_read_bytes: u64,
+}
 
 /// What hears of what changes while the machine runs.
 type ToldOf = Box<dyn Fn(NodeControl) + Send>;
@@ -105,6 +120,8 @@ struct Served {
     /// The same, for the thread that hears what changes.
     steered: Service,
     told: ToldOf,
+    /// The device of the root's file system, when it is not its partition.
+    root: Option<String>,
     fill: FillOf,
     disk: DiskOf,
     engine: thread::JoinHandle<io::Result<()>>,
@@ -118,14 +135,42 @@ fn serve(start: &Start, stats: &Arc<Stats>) -> Result<Served, String> {
     let size_bytes = parts.device.size_bytes();
     let engine = attach(parts.device, Arc::clone(stats), parts.writes, size_bytes)
         .map_err(|error| format!("the kernel's nbd device could not be set up: {error}"))?;
-    Ok(Served {
+    let mut served = Served {
         steered: service.clone(),
         told: parts.told,
         service,
+        root: None,
         fill: parts.fill,
         disk: parts.disk,
         engine,
-    })
+    };
+    match parts.native.map(Native::start) {
+        Some(Ok(native)) => served.put_below(native),
+        Some(Err(error)) => console::info(format_args!(
+            "the kernel does not read the root itself: {error}"
+        )),
+        None => {}
+    }
+    Ok(served)
+}
+
+impl Served {
+    /// Has the root on the kernel's own devices.
+    fn put_below(&mut self, native: Arc<Native>) {
+        self.root = Some(native.device());
+        let (others, writes) = (
+            std::mem::replace(&mut self.fill, Box::new(|| None)),
+            Arc::clone(&native),
+        );
+        self.fill = Box::new(move || Some(writes.fill().with(others())));
+        let disk = std::mem::replace(&mut self.disk, Box::new(|| None));
+        self.disk = Box::new(move || {
+            let mut on_disk = disk()?;
+            on_disk.report.native_bytes = native.native_bytes();
+            on_disk.native_read_bytes = native.read_bytes();
+            Some(on_disk)
+        });
+    }
 }
 
 /// What a mode is made of.
@@ -135,6 +180,8 @@ struct Parts {
     disk: DiskOf,
     told: ToldOf,
     writes: Writes,
+    /// What the kernel may read and write without the agent.
+    native: Option<native::Parts>,
 }
 
 fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, String> {
@@ -148,6 +195,7 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
             disk: Box::new(|| None),
             told: Box::new(|_| {}),
             writes: Writes::Pooled,
+            native: None,
         });
     }
     let manifest = Manifest::decode(&start.manifest).map_err(|error| error.to_string())?;
@@ -161,13 +209,9 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
         let frames =
             RamFrames::fetch(&manifest, &remote, free).map_err(|error| console::chain(&error))?;
         let cache = Arc::new(ChunkCache::new(frames, order.cache_bytes));
-        return Ok(cow(
-            manifest,
-            cache,
-            order,
-            Box::new(|| None),
-            Box::new(|_| {}),
-        ));
+        let bytes_max = writes_bytes_max(order);
+        let (disk, told) = (Box::new(|| None), Box::new(|_| {}));
+        return Ok(cow(manifest, cache, bytes_max, disk, told));
     }
     let tiers = Tiers::new(remote, Arc::clone(stats));
     let wanted = Wanted {
@@ -203,23 +247,54 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
         urls: order.chunk_urls.clone(),
     };
     let version = VersionDisk::new(manifest.clone(), Arc::clone(&cache));
+    let busy = Arc::clone(&tiers);
     let sink = Arc::new(BootSink::new(tiers, Arc::clone(&landing)));
     replay::start(packs, version, landing, sink, Arc::clone(stats))
         .map_err(|error| format!("the boot's replay cannot be started: {error}"))?;
-    let disk = Box::new(move || attached.report());
-    Ok(cow(manifest, cache, order, disk, told))
+    let mut bytes_max = writes_bytes_max(order);
+    let mut native = None;
+    if let Some(ground) = attached.ground().filter(|_| order.root.fs == NATIVE_FS) {
+        // The other partitions' writes have the other half.
+        bytes_max /= 2;
+        let memory_bytes_max = match ground.spare {
+            Some(_) => bytes_max.min(memory_bytes("MemTotal:") / BEFORE_DISK_PART),
+            None => bytes_max,
+        };
+        let version = VersionDisk::new(manifest.clone(), Arc::clone(&cache));
+        native = Some(native::Parts {
+            ground,
+            partition: order.root.partition,
+            grid: manifest.grid().clone(),
+            chunk_at: Box::new(move |span| version.chunk(span).ok()),
+            memory_bytes_max,
+            stats: Arc::clone(stats),
+            is_busy: Box::new(move || busy.foreground().is_busy(Duration::ZERO)),
+        });
+    }
+    let disk = Box::new(move || {
+        Some(OnDisk {
+            report: attached.report()?,
+            native_read_bytes: 0,
+        })
+    });
+    let mut parts = cow(manifest, cache, bytes_max, disk, told);
+    parts.native = native;
+    Ok(parts)
+}
+
+/// What writes may take of memory.
+fn writes_bytes_max(order: &BootOrder) -> u64 {
+    let part = || memory_bytes("MemTotal:") / OVERLAY_PART;
+    order.overlay_bytes_max.unwrap_or_else(part)
 }
 
 fn cow<S: ChunkSource + 'static>(
     manifest: Manifest,
     cache: Arc<ChunkCache<S>>,
-    order: &BootOrder,
+    bytes_max: u64,
     disk: DiskOf,
     told: ToldOf,
 ) -> Parts {
-    let bytes_max = order
-        .overlay_bytes_max
-        .unwrap_or_else(|| memory_bytes("MemTotal:") / OVERLAY_PART);
     let device = Arc::new(CowDisk::new(
         VersionDisk::new(manifest, cache),
         overlay(bytes_max),
@@ -231,6 +306,7 @@ fn cow<S: ChunkSource + 'static>(
         disk,
         told,
         writes: Writes::AtOnce,
+        native: None,
     }
 }
 

@@ -59,14 +59,15 @@ pub(crate) fn mount_basics() -> io::Result<()> {
     Ok(())
 }
 
-/// Mounts the root file system, writable, at [`SYSROOT`].
+/// Mounts the root file system, writable, at [`SYSROOT`]: from its partition, or a
+/// device that is there instead.
 ///
 /// # Errors
 /// When its partition does not appear, or the kernel refuses it.
-pub(crate) fn mount_root(place: &RootPlace) -> io::Result<()> {
-    let device = match place.partition {
-        0 => format!("/dev/{}", nbd::NAME),
-        number => format!("/dev/{}p{number}", nbd::NAME),
+pub(crate) fn mount_root(place: &RootPlace, device: Option<&str>) -> io::Result<()> {
+    let device = match device {
+        Some(device) => device.to_owned(),
+        None => format!("/dev/{}", partition_name(place.partition)),
     };
     wait_for_partition(&device)?;
     fs::create_dir_all(SYSROOT)?;
@@ -86,7 +87,19 @@ pub(crate) fn mount_root(place: &RootPlace) -> io::Result<()> {
     })
 }
 
-fn wait_for_partition(device: &str) -> io::Result<()> {
+/// What the kernel calls a partition of the image's disk; 0 is the whole disk.
+pub(crate) fn partition_name(number: u32) -> String {
+    match number {
+        0 => nbd::NAME.to_owned(),
+        number => format!("{}p{number}", nbd::NAME),
+    }
+}
+
+/// Waits until the kernel has found a partition of the image's disk.
+///
+/// # Errors
+/// When it does not.
+pub(crate) fn wait_for_partition(device: &str) -> io::Result<()> {
     let began = Instant::now();
     while !Path::new(device).exists() {
         if began.elapsed() > PARTITION_LIMIT {
@@ -147,11 +160,19 @@ fn become_program(init: &str) -> io::Error {
 
 /// A shell of the mounted root, in a process of its own.
 pub(crate) fn rescue_shell() -> io::Error {
+    run_in_root(&["/bin/sh".to_owned(), "-i".to_owned()])
+}
+
+/// Becomes a program of the mounted root, in that root.
+pub(crate) fn run_in_root(words: &[String]) -> io::Error {
+    let Some((program, rest)) = words.split_first() else {
+        return io::ErrorKind::InvalidInput.into();
+    };
     let entered = rustix::process::chroot(SYSROOT)
         .map_err(io::Error::from)
         .and_then(|()| env::set_current_dir("/"));
     match entered {
-        Ok(()) => Command::new("/bin/sh").arg("-i").exec(),
+        Ok(()) => Command::new(program).args(rest).exec(),
         Err(error) => error,
     }
 }

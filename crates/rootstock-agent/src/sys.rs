@@ -1,5 +1,8 @@
 //! The system calls that have no safe wrapper: the crate's only unsafe code.
-#![expect(unsafe_code, reason = "calls of the C library that take plain numbers")]
+#![expect(
+    unsafe_code,
+    reason = "calls of the C library that take plain numbers, or bytes of ours"
+)]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -59,6 +62,42 @@ pub(crate) fn bind_to_device(socket: BorrowedFd<'_>, interface: &str) -> io::Res
             libc::SO_BINDTODEVICE,
             interface.as_ptr().cast(),
             interface.len() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// A call to the device mapper, whose request becomes its answer. The request
+/// tells its own length, as `struct dm_ioctl` has it.
+pub(crate) fn device_mapper(
+    control: BorrowedFd<'_>,
+    number: u8,
+    request: &mut [u8],
+) -> io::Result<()> {
+    /// `sizeof(struct dm_ioctl)`.
+    const HEADER_BYTES: usize = 312;
+    let told = request.get(12..16).map(|field| {
+        let mut number = [0; 4];
+        number.copy_from_slice(field);
+        u32::from_ne_bytes(number) as usize
+    });
+    assert!(
+        request.len() >= HEADER_BYTES && told == Some(request.len()),
+        "the kernel writes as much as the request says it is long"
+    );
+    // `_IOWR(DM_IOCTL, number, struct dm_ioctl)` of `include/uapi/linux/dm-ioctl.h`.
+    let code = (3_u32 << 30) | ((HEADER_BYTES as u32) << 16) | (0xfd << 8) | u32::from(number);
+    // SAFETY: the kernel reads and writes `data_size` bytes from this pointer on,
+    // which are those of the slice, by the assertion above.
+    let result = unsafe {
+        libc::ioctl(
+            control.as_raw_fd(),
+            code as libc::Ioctl,
+            request.as_mut_ptr(),
         )
     };
     if result == 0 {

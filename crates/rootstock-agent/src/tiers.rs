@@ -163,9 +163,10 @@ impl<F> Tiers<F> {
         self.is_booting.store(false, Ordering::Relaxed);
     }
 
-    /// Whether a boot pack is on its way.
+    /// Whether a boot pack is on its way, or the system is not up yet: its user waits
+    /// for that, and on few cores whatever else runs takes its time.
     pub(crate) fn is_booting(&self) -> bool {
-        self.is_booting.load(Ordering::Relaxed)
+        self.is_booting.load(Ordering::Relaxed) || self.stats.trace.is_starting()
     }
 }
 

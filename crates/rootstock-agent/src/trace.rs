@@ -23,6 +23,9 @@ const AFTER_UP: Duration = Duration::from_secs(10);
 /// A boot is over then, whatever the system says.
 const BOOT_MAX: Duration = Duration::from_secs(600);
 
+/// Whoever waits for the system to be up waits no longer: some never say so.
+const STARTING_MAX: Duration = Duration::from_secs(180);
+
 /// How often the trace is offered when no server takes it.
 const TRIES_MAX: u32 = 10;
 
@@ -41,13 +44,17 @@ pub(crate) struct Recorder {
 #[derive(Debug, Default)]
 struct State {
     builder: Option<TraceBuilder>,
+    began: Option<Instant>,
     up: Option<Instant>,
 }
 
 impl Recorder {
     /// Begins, for a disk of this size.
     pub(crate) fn start(&self, disk_bytes: u64) {
-        self.lock().builder = Some(TraceBuilder::new(disk_bytes));
+        let mut state = self.lock();
+        state.builder = Some(TraceBuilder::new(disk_bytes));
+        state.began = Some(Instant::now());
+        drop(state);
         self.is_on.store(true, Ordering::Relaxed);
     }
 
@@ -65,6 +72,28 @@ impl Recorder {
             self.is_on.store(false, Ordering::Relaxed);
             self.changed.notify_all();
         }
+    }
+
+    /// Whether a boot is being recorded.
+    pub(crate) fn is_on(&self) -> bool {
+        self.is_on.load(Ordering::Relaxed)
+    }
+
+    /// Whether the system is still coming up, as far as that can take.
+    pub(crate) fn is_starting(&self) -> bool {
+        let state = || {
+            let state = self.lock();
+            let began = state.began;
+            state.up.is_none() && began.is_some_and(|began| began.elapsed() < STARTING_MAX)
+        };
+        self.is_on() && state()
+    }
+
+    /// Ends, and forgets what was noted: not all reads are seen any more.
+    pub(crate) fn abandon(&self) {
+        self.lock().builder = None;
+        self.is_on.store(false, Ordering::Relaxed);
+        self.changed.notify_all();
     }
 
     /// The system says that it is up.

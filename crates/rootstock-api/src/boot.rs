@@ -224,6 +224,10 @@ pub struct BootOrder {
     /// How it fetches what nobody has asked for yet, until it is told otherwise.
     #[serde(default)]
     pub fill: FillOrder,
+    /// Paths of the root that lie on a file system of the machine's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub keep: Vec<KeptPath>,
     /// Seconds between reports.
     pub report_seconds: u32,
     /// Whether a failure offers a shell of the image on the console.
@@ -286,6 +290,67 @@ impl Serialize for CacheChoice {
 }
 
 impl<'de> Deserialize<'de> for CacheChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Longest path that is kept, in bytes: it becomes one name, with room for an end.
+const KEPT_PATH_BYTES_MAX: usize = 120;
+
+/// A path of a root that is to outlive it, such as `/home`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptPath(String);
+
+impl KeptPath {
+    /// The path.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name that it has among others that are kept.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        self.0[1..].replace('%', "%25").replace('/', "%2f")
+    }
+}
+
+impl fmt::Display for KeptPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for KeptPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = || text.split('/').skip(1);
+        let is_path = text.starts_with('/')
+            && text.len() <= KEPT_PATH_BYTES_MAX
+            && text.bytes().all(|byte| byte.is_ascii_graphic())
+            && parts().all(|part| !matches!(part, "" | "." | ".."));
+        // The system's own, which the machine makes anew each time.
+        let is_own = parts()
+            .next()
+            .is_some_and(|first| matches!(first, "dev" | "proc" | "run" | "sys"));
+        if is_path && !is_own {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("write absolute paths such as /home or /var/lib/docker".to_owned())
+        }
+    }
+}
+
+impl Serialize for KeptPath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for KeptPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(de::Error::custom)
@@ -523,6 +588,8 @@ pub struct DiskCacheReport {
     pub version_bytes: u64,
     /// How many of them are on the disk.
     pub version_local_bytes: u64,
+    /// Bytes of the root that its kernel reads without the agent.
+    pub native_bytes: u64,
     /// Frames fetched ahead, in bytes per second over the last interval.
     pub fill_bytes_per_second: u64,
     /// The estimate until the version is complete, while it is being fetched.

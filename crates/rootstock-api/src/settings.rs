@@ -6,7 +6,10 @@ use rootstock_core::{DailyHours, TimeLimit, VersionSpec};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use crate::boot::{CacheChoice, NodeMode};
+use crate::boot::{CacheChoice, KeptPath, NodeMode};
+
+/// The most paths that one machine keeps.
+const KEPT_PATHS_MAX: usize = 64;
 
 /// Why a text is no setting's value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -137,6 +140,8 @@ settings! {
     overlay_bytes_max: u64 as u64 => OverlayBytesMax;
     /// Its memory for decompressed chunks.
     cache_bytes: u64 as u64 => CacheBytes;
+    /// Paths of its root that lie on a file system of its own, and outlive a boot.
+    keep: Vec<KeptPath> as Vec<String> => Keep;
     /// Which of its own disks it keeps chunks on: `auto`, `none`, or a device.
     cache: CacheChoice as String => Cache;
     /// What it may take of that disk.
@@ -290,6 +295,21 @@ impl Text for Vec<String> {
     }
 }
 
+impl Text for Vec<KeptPath> {
+    fn write(&self) -> String {
+        let paths: Vec<&str> = self.iter().map(KeptPath::as_str).collect();
+        paths.join(" ")
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
+        let words = Vec::<String>::read(text)?;
+        if words.len() > KEPT_PATHS_MAX {
+            return Err(format!("at most {KEPT_PATHS_MAX} paths can be kept"));
+        }
+        words.iter().map(|word| word.parse()).collect()
+    }
+}
+
 impl Text for bool {
     fn write(&self) -> String {
         if *self { "yes" } else { "no" }.to_owned()
@@ -358,6 +378,7 @@ mod tests {
             (Setting::Root, "2"),
             (Setting::OverlayBytesMax, "1GiB"),
             (Setting::CacheBytes, "64MiB"),
+            (Setting::Keep, "/home /var/lib/docker"),
             (Setting::Cache, "/dev/disk/by-partlabel/cache"),
             (Setting::CacheDiskBytesMax, "100GiB"),
             (Setting::Fill, "paused"),
@@ -431,6 +452,10 @@ mod tests {
             (Setting::FillHours, "22-6", "write 22:00-06:00"),
             (Setting::Exam, "1", "write yes or no"),
             (Setting::BootLimit, "10", "write 90s, 10m or 1h"),
+            (Setting::Keep, "home", "write absolute paths"),
+            (Setting::Keep, "/home /srv/../etc", "write absolute paths"),
+            (Setting::Keep, "/", "write absolute paths"),
+            (Setting::Keep, "/run/user", "write absolute paths"),
         ] {
             let error = settings
                 .set_text(setting, value)

@@ -234,12 +234,18 @@ impl Cache {
     }
 
     /// Where a chunk lies, if nothing but the disk's own failure can change that it
-    /// is there: it was checkpointed, and does not have to be checked.
+    /// is there: it was checkpointed, and does not have to be checked. Its slot is
+    /// not written again while this is open, whatever becomes of the chunk: others
+    /// may read it past this cache.
     #[must_use]
-    pub fn extent(&self, chunk: ChunkId) -> Option<Extent> {
-        let slots = self.lock();
+    pub fn pin(&self, chunk: ChunkId) -> Option<Extent> {
+        let mut slots = self.lock();
         let (slot, len_bytes) = slots.find(chunk)?;
-        slots.is_kept(slot).then(|| Extent {
+        if !slots.is_kept(slot) {
+            return None;
+        }
+        slots.pin(slot);
+        Some(Extent {
             start_bytes: self.label.slot_at(slot),
             len_bytes,
         })

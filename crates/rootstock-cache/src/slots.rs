@@ -33,6 +33,8 @@ pub(crate) struct Slots {
     free: Bits,
     /// Slots whose chunk some version needs.
     needed: Bits,
+    /// Slots that are read past this cache: they are not written again.
+    pinned: Bits,
     /// Pages of the table that do not say what is here.
     dirty: Vec<bool>,
     free_count: u64,
@@ -63,6 +65,7 @@ impl Slots {
             by_chunk: HashTable::with_capacity(count),
             free: Bits::new(count),
             needed: Bits::new(count),
+            pinned: Bits::new(count),
             dirty: vec![false; count.div_ceil(PAGE_ENTRIES)],
             free_count: 0,
             used_count: 0,
@@ -132,6 +135,11 @@ impl Slots {
     /// Whether nothing but the disk's own failure can change what is in a slot.
     pub(crate) fn is_kept(&self, slot: u32) -> bool {
         self.states[slot as usize] == State::Kept
+    }
+
+    /// Has a slot never written again.
+    pub(crate) fn pin(&mut self, slot: u32) {
+        self.pinned.set(slot as usize, true);
     }
 
     /// A chunk that is to be checked.
@@ -270,7 +278,10 @@ impl Slots {
         }
         for slot in &round.leaving {
             debug_assert_eq!(self.states[*slot as usize], State::Leaving);
-            self.set_free(*slot);
+            // A pinned one leaves for good; the next opening finds it free.
+            if !self.pinned.get(*slot as usize) {
+                self.set_free(*slot);
+            }
         }
     }
 
@@ -407,5 +418,27 @@ mod tests {
         assert_eq!(slots.reserve(1), Some(1));
         slots.break_slot(1);
         assert_eq!((slots.used_max(), slots.broken_count()), (1, 1));
+    }
+
+    #[test]
+    fn a_pinned_slot_is_not_written_again() {
+        let mut slots = Slots::new(vec![Entry::FREE; 2], |_| false);
+        let chunk = ChunkId::of(b"one");
+        let slot = slots.reserve(0).expect("free");
+        let entry = Entry {
+            chunk,
+            len_bytes: 4096,
+        };
+        assert!(slots.enter(slot, entry));
+        let round = slots.begin_round();
+        slots.settle(&round);
+        slots.pin(slot);
+        slots.forget(slot, chunk);
+        for _ in 0..2 {
+            let round = slots.begin_round();
+            slots.settle(&round);
+        }
+        assert_eq!(slots.reserve(0), Some(1));
+        assert_eq!(slots.reserve(0), None);
     }
 }

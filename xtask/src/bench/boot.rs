@@ -4,7 +4,7 @@
 //! The rivals get their address and the iPXE script from dnsmasq, kernel and first file
 //! system from nginx, and mount the root as Debian's initramfs-tools do it.
 
-mod rivals;
+pub(crate) mod rivals;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,8 +23,8 @@ use super::lab::{self, Port, SERVER};
 use super::report::{Better, ROOTSTOCK};
 use crate::{agent, command};
 
-const BRIDGE: &str = "br0";
-const TAP: &str = "tap0";
+pub(crate) const BRIDGE: &str = "br0";
+pub(crate) const TAP: &str = "tap0";
 const MAC: &str = "52:54:00:77:00:01";
 const MEMORY_MIB: u32 = 1024;
 /// The first words of a kernel's log.
@@ -32,14 +32,14 @@ const FIRST_WORDS: &str = "Linux version ";
 const PROMPT: &str = " login: ";
 /// An emulated machine that copies a disk first takes minutes, and very many of them
 /// beside other work.
-const BOOT_LIMIT: Duration = Duration::from_secs(1500);
+pub(crate) const BOOT_LIMIT: Duration = Duration::from_secs(1500);
 
 /// What a boot came to.
-struct Boot {
+pub(crate) struct Boot {
     /// From the power switch to the prompt.
-    seconds: f64,
+    pub(crate) seconds: f64,
     /// From the kernel's first words to the prompt.
-    kernel_seconds: f64,
+    pub(crate) kernel_seconds: f64,
     /// What the wire carried before the kernel's first words, in both directions.
     kernel_bytes: u64,
     /// What it carried from there to the prompt.
@@ -78,10 +78,12 @@ const CANDIDATES: [Candidate; 4] = [
 ];
 
 /// Where machines boot: a bridge with one card on it, and what is served there.
-struct Site {
-    namespace: Namespace,
-    directory: PathBuf,
-    daemon: Daemon,
+pub(crate) struct Site {
+    pub(crate) namespace: Namespace,
+    pub(crate) directory: PathBuf,
+    pub(crate) daemon: Daemon,
+    /// The image as it is.
+    pub(crate) image: PathBuf,
     /// The disk image for roots on NBD.
     disk: PathBuf,
     /// The files of that image, mounted.
@@ -133,7 +135,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
 }
 
 impl Site {
-    fn new(bench: &Bench) -> Result<Self> {
+    pub(crate) fn new(bench: &Bench) -> Result<Self> {
         let directory = lab::fresh(bench, "boot")?;
         let cache = command::target().join("demo-cache");
         let say = |line: &str| println!("  {line}");
@@ -168,6 +170,7 @@ impl Site {
             namespace,
             directory,
             daemon,
+            image: golden,
             disk,
             tree,
             files,
@@ -175,7 +178,7 @@ impl Site {
         })
     }
 
-    fn machine(&self, name: &str) -> Machine {
+    pub(crate) fn machine(&self, name: &str) -> Machine {
         Machine {
             name: name.to_owned(),
             firmware: Firmware::Bios,
@@ -186,19 +189,30 @@ impl Site {
         }
     }
 
-    fn inside(&self) -> impl Fn(&str) -> Command {
+    pub(crate) fn inside(&self) -> impl Fn(&str) -> Command {
         |program| self.namespace.command(program)
     }
 
     /// Waits for the kernel and then for the prompt of a machine that was just powered
     /// on, and pulls its plug.
     fn watch(&self, start: Instant, wire: u64, mut machine: PoweredOn) -> Result<Boot> {
+        let boot = self.watch_to_prompt(start, wire, &mut machine)?;
+        machine.pull_plug()?;
+        Ok(boot)
+    }
+
+    /// As [`Site::watch`], and leaves it on.
+    pub(crate) fn watch_to_prompt(
+        &self,
+        start: Instant,
+        wire: u64,
+        machine: &mut PoweredOn,
+    ) -> Result<Boot> {
         let console = &mut machine.console;
         console.expect(FIRST_WORDS, BOOT_LIMIT)?;
         let (kernel, at_kernel) = (start.elapsed(), self.wire_bytes()?);
         console.expect(PROMPT, BOOT_LIMIT)?;
         let (prompt, at_prompt) = (start.elapsed(), self.wire_bytes()?);
-        machine.pull_plug()?;
         Ok(Boot {
             seconds: prompt.as_secs_f64(),
             kernel_seconds: (prompt - kernel).as_secs_f64(),
@@ -208,7 +222,7 @@ impl Site {
     }
 
     /// What the machine's cable has carried so far, in both directions.
-    fn wire_bytes(&self) -> Result<u64> {
+    pub(crate) fn wire_bytes(&self) -> Result<u64> {
         let shown = self.namespace.ip(&format!("-j -s link show {TAP}"))?;
         let shown: serde_json::Value = serde_json::from_str(&shown)?;
         let count = |way: &str| shown[0]["stats64"][way]["bytes"].as_u64();

@@ -1,5 +1,6 @@
-//! The demo's second part: machines without disks that are powered on at once.
+//! The demo's machines that boot from the network, and how they are watched.
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use rootstock_core::units::HumanBytes;
 use rootstock_tests::golden::PASSWORD;
 use rootstock_tests::lan::{Lan, Sent};
 use rootstock_tests::pxe::{Firmware, PoweredOn};
-use rootstock_tests::{http, undo};
+use rootstock_tests::{http, undo, wait};
 use serde_json::Value;
 
 use crate::demo::programs::Programs;
@@ -52,18 +53,21 @@ pub(crate) struct Machine {
     since: Instant,
     since_time: Timestamp,
     steps: Vec<BootEvent>,
+    /// What was sent to it before it was powered on.
+    before_bytes: u64,
+    /// What was sent to it since.
     received_bytes: u64,
-    /// The login prompt, once it was seen.
-    pub(crate) prompt: Option<Prompt>,
+    /// When the login prompt stood on the serial line, once it was seen.
+    pub(crate) prompt: Option<Moment>,
 }
 
-/// A login prompt on a serial line.
+/// How far a machine had come at a moment.
 #[derive(Clone, Copy)]
-pub(crate) struct Prompt {
+pub(crate) struct Moment {
     /// From power-on.
     pub(crate) after: Duration,
     /// All that was sent to the machine by then.
-    pub(crate) received_bytes: u64,
+    received_bytes: u64,
 }
 
 /// Starts the daemon again on the data it has, as all there is on a network of its own.
@@ -84,10 +88,33 @@ pub(crate) fn open_lan(work: &Work, programs: &Programs) -> Result<Lan> {
 /// # Errors
 /// When one does not; the message says how far it came.
 pub(crate) fn boot(lan: &Lan) -> Result<Vec<Machine>> {
-    let mut machines = MACHINES
+    let machines = MACHINES
         .iter()
-        .map(|(name, number, firmware)| power_on(lan, name, *number, *firmware))
+        .map(|(name, number, firmware)| {
+            let on = lan.power_on(name, *number, *firmware)?;
+            Machine::new(lan, name, *number, *firmware, on)
+        })
         .collect::<Result<Vec<Machine>>>()?;
+    come_up(lan, machines)
+}
+
+/// Powers a machine on that has a disk of its own, and shows how it comes up.
+///
+/// # Errors
+/// As for [`boot`].
+pub(crate) fn boot_beside_disk(
+    lan: &Lan,
+    name: &'static str,
+    number: u8,
+    disk: &Path,
+) -> Result<Machine> {
+    let on = lan.power_on_beside_disk(name, number, disk)?;
+    let machine = Machine::new(lan, name, number, Firmware::Bios, on)?;
+    let mut machines = come_up(lan, vec![machine])?;
+    machines.pop().context("one machine was powered on")
+}
+
+fn come_up(lan: &Lan, mut machines: Vec<Machine>) -> Result<Vec<Machine>> {
     let mut table = LiveTable::new(&COLUMNS);
     let deadline = Instant::now() + BOOT_LIMIT;
     loop {
@@ -114,15 +141,10 @@ pub(crate) fn boot(lan: &Lan) -> Result<Vec<Machine>> {
 pub(crate) fn log_in(machines: &mut [Machine], text: &str) -> Result<()> {
     for machine in machines {
         let name = machine.name;
-        let console = &mut machine.on.console;
-        console.log_in(PASSWORD, SHELL_LIMIT)?;
-        let mut ask = |command: &str| -> Result<String> {
-            let said = console.shell(command, SHELL_LIMIT)?;
-            Ok(said.trim().to_owned())
-        };
-        let own = ask("hostname")?;
+        machine.log_in()?;
+        let own = machine.ask("hostname")?;
         ensure!(own == name, "{name} calls itself {own:?}");
-        let read = ask(&format!("cat {WRITTEN}"))?;
+        let read = machine.ask(&format!("cat {WRITTEN}"))?;
         ensure!(
             read == text,
             "on {name} the file should say {text:?}, but says {read:?}"
@@ -136,13 +158,95 @@ pub(crate) fn log_in(machines: &mut [Machine], text: &str) -> Result<()> {
 /// # Errors
 /// When one is off already.
 pub(crate) fn pull_plugs(machines: Vec<Machine>) -> Result<()> {
-    for machine in machines {
-        machine.on.pull_plug()?;
-    }
-    Ok(())
+    machines.into_iter().try_for_each(Machine::pull_plug)
 }
 
 impl Machine {
+    fn new(
+        lan: &Lan,
+        name: &'static str,
+        number: u8,
+        firmware: Firmware,
+        on: PoweredOn,
+    ) -> Result<Self> {
+        Ok(Self {
+            name,
+            number,
+            firmware,
+            on,
+            since: Instant::now(),
+            since_time: Timestamp::now(),
+            steps: Vec::new(),
+            before_bytes: lan.sent()?.to_machine(number),
+            received_bytes: 0,
+            prompt: None,
+        })
+    }
+
+    /// Logs in with the password. From then on the kernel's mere remarks do not get into
+    /// the shell's answers.
+    ///
+    /// # Errors
+    /// When it lets nobody in.
+    pub(crate) fn log_in(&mut self) -> Result<()> {
+        self.on.console.log_in(PASSWORD, SHELL_LIMIT)?;
+        self.ask("dmesg -n 4")?;
+        Ok(())
+    }
+
+    /// What `command` prints in the shell of who is logged in.
+    ///
+    /// # Errors
+    /// When it fails there.
+    pub(crate) fn ask(&mut self, command: &str) -> Result<String> {
+        let said = self.on.console.shell(command, SHELL_LIMIT)?;
+        Ok(said.trim().to_owned())
+    }
+
+    /// Waits until its console has said `words`, at any time since it was powered on.
+    ///
+    /// # Errors
+    /// When it does not in time; the message holds what it said last.
+    pub(crate) fn hear(&mut self, words: &str) -> Result<()> {
+        let heard = wait::until(words, BOOT_LIMIT, || {
+            self.on.process().check_runs()?;
+            Ok(self.on.console.text().contains(words).then_some(()))
+        });
+        let last = || format!("it said last:\n{}", last_lines(&self.on.console.text()));
+        heard.with_context(last)
+    }
+
+    /// Pulls its plug.
+    ///
+    /// # Errors
+    /// When it is off already.
+    pub(crate) fn pull_plug(self) -> Result<()> {
+        self.on.pull_plug()
+    }
+
+    /// The kernel and the first stage, as they were sent.
+    pub(crate) fn first_stage_bytes(&self) -> u64 {
+        self.bytes(BootStep::KernelServed) + self.bytes(BootStep::InitrdServed)
+    }
+
+    /// How far it has come by now.
+    ///
+    /// # Errors
+    /// When the network does not tell.
+    pub(crate) fn moment(&self, lan: &Lan) -> Result<Moment> {
+        Ok(Moment {
+            after: self.since.elapsed(),
+            received_bytes: lan.sent()?.to_machine(self.number) - self.before_bytes,
+        })
+    }
+
+    /// What was sent to it until then, but for the boot files: chunks, and the headers
+    /// and answers around them.
+    pub(crate) fn image_bytes(&self, until: Moment) -> u64 {
+        let files_bytes = self.first_stage_bytes() + self.bytes(BootStep::FileServed);
+        until.received_bytes.saturating_sub(files_bytes)
+    }
+
     /// From power-on until the server knew of this step; `None` when it did not happen.
     pub(crate) fn reached(&self, step: BootStep) -> Option<Duration> {
         let at: Timestamp = self.event(step)?.at.parse().ok()?;
@@ -150,7 +254,7 @@ impl Machine {
     }
 
     /// The bytes of a step, however often it happened.
-    pub(crate) fn bytes(&self, step: BootStep) -> u64 {
+    fn bytes(&self, step: BootStep) -> u64 {
         let of = self.steps.iter().filter(|event| event.step == step);
         of.map(|event| event.bytes).sum()
     }
@@ -169,10 +273,10 @@ impl Machine {
 
     fn look(&mut self, lan: &Lan, sent: &Sent) -> Result<()> {
         self.on.process().check_runs()?;
-        self.received_bytes = sent.to_machine(self.number);
+        self.received_bytes = sent.to_machine(self.number) - self.before_bytes;
         let wanted = format!("{} login: ", self.name);
         if self.prompt.is_none() && self.on.console.text().contains(&wanted) {
-            self.prompt = Some(Prompt {
+            self.prompt = Some(Moment {
                 after: self.since.elapsed(),
                 received_bytes: self.received_bytes,
             });
@@ -181,7 +285,11 @@ impl Machine {
         let answer = http::get(&socket, &format!("/v1/nodes/{}/boots?limit=1", self.name))?;
         let boots: BootList = serde_json::from_str(&answer.body)
             .with_context(|| format!("the daemon said: {}", answer.body))?;
-        if let Some(boot) = boots.boots.into_iter().next() {
+        // The last one may be that of a boot before this one.
+        if let Some(boot) = boots.boots.into_iter().next()
+            && let Some(first) = boot.steps.first()
+            && first.at.parse::<Timestamp>()? >= self.since_time
+        {
             self.steps = boot.steps;
         }
         Ok(())
@@ -221,21 +329,6 @@ impl Machine {
             (None, _) => step,
         }
     }
-}
-
-fn power_on(lan: &Lan, name: &'static str, number: u8, firmware: Firmware) -> Result<Machine> {
-    let (since, since_time) = (Instant::now(), Timestamp::now());
-    Ok(Machine {
-        name,
-        number,
-        firmware,
-        on: lan.power_on(name, number, firmware)?,
-        since,
-        since_time,
-        steps: Vec::new(),
-        received_bytes: 0,
-        prompt: None,
-    })
 }
 
 /// A step's name as people read it.

@@ -45,20 +45,18 @@ fn row(machine: &Machine) -> Result<Vec<String>> {
     };
     let prompt = machine.prompt.context("a machine has no prompt")?;
     reached(BootStep::InitrdServed)?;
-    let stage = machine.bytes(BootStep::KernelServed) + machine.bytes(BootStep::InitrdServed);
-    let files = stage + machine.bytes(BootStep::FileServed);
     Ok(vec![
         machine.name.to_owned(),
         machine.firmware().to_owned(),
         seconds(reached(BootStep::KernelServed)?),
         seconds(reached(BootStep::RootMounted)?),
         seconds(prompt.after),
-        HumanBytes(stage).to_string(),
-        // All but the boot files: chunks, and the headers and answers around them.
-        HumanBytes(prompt.received_bytes.saturating_sub(files)).to_string(),
+        HumanBytes(machine.first_stage_bytes()).to_string(),
+        HumanBytes(machine.image_bytes(prompt)).to_string(),
     ])
 }
 
-fn seconds(time: Duration) -> String {
+/// A time as tables show it.
+pub(crate) fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f32())
 }

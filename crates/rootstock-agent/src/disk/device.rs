@@ -5,14 +5,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rootstock_core::{ByteRange, CHUNK_BYTES};
 use rootstock_store::disk::DiskFile;
 use rustix::fs::{Mode, OFlags};
+
+use crate::mapper::DeviceNumber;
 
 /// What addresses, offsets and lengths are multiples of.
 const ALIGN_BYTES: usize = 4096;
@@ -23,8 +25,39 @@ const BUFFERS_MAX: usize = 16;
 /// A block device, or a file in its place.
 pub(crate) struct Device {
     file: File,
+    claim: Arc<Claim>,
     len_bytes: u64,
     buffers: Mutex<Vec<Aligned>>,
+}
+
+/// The right to a disk, which the kernel gives to one at a time (`O_EXCL`).
+pub(crate) struct Claim {
+    held: Mutex<Option<OwnedFd>>,
+    /// The disk without any right.
+    file: File,
+    number: DeviceNumber,
+}
+
+impl Claim {
+    /// The disk's numbers.
+    pub(crate) fn number(&self) -> DeviceNumber {
+        self.number
+    }
+
+    /// Lets somebody else have the right; the disk is used on.
+    pub(crate) fn give_up(&self) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Takes the right again, if nobody else has it.
+    pub(crate) fn take_back(&self) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_none() {
+            let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            let flags = OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
+            *held = rustix::fs::open(path, flags, Mode::empty()).ok();
+        }
+    }
 }
 
 impl Device {
@@ -34,16 +67,18 @@ impl Device {
     /// # Errors
     /// The system's.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
-        let flags = |direct: OFlags| (OFlags::EXCL | direct).bits() as i32;
-        let direct = options.custom_flags(flags(OFlags::DIRECT)).open(path);
-        match direct {
+        let open = |flags: OFlags| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true);
+            options.custom_flags(flags.bits() as i32).open(path)
+        };
+        let claim = open(OFlags::EXCL)?;
+        match open(OFlags::DIRECT) {
             // A file system that has no direct access.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                Self::new(options.custom_flags(flags(OFlags::empty())).open(path)?)
+                Self::new(open(OFlags::empty())?, claim.into())
             }
-            file => Self::new(file?),
+            file => Self::new(file?, claim.into()),
         }
     }
 
@@ -52,18 +87,32 @@ impl Device {
     /// # Errors
     /// The system's.
     pub(crate) fn open_at(directory: BorrowedFd<'_>, name: &str) -> io::Result<Self> {
-        let flags = OFlags::RDWR | OFlags::EXCL | OFlags::DIRECT | OFlags::CLOEXEC;
-        let file: OwnedFd = rustix::fs::openat(directory, name, flags, Mode::empty())?;
-        Self::new(file.into())
+        let open = |flags| {
+            let flags = OFlags::RDWR | OFlags::CLOEXEC | flags;
+            rustix::fs::openat(directory, name, flags, Mode::empty())
+        };
+        let claim = open(OFlags::EXCL)?;
+        Self::new(open(OFlags::DIRECT)?.into(), claim)
     }
 
-    fn new(mut file: File) -> io::Result<Self> {
+    fn new(mut file: File, claim: OwnedFd) -> io::Result<Self> {
         let len_bytes = file.seek(SeekFrom::End(0))?;
+        let number = DeviceNumber::of(rustix::fs::fstat(&claim)?.st_rdev);
         Ok(Self {
+            claim: Arc::new(Claim {
+                held: Mutex::new(Some(claim)),
+                file: file.try_clone()?,
+                number,
+            }),
             file,
             len_bytes,
             buffers: Mutex::default(),
         })
+    }
+
+    /// The right to it.
+    pub(crate) fn claim(&self) -> Arc<Claim> {
+        Arc::clone(&self.claim)
     }
 
     fn buffer(&self, len: usize) -> Aligned {

@@ -4,12 +4,15 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rootstock_api::boot::CacheChoice;
 use rootstock_cache::{Cache, LABEL_BYTES, Label};
+use rootstock_core::ByteRange;
+use rootstock_store::disk::DiskFile;
 use rustix::fs::{Mode, OFlags};
 
-use super::device::{self, Device};
+use super::device::{self, Claim, Device};
 use crate::console;
 
 /// Disks that are looked at, at most: a machine with more has them for something else.
@@ -20,6 +23,10 @@ const BEGIN_BYTES: usize = 4096;
 
 /// Kinds of disks that are of the kernel's own making, or our own.
 const OTHERS: [&str; 8] = ["loop", "ram", "zram", "nbd", "dm-", "md", "sr", "fd"];
+
+/// Room for a machine's own writes that is less is none.
+pub(crate) const SPARE_BYTES_MIN: u64 = 64 << 20;
+const SPARE_ALIGN_BYTES: u64 = 1 << 20;
 
 /// Where devices are, open before the first stage's paths go away.
 pub(crate) struct Devices {
@@ -33,6 +40,17 @@ pub(crate) struct Found {
     pub(crate) device: String,
     /// What is on it.
     pub(crate) cache: Cache,
+    /// The right to it.
+    pub(crate) claim: Arc<Claim>,
+    /// What lies behind the cache, for the machine's own writes.
+    pub(crate) spare: Option<ByteRange>,
+}
+
+/// What a disk has behind its last slot, if it is worth anything.
+pub(crate) fn spare(label: &Label, disk_bytes: u64) -> Option<ByteRange> {
+    let start = label.end_bytes().next_multiple_of(SPARE_ALIGN_BYTES);
+    let len = disk_bytes.checked_sub(start)? / SPARE_ALIGN_BYTES * SPARE_ALIGN_BYTES;
+    (len >= SPARE_BYTES_MIN).then(|| ByteRange::new(start, len))
 }
 
 impl Devices {
@@ -69,6 +87,15 @@ impl Devices {
                 labels.into_iter().find_map(|(_, name)| self.take(&name))
             }
         }
+    }
+
+    /// All disks and partitions that are there by now, each with its first bytes.
+    pub(crate) fn heads(&self, len: usize) -> Vec<(String, Vec<u8>)> {
+        let names = self.names().into_iter();
+        names
+            .filter_map(|name| Some((device::head(self.dev.as_fd(), &name, len).ok()?, name)))
+            .map(|(head, name)| (name, head))
+            .collect()
     }
 
     fn names(&self) -> Vec<String> {
@@ -116,10 +143,19 @@ impl Devices {
         let opened = Device::open_at(self.dev.as_fd(), name)
             .map_err(|error| error.to_string())
             .and_then(|device| {
-                Cache::open(Box::new(device)).map_err(|error| console::chain(&error))
+                let (claim, len_bytes) = (device.claim(), device.len().unwrap_or(0));
+                let cache =
+                    Cache::open(Box::new(device)).map_err(|error| console::chain(&error))?;
+                let spare = spare(cache.label(), len_bytes);
+                Ok((cache, claim, spare))
             });
         match opened {
-            Ok(cache) => Some(Found { device, cache }),
+            Ok((cache, claim, spare)) => Some(Found {
+                device,
+                cache,
+                claim,
+                spare,
+            }),
             Err(reason) => {
                 console::warn(format_args!("the cache on {device} is not used: {reason}"));
                 None

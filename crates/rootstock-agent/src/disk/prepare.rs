@@ -7,22 +7,31 @@ use std::path::Path;
 
 use rootstock_cache::{Cache, FormatError, Label, OpenError};
 use rootstock_core::BLOCK_BYTES;
-use rootstock_core::units::{HumanBytes, is_zero};
+use rootstock_core::units::{HumanBytes, SizeError, is_zero, parse_size_bytes};
 use rootstock_image::inspect;
 use rootstock_image::read_at::ReadAt;
 use rootstock_store::disk::DiskFile;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::device::Device;
+use super::find;
 use crate::console;
 
 /// What is looked at at each end of a disk: file systems, tables and members of
 /// arrays all have something there.
 const LOOK_BYTES: u64 = 1 << 20;
 
+/// What of a disk is for the machine's writes, of which disks, and how much at most.
+const WRITES_PART: u64 = 4;
+const WRITES_DISK_BYTES_MIN: u64 = 16 << 30;
+const WRITES_BYTES_MAX: u64 = 32 << 30;
+
+/// What is lost at the beginning and the end of that part.
+const LOST_BYTES: u64 = 2 << 20;
+
 /// How the command is used.
 pub(crate) const USAGE: &str = "\
-usage: rootstock-agent cache create DEVICE [DEVICE]
+usage: rootstock-agent cache create [--writes SIZE] DEVICE [DEVICE]
        rootstock-agent cache show DEVICE
 
 create  prepares a disk or partition, such as /dev/sda3, on which this machine
@@ -30,6 +39,10 @@ create  prepares a disk or partition, such as /dev/sda3, on which this machine
         that holds anything is refused unless its exact name is given twice.
         One that is in use is refused always. `cache = auto`, the setting that
         nodes have unless told otherwise, takes it from the next boot on.
+        --writes sets a part aside for what the machine writes while it runs,
+        such as 20G or 0: it goes there once memory's share is full, encrypted,
+        and is lost at power-off. Without it that is a quarter of the disk, up
+        to 32 GiB; nothing of a disk under 16 GiB.
 show    tells what a prepared disk holds.";
 
 /// Why a disk was not prepared.
@@ -48,6 +61,12 @@ enum PrepareError {
          rootstock-agent cache create {device} {device}"
     )]
     HoldsData { device: String, found: String },
+    #[error("--writes {text} is not a size")]
+    Size {
+        text: String,
+        #[source]
+        source: SizeError,
+    },
     #[error("the second name is {second}, not {device}: nothing was done")]
     OtherName { device: String, second: String },
     #[error("{device} cannot be read")]
@@ -83,15 +102,29 @@ fn in_use(source: &io::Error) -> &'static str {
 pub(crate) fn run(words: &[String]) -> Result<String, String> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words[..] {
-        ["create", device] => create(device, None),
-        ["create", device, second] => create(device, Some(second)),
+        ["create", "--writes", size, device] => create(device, None, Some(size)),
+        ["create", "--writes", size, device, second] => create(device, Some(second), Some(size)),
+        ["create", device] => create(device, None, None),
+        ["create", device, second] => create(device, Some(second), None),
         ["show", device] => show(device),
         _ => return Err(USAGE.to_owned()),
     };
     result.map_err(|error| console::chain(&error))
 }
 
-fn create(device: &str, second: Option<&str>) -> Result<String, PrepareError> {
+fn create(
+    device: &str,
+    second: Option<&str>,
+    writes: Option<&str>,
+) -> Result<String, PrepareError> {
+    let writes = writes.map(|text| {
+        let size = parse_size_bytes(text);
+        size.map_err(|source| PrepareError::Size {
+            text: text.to_owned(),
+            source,
+        })
+    });
+    let writes = writes.transpose()?;
     if let Some(second) = second
         && second != device
     {
@@ -119,13 +152,32 @@ fn create(device: &str, second: Option<&str>) -> Result<String, PrepareError> {
         device: device.to_owned(),
         source,
     };
-    let label = Label::for_disk(id, disk.len().map_err(read)?)
+    let len_bytes = disk.len().map_err(read)?;
+    let writes = writes.unwrap_or_else(|| writes_share(len_bytes));
+    let aside = match writes {
+        0 => 0,
+        some => some.saturating_add(LOST_BYTES),
+    };
+    let label = Label::for_disk(id, len_bytes.saturating_sub(aside))
         .map_err(|error| format(FormatError::Label(error)))?;
     Cache::format(&disk, &label).map_err(format)?;
     let room = HumanBytes(label.slot_count * u64::from(label.slot_bytes));
+    let writes = match find::spare(&label, len_bytes) {
+        Some(spare) => format!(" and {} for writes", HumanBytes(spare.len)),
+        None => String::new(),
+    };
     Ok(format!(
-        "{device} is a cache with room for {room} of chunks; this machine uses it from its next boot on"
+        "{device} is a cache with room for {room} of chunks{writes}; this machine uses it from \
+         its next boot on"
     ))
+}
+
+/// What of a disk is for the machine's writes unless somebody says otherwise.
+fn writes_share(disk_bytes: u64) -> u64 {
+    if disk_bytes < WRITES_DISK_BYTES_MIN {
+        return 0;
+    }
+    (disk_bytes / WRITES_PART).min(WRITES_BYTES_MAX)
 }
 
 fn open(device: &str) -> Result<Device, PrepareError> {

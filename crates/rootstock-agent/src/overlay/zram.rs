@@ -35,31 +35,51 @@ pub(crate) struct Zram {
     pub(crate) slots_max: u32,
 }
 
+/// A zram device that was made.
+pub(crate) struct ZramDevice {
+    /// Its path.
+    pub(crate) path: String,
+    /// Where the kernel tells about it.
+    settings: PathBuf,
+}
+
+/// A new device of this length, which takes at most `memory_bytes_max`.
+///
+/// # Errors
+/// When the kernel has no zram, or refuses the settings.
+pub(crate) fn make(len_bytes: u64, memory_bytes_max: Option<u64>) -> io::Result<ZramDevice> {
+    let number = fs::read_to_string("/sys/class/zram-control/hot_add")?;
+    let number = number.trim();
+    let settings = PathBuf::from(format!("/sys/block/zram{number}"));
+    let set = |name: &str, value: &str| fs::write(settings.join(name), value);
+    for algorithm in ALGORITHMS {
+        if set("comp_algorithm", algorithm).is_ok() {
+            break;
+        }
+    }
+    set("disksize", &len_bytes.to_string())?;
+    if let Some(bytes_max) = memory_bytes_max {
+        set("mem_limit", &bytes_max.to_string())?;
+    }
+    let path = format!("/dev/zram{number}");
+    Ok(ZramDevice { path, settings })
+}
+
 impl ZramSlots {
     /// A new device that takes at most `bytes_max` of memory.
     ///
     /// # Errors
     /// When the kernel has no zram, or refuses the settings.
     pub(crate) fn create(bytes_max: u64) -> io::Result<Zram> {
-        let number = fs::read_to_string("/sys/class/zram-control/hot_add")?;
-        let number = number.trim();
-        let settings = PathBuf::from(format!("/sys/block/zram{number}"));
-        let set = |name: &str, value: &str| fs::write(settings.join(name), value);
-        for algorithm in ALGORITHMS {
-            if set("comp_algorithm", algorithm).is_ok() {
-                break;
-            }
-        }
         let slots_max = (bytes_max.saturating_mul(RATIO) / BLOCK_BYTES).min(u64::from(u32::MAX));
-        set("disksize", &(slots_max * BLOCK_BYTES).to_string())?;
-        set("mem_limit", &bytes_max.to_string())?;
+        let made = make(slots_max * BLOCK_BYTES, Some(bytes_max))?;
         // Past the page cache, which would keep each block once more.
         let device = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_DIRECT)
-            .open(format!("/dev/zram{number}"))?;
-        let statistics = File::open(settings.join("mm_stat"))?;
+            .open(&made.path)?;
+        let statistics = File::open(made.settings.join("mm_stat"))?;
         Ok(Zram {
             slots: Self { device, statistics },
             slots_max: slots_max as u32,

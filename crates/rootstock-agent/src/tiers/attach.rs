@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rootstock_api::boot::{CacheChoice, DiskCacheReport, FillOrder, NodeControl};
+use rootstock_core::ByteRange;
 
 use super::Tiers;
 use super::fill::Fill;
@@ -13,6 +14,7 @@ use super::keeper::{Keeper, Patience};
 use super::next::{ServiceUpgrades, Upgrade};
 use super::remember::Version;
 use crate::console;
+use crate::disk::device::Claim;
 use crate::disk::find::{Devices, Found};
 use crate::remote::Fetch;
 
@@ -39,9 +41,22 @@ pub(crate) struct Wanted {
     pub(crate) upgrade: Upgrade<ServiceUpgrades>,
 }
 
+/// A disk in service, and what else is on it.
+#[derive(Clone)]
+pub(crate) struct Ground {
+    /// The device, such as `/dev/sda3`.
+    pub(crate) device: String,
+    /// Its chunks.
+    pub(crate) keeper: Arc<Keeper>,
+    /// The right to it.
+    pub(crate) claim: Arc<Claim>,
+    /// What lies behind the cache, for the machine's own writes.
+    pub(crate) spare: Option<ByteRange>,
+}
+
 /// The disk and its filling, from when they are found.
 pub(crate) struct Attached<F> {
-    keeper: OnceLock<Arc<Keeper>>,
+    ground: OnceLock<Ground>,
     fill: OnceLock<Arc<Fill<F>>>,
     /// What was told last, for a disk that is found later.
     control: Mutex<Option<NodeControl>>,
@@ -54,7 +69,7 @@ impl<F: Fetch + 'static> Attached<F> {
     /// When the system has no thread to give.
     pub(crate) fn start(tiers: &Arc<Tiers<F>>, wanted: Wanted) -> io::Result<Arc<Self>> {
         let attached = Arc::new(Self {
-            keeper: OnceLock::new(),
+            ground: OnceLock::new(),
             fill: OnceLock::new(),
             control: Mutex::default(),
         });
@@ -78,9 +93,14 @@ impl<F: Fetch + 'static> Attached<F> {
         Ok(attached)
     }
 
+    /// The disk, if it is there by now.
+    pub(crate) fn ground(&self) -> Option<Ground> {
+        self.ground.get().cloned()
+    }
+
     /// How the disk does; nothing without one.
     pub(crate) fn report(&self) -> Option<DiskCacheReport> {
-        let mut report = self.keeper.get()?.report();
+        let mut report = self.ground.get()?.keeper.report();
         if let Some(fill) = self.fill.get() {
             fill.report(&mut report);
         }
@@ -112,7 +132,12 @@ impl<F: Fetch + 'static> Attached<F> {
         let started =
             Keeper::start(found.device, found.cache, Patience::default()).and_then(|keeper| {
                 tiers.attach(Arc::clone(&keeper));
-                let _ = self.keeper.set(Arc::clone(&keeper));
+                let _ = self.ground.set(Ground {
+                    device: device.clone(),
+                    keeper: Arc::clone(&keeper),
+                    claim: found.claim,
+                    spare: found.spare,
+                });
                 let Wanted {
                     version,
                     fill,

@@ -310,8 +310,9 @@ impl Keeper {
     /// Writes what waits, as soon as there is a plan to write it by.
     fn write_some(&self, unsaved: &mut Unsaved) {
         let idle = |queue: &mut Queue| {
-            let waits = !queue.order.is_empty() && self.plan.get().is_some();
-            !waits && !(queue.is_unsaved && queue.settling > 0)
+            let can_write = !queue.order.is_empty() && self.plan.get().is_some();
+            let can_settle = queue.is_unsaved && queue.settling > 0;
+            !can_write && !can_settle
         };
         let waited = self
             .news

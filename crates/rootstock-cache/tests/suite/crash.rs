@@ -110,7 +110,7 @@ fn judge(disk: &SimDisk, kept: &Kept) -> Result<(), String> {
 
 /// What may be read past the cache must be the chunk, unchecked.
 fn relied_on_is_right(disk: &SimDisk, cache: &Cache, number: u32) -> Result<(), String> {
-    match cache.extent(id(number)) {
+    match cache.pin(id(number)) {
         Some(extent)
             if ChunkId::of(&bytes(disk, extent.start_bytes, extent.len_bytes)) != id(number) =>
         {

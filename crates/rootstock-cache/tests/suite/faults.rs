@@ -14,7 +14,7 @@ fn a_rotten_chunk_is_forgotten_and_never_served() {
         put(&cache, number);
     }
     cache.checkpoint().expect("kept");
-    let extent = cache.extent(id(20)).expect("kept");
+    let extent = cache.pin(id(20)).expect("kept");
     disk.flip_bit(FILE, (extent.start_bytes + 100) * 8)
         .expect("inside");
     assert_eq!(cache.read(id(20)).expect("the disk works"), None);
@@ -57,7 +57,7 @@ fn a_rotten_page_of_the_table_falls_back_to_what_is_doubted() {
         disk.flip_bit(FILE, (at + 200) * 8).expect("inside");
         let cache = open(&disk).expect("opens");
         for number in [1, 2] {
-            assert_eq!(cache.extent(id(number)), None, "nothing is relied on");
+            assert_eq!(cache.pin(id(number)), None, "nothing is relied on");
             let read = cache.read(id(number)).expect("the disk works");
             assert!(read.is_none_or(|raw| raw == chunk(number)));
         }

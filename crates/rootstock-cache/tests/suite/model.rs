@@ -79,7 +79,7 @@ proptest! {
                         prop_assert!(cache.read(doubted).expect("the disk works").is_some());
                     }
                     for number in model.keys() {
-                        prop_assert!(cache.extent(id(*number)).is_some());
+                        prop_assert!(cache.pin(id(*number)).is_some());
                     }
                 }
                 Step::Reopen => {
@@ -109,15 +109,15 @@ fn what_was_checked_may_be_relied_on() {
     for number in 0..10 {
         put(&cache, number);
     }
-    assert_eq!(cache.extent(id(4)), None, "not kept yet");
+    assert_eq!(cache.pin(id(4)), None, "not kept yet");
     cache.checkpoint().expect("kept");
-    assert!(cache.extent(id(4)).is_some());
+    assert!(cache.pin(id(4)).is_some());
     let cache = open(&disk.crash(0)).expect("opens");
     assert_eq!(cache.usage().slots_doubted, 10);
     while let Some(doubted) = cache.doubted() {
-        assert_eq!(cache.extent(doubted), None);
+        assert_eq!(cache.pin(doubted), None);
         assert!(cache.read(doubted).expect("reads").is_some());
-        assert!(cache.extent(doubted).is_some());
+        assert!(cache.pin(doubted).is_some());
     }
     assert_eq!(cache.usage().slots_doubted, 0);
 }

@@ -44,7 +44,7 @@ const LEFT_OUT: [&str; 13] = [
 ];
 
 /// Modules that are taken by name, where the kernel has them.
-const NAMES: [&str; 61] = [
+const NAMES: [&str; 68] = [
     // The network.
     "af_packet",
     "virtio_net",
@@ -57,7 +57,15 @@ const NAMES: [&str; 61] = [
     "loop",
     "dm_mod",
     "dm_snapshot",
+    "dm_zero",
+    "dm_crypt",
     "overlay",
+    // What writes to the machine's own disk are encrypted by.
+    "ecb",
+    "xts",
+    "aesni_intel",
+    "aes_ce_blk",
+    "aes_neon_blk",
     // Memory that is compressed, and with what.
     "zram",
     "lzo",
@@ -117,7 +125,7 @@ const NAMES: [&str; 61] = [
 
 /// What is always loaded, in this order, after the variants of checksums and
 /// before the root's file system: nothing asks for these by an alias.
-const LOADED: [&str; 9] = [
+const LOADED: [&str; 16] = [
     "af_packet",
     "lzo",
     "lzo_rle",
@@ -125,6 +133,13 @@ const LOADED: [&str; 9] = [
     "loop",
     "dm_mod",
     "dm_snapshot",
+    "dm_zero",
+    "ecb",
+    "xts",
+    "aesni_intel",
+    "aes_ce_blk",
+    "aes_neon_blk",
+    "dm_crypt",
     "nbd",
     "overlay",
 ];

@@ -79,6 +79,12 @@ const FAMILIES: &[Family] = &[
         value: |report| disk(report, |disk| disk.version_local_bytes),
     },
     Family {
+        name: "rootstock_node_native_bytes",
+        help: "Bytes of its root that a node's kernel reads from its disk without the agent.",
+        kind: "gauge",
+        value: |report| disk(report, |disk| disk.native_bytes),
+    },
+    Family {
         name: "rootstock_node_fill_bytes_per_second",
         help: "Bytes of frames that a node fetched ahead, a second.",
         kind: "gauge",

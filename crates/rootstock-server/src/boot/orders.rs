@@ -82,6 +82,7 @@ pub(crate) async fn make(
         cache: settings.cache.clone().unwrap_or_default(),
         cache_disk_bytes_max: settings.cache_disk_bytes_max,
         fill: control::fill(&settings, &app.boot.clock.now()).order,
+        keep: settings.keep.clone().unwrap_or_default(),
         report_seconds: REPORT_SECONDS,
         rescue_shell: settings.rescue_shell.unwrap_or(false),
         identity: identity(app, &node, &settings, &network, &additions).await?,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io::IsTerminal as _, num::NonZeroU32};
 use clap::Args;
 use rootstock_api::{
     ChangeReport, FillSwitch, NamedChange, Origin, Setting, Settings,
-    boot::{CacheChoice, NodeMode},
+    boot::{CacheChoice, KeptPath, NodeMode},
 };
 use rootstock_core::{DailyHours, NodeName, TimeLimit, VersionSpec, fold, units::parse_size_bytes};
 
@@ -37,6 +37,10 @@ pub(crate) struct SettingArgs {
     /// A word to find it by; repeatable
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
+    /// A path that outlives each boot, on the node's file system labelled
+    /// `rootstock`; several with commas, or repeated
+    #[arg(long, value_name = "PATH", value_delimiter = ',')]
+    keep: Vec<KeptPath>,
     /// The kernel, as a path inside the image
     #[arg(long, value_name = "PATH")]
     kernel: Option<String>,
@@ -110,6 +114,7 @@ impl SettingArgs {
             root: self.root,
             overlay_bytes_max: self.overlay_bytes_max,
             cache_bytes: self.cache_bytes,
+            keep: (!self.keep.is_empty()).then(|| self.keep.clone()),
             cache: self.cache.clone(),
             cache_disk_bytes_max: self.cache_disk_bytes_max,
             fill: self.fill,

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use rootstock_tests::disk::FIRST_PARTITION_BYTES;
 use rootstock_tests::golden::{self, Golden};
 use rootstock_tests::kernel::SmallGuest;
+use rootstock_tests::namespace::Namespace;
 use rootstock_tests::undo::{Action, Undo};
 use rootstock_tests::watch::Say;
 use rootstock_tests::{Process, tool};
@@ -21,6 +22,8 @@ const HTTP_PORT: u16 = 8080;
 const NBD_PORT: u16 = 10809;
 const NFS_PORT: u16 = 2049;
 const MOUNT_PORT: u16 = 20048;
+/// The whole image, compressed.
+const PACKED: &str = "disk.zst";
 /// What all kernels are told.
 const CONSOLE: &str = "console=ttyS0";
 
@@ -46,7 +49,7 @@ pub(super) fn images(
 }
 
 /// The root on NBD: what is written goes back to the server, which keeps it for this boot.
-pub(super) fn nbd(site: &mut Site) -> Result<Boot> {
+pub(crate) fn nbd(site: &mut Site) -> Result<Boot> {
     let arguments =
         format!("root=/dev/nbd0p1 nbdroot={SERVER}:{NBD_PORT}/root ip=dhcp rw {CONSOLE}");
     let mut command = site.namespace.command("nbdkit");
@@ -126,12 +129,9 @@ fn nfs_servers(site: &Site) -> Result<Vec<Process>> {
 }
 
 /// A small system writes the whole image to the machine's disk, which then boots it.
-pub(super) fn copy(site: &mut Site) -> Result<Boot> {
-    let image = site.files.join("disk.zst");
-    if !image.exists() {
-        let mut zstd = Command::new("zstd");
-        zstd.args(["-q", "-3", "-T0"]).arg(&site.disk);
-        tool::run_command(zstd.arg("-o").arg(&image))?;
+pub(crate) fn copy(site: &mut Site) -> Result<Boot> {
+    packed(site)?;
+    if !site.files.join("copier-vmlinuz").exists() {
         copier(site)?;
     }
     for name in ["vmlinuz", "initrd.img"] {
@@ -139,9 +139,41 @@ pub(super) fn copy(site: &mut Site) -> Result<Boot> {
         fs::copy(from, site.files.join(name))?;
     }
     let disk = site.directory.join("copied.img");
-    let len_bytes = fs::metadata(&site.disk)?.len();
+    let len_bytes = fs::metadata(&site.image)?.len();
     fs::File::create(&disk)?.set_len(len_bytes)?;
     netboot(site, "copy", CONSOLE, Some(&disk))
+}
+
+/// What copying the image takes a client with this machine's own processor: the seconds
+/// until it is unpacked and synced on a disk. `client` is plugged into the bridge.
+pub(crate) fn copy_unemulated(site: &Site, client: &Namespace) -> Result<f64> {
+    packed(site)?;
+    let disk = site.directory.join("copied.img");
+    let nginx = lab::nginx(&site.namespace, &site.directory, &site.files, HTTP_PORT)?;
+    let mut copy = client.command("sh");
+    let line = format!(
+        "curl --fail --silent --show-error http://{SERVER}:{HTTP_PORT}/{PACKED} | zstd -q -d -c \
+         | dd of={} bs=1M iflag=fullblock oflag=direct conv=fsync status=none",
+        disk.display()
+    );
+    let start = Instant::now();
+    tool::run_command(copy.args(["-ec", &line]))?;
+    let seconds = start.elapsed().as_secs_f64();
+    lab::end(nginx)?;
+    tool::run("cmp", [&site.image, &disk])?;
+    fs::remove_file(&disk)?;
+    Ok(seconds)
+}
+
+/// Has the image compressed among what nginx serves.
+fn packed(site: &Site) -> Result<()> {
+    let packed = site.files.join(PACKED);
+    if !packed.exists() {
+        let mut zstd = Command::new("zstd");
+        zstd.args(["-q", "-3", "-T0"]).arg(&site.image);
+        tool::run_command(zstd.arg("-o").arg(&packed))?;
+    }
+    Ok(())
 }
 
 /// Makes the small system. Its address is fixed, to save it the time of DHCP.
@@ -153,7 +185,7 @@ fn copier(site: &Site) -> Result<()> {
         programs: &[zstd],
         script: &format!(
             "ip link set eth0 up\nip addr add 10.77.0.99/24 dev eth0\n\
-             wget -q -O - http://{SERVER}:{HTTP_PORT}/disk.zst | zstd -d -c | dd of=/dev/vda bs=1M \
+             wget -q -O - http://{SERVER}:{HTTP_PORT}/{PACKED} | zstd -d -c | dd of=/dev/vda bs=1M \
              && sync && reboot -f\n"
         ),
     };

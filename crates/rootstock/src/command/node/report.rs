@@ -63,6 +63,7 @@ fn disk_fields(disk: &DiskCacheReport, paused: Option<&str>) -> Vec<(&'static st
     if percent == 100 {
         let text = format!("complete, {}", output::bytes(disk.version_bytes));
         fields.push(("version", text));
+        fields.extend(native(disk));
         return fields;
     }
     let text = format!(
@@ -71,8 +72,15 @@ fn disk_fields(disk: &DiskCacheReport, paused: Option<&str>) -> Vec<(&'static st
         output::bytes(disk.version_bytes)
     );
     fields.push(("version", text));
+    fields.extend(native(disk));
     fields.push(("filling", filling(disk, paused)));
     fields
+}
+
+/// What the machine's kernel reads without the agent.
+fn native(disk: &DiskCacheReport) -> Option<(&'static str, String)> {
+    let text = || format!("{} of the root", output::bytes(disk.native_bytes));
+    (disk.native_bytes > 0).then(|| ("native", text()))
 }
 
 fn filling(disk: &DiskCacheReport, paused: Option<&str>) -> String {
@@ -185,6 +193,7 @@ mod tests {
             used_bytes: 12_300_000_000,
             version_bytes: 11_100_000_000,
             version_local_bytes,
+            native_bytes: 0,
             fill_bytes_per_second: 11_200_000,
             seconds_to_complete: Some(268),
         }
@@ -196,7 +205,11 @@ mod tests {
 
     #[test]
     fn a_node_that_fills_its_disk() {
-        let mut node = node(Some(report(Some(filled(8_110_000_000)))));
+        let disk = DiskCacheReport {
+            native_bytes: 6_200_000_000,
+            ..filled(8_110_000_000)
+        };
+        let mut node = node(Some(report(Some(disk))));
         assert_snapshot!(shown(&node), @r"
         read         1.20 GB
         from disk    900 MB
@@ -205,6 +218,7 @@ mod tests {
         overlay      12.0 MB of 1.07 GB
         disk         /dev/sda3, 12.3 GB of 100 GB used
         version      73 % on disk, 8.11 GB of 11.1 GB
+        native       6.20 GB of the root
         filling      11.2 MB/s, complete in 4 min 28 s
         ");
         node.fill_paused = Some("outside 22:00-06:00".to_owned());

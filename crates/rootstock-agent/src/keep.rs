@@ -1,0 +1,180 @@
+//! Paths of the root that outlive it: they lie on a file system of the machine's own.
+//!
+//! It is found by its label, so that nothing has to be said at boot and no disk is
+//! touched that its owner did not mean. A path that is not there yet begins as the
+//! image has it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rootstock_api::boot::KeptPath;
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
+
+use crate::confined::Root;
+use crate::disk::find::Devices;
+use crate::switch::SYSROOT;
+
+mod label;
+
+/// What the file system is called: short enough for all kinds that have labels.
+const LABEL: &str = "rootstock";
+/// Where it is mounted while the machine runs.
+const MOUNT: &str = "/run/rootstock/keep";
+/// Where it is seen from inside the image while paths are copied to it.
+const INSIDE: &str = "/run";
+/// A disk that is to be there may take long to be ready.
+const DISK_LIMIT: Duration = Duration::from_secs(15);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// What runs a program of the image: this one, in a process of its own.
+pub(crate) const ROLE: &str = "in-root";
+
+/// Why paths are not kept.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeepError {
+    /// Nothing has the label.
+    #[error(
+        "no disk has a file system labelled '{LABEL}': make one \
+         (mkfs.ext4 -L {LABEL} /dev/sdXN), or unset keep"
+    )]
+    NoFileSystem,
+    /// It is there and cannot be mounted.
+    #[error("{device} cannot be mounted as {kind}")]
+    Mount {
+        /// The device.
+        device: String,
+        /// What its superblock says.
+        kind: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    /// A path does not get to its place.
+    #[error("{path} is not kept")]
+    Path {
+        /// The path.
+        path: KeptPath,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Has these paths of the mounted root on the machine's own file system.
+///
+/// # Errors
+/// [`KeepError`]; paths before the one that failed are kept.
+pub(crate) fn apply(paths: &[KeptPath]) -> Result<(), KeepError> {
+    if paths.is_empty() {
+        return Ok(());
+    }
+    let (device, kind) = find().ok_or(KeepError::NoFileSystem)?;
+    let failed = |source| KeepError::Mount {
+        device: device.clone(),
+        kind,
+        source,
+    };
+    mount_at(&device, kind, MOUNT).map_err(failed)?;
+    for path in paths {
+        keep(path).map_err(|source| KeepError::Path {
+            path: path.clone(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// The labelled file system's device and kind, once it is there.
+fn find() -> Option<(String, &'static str)> {
+    let devices = Devices::open().ok()?;
+    let began = Instant::now();
+    loop {
+        let found = devices
+            .heads(label::HEAD_BYTES)
+            .into_iter()
+            .find_map(|(name, head)| {
+                let (kind, found) = label::of(&head)?;
+                (found == LABEL).then(|| (format!("/dev/{name}"), kind))
+            });
+        if found.is_some() || began.elapsed() > DISK_LIMIT {
+            return found;
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn mount_at(device: &str, kind: &str, at: &str) -> io::Result<()> {
+    fs::create_dir_all(at)?;
+    let mount = || mount(device, at, kind, MountFlags::RELATIME, c"");
+    match mount() {
+        // The kernel lacks its driver: the image may have it.
+        Err(rustix::io::Errno::NODEV) => {
+            in_root(&["modprobe", kind])?;
+            Ok(mount()?)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Puts one path on the mounted file system.
+fn keep(path: &KeptPath) -> io::Result<()> {
+    let kept = Path::new(MOUNT).join(path.file_name());
+    let place = Root::new(Path::new(SYSROOT)).place(path.as_str())?;
+    if !place.exists() {
+        fs::create_dir(&place)?;
+    }
+    if !kept.exists() {
+        begin(path, &place, &kept)?;
+    }
+    Ok(mount_bind(&kept, &place)?)
+}
+
+/// Makes what is kept of a path what the image has there: all of it or nothing.
+fn begin(path: &KeptPath, place: &Path, kept: &Path) -> io::Result<()> {
+    let name = format!("{}.new", path.file_name());
+    let half: PathBuf = Path::new(MOUNT).join(&name);
+    if half.is_dir() {
+        fs::remove_dir_all(&half)?;
+    } else if half.exists() {
+        fs::remove_file(&half)?;
+    }
+    let inside = format!("{SYSROOT}{INSIDE}");
+    fs::create_dir_all(&inside)?;
+    mount_bind(MOUNT, inside.as_str())?;
+    let copied = in_root(&["cp", "-a", "--", path.as_str(), &format!("{INSIDE}/{name}")]);
+    unmount(inside.as_str(), UnmountFlags::DETACH)?;
+    if copied.is_err() && place.is_dir() {
+        // An image without `cp`: the directory begins empty.
+        let facts = fs::metadata(place)?;
+        if !half.exists() {
+            fs::create_dir(&half)?;
+        }
+        fs::set_permissions(&half, fs::Permissions::from_mode(facts.mode() & 0o7777))?;
+        std::os::unix::fs::chown(&half, Some(facts.uid()), Some(facts.gid()))?;
+    } else {
+        copied?;
+    }
+    rustix::fs::syncfs(fs::File::open(MOUNT)?)?;
+    fs::rename(&half, kept)
+}
+
+/// Runs a program of the image in its root.
+fn in_root(words: &[&str]) -> io::Result<()> {
+    let status = Command::new("/proc/self/exe")
+        .arg(ROLE)
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!(
+            "{} ended with {status}",
+            words[0]
+        )))
+    }
+}

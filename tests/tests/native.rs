@@ -1,0 +1,133 @@
+//! A machine that has its image whole reads it as the disk does, and what it writes is gone with its power.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use rootstock_tests::golden::Golden;
+use rootstock_tests::lan::{BOOT_LIMIT, Lan};
+use rootstock_tests::pxe::PoweredOn;
+use rootstock_tests::{boots, exercise, wait};
+
+const DISK_BYTES: u64 = 3 << 30;
+/// What of it is for writes.
+const WRITES_BYTES: u64 = 256 << 20;
+/// What stands in a file that must not be found on the disk.
+const SECRET: &str = "what the user wrote";
+
+/// Reads all programs of the image from the disk, whatever is in memory.
+const READ_ALL: &str = "echo 3 > /proc/sys/vm/drop_caches; \
+    find /usr/bin /usr/sbin -xdev -type f -print0 | sort -z | xargs -0 cat | sha256sum";
+/// Sectors that were read through the agent since the machine was switched on.
+const AGENT_SECTORS: &str = "awk '{ print $3 }' /sys/block/nbd0/stat";
+
+fn lab() -> (Lan, PathBuf) {
+    let lan = Lan::new("dhcp", "").expect("a lab");
+    let image = boots::image(Golden::Debian).expect("an image");
+    lan.import("debian", &image).expect("imported");
+    lan.add_node("desk", 5, "debian").expect("a node");
+    let disk = lan.path("desk.disk");
+    File::create(&disk)
+        .and_then(|file| file.set_len(DISK_BYTES))
+        .expect("a disk");
+    (lan, disk)
+}
+
+fn boot(lan: &Lan, disk: &Path) -> PoweredOn {
+    let mut machine = lan.power_on_beside_disk("desk", 5, disk).expect("on");
+    boots::log_in(lan, &mut machine, "desk").expect("logged in");
+    machine
+}
+
+fn shell(machine: &mut PoweredOn, command: &str) -> String {
+    boots::shell(machine, command).expect("the guest runs it")
+}
+
+/// A digest that the guest prints, beside what its console is told meanwhile.
+fn digest(machine: &mut PoweredOn, command: &str) -> String {
+    let said = shell(machine, command);
+    let mut words = said.split_whitespace();
+    let digest = words.find(|word| word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit()));
+    digest
+        .unwrap_or_else(|| panic!("no digest: {said}"))
+        .to_owned()
+}
+
+fn number(machine: &mut PoweredOn, command: &str) -> u64 {
+    shell(machine, command).parse().expect("a number")
+}
+
+/// Waits until the kernel reads the root itself, all of it.
+fn native(machine: &mut PoweredOn) -> Result<String> {
+    let told = wait::until("the root is native", BOOT_LIMIT, || {
+        let words = "dmesg | grep '^.*100 % of the root are read from /dev/vda' || true";
+        let lines = boots::shell(machine, words)?;
+        Ok(lines.lines().last().map(str::to_owned))
+    });
+    told.map_err(|error| {
+        let all = boots::shell(machine, "dmesg | grep rootstock || true");
+        error.context(all.unwrap_or_default())
+    })
+}
+
+/// Whether bytes stand anywhere on the disk from there on.
+fn is_on_disk(disk: &Path, from: u64, bytes: &[u8]) -> Result<bool> {
+    let mut file = File::open(disk)?;
+    file.seek(SeekFrom::Start(from))?;
+    let mut rest = Vec::new();
+    file.read_to_end(&mut rest)?;
+    assert!(rest.iter().any(|byte| *byte != 0), "nothing was written");
+    Ok(rest.windows(bytes.len()).any(|window| window == bytes))
+}
+
+#[test]
+fn a_complete_machine_reads_past_the_agent_and_its_writes_die_with_it() {
+    let (lan, disk) = lab();
+    let cache_end = exercise::format_part(&disk, WRITES_BYTES).expect("prepared");
+    let mut machine = boot(&lan, &disk);
+    // The first boot's reads, from wherever they came.
+    let first = digest(&mut machine, READ_ALL);
+    let told = native(&mut machine).expect("native");
+    println!("{told}");
+    // The same bytes, and none of them by the agent.
+    let before = number(&mut machine, AGENT_SECTORS);
+    assert_eq!(digest(&mut machine, READ_ALL), first);
+    assert_eq!(number(&mut machine, AGENT_SECTORS), before);
+
+    // Memory's share, and then a secret that goes to the disk.
+    let write = "dd if=/dev/urandom of=/root/noise bs=1M count=130 conv=fsync 2>&1 | tail -1";
+    shell(&mut machine, write);
+    let secret = format!("yes '{SECRET}' | head -c 20M > /root/secret && sync");
+    shell(&mut machine, &secret);
+    assert!(!is_on_disk(&disk, cache_end, SECRET.as_bytes()).expect("read"));
+    // A full overlay is a full file system, and the machine goes on.
+    let fill = "dd if=/dev/urandom of=/root/rest bs=1M 2>&1; sync; df -m / | tail -1";
+    let full = shell(&mut machine, fill);
+    assert!(full.contains("No space left"), "{full}");
+    let all = digest(&mut machine, "sha256sum /root/secret");
+    let again = "echo 3 > /proc/sys/vm/drop_caches; sha256sum /root/secret";
+    assert_eq!(digest(&mut machine, again), all);
+    // What is deleted can be used again.
+    shell(&mut machine, "rm /root/rest && sync");
+    wait::until("there is room again", BOOT_LIMIT, || {
+        let write = "dd if=/dev/urandom of=/root/more bs=1M count=20 conv=fsync 2>&1 || true";
+        let said = boots::shell(&mut machine, write)?;
+        Ok((!said.contains("No space left")).then_some(()))
+    })
+    .expect("room");
+    assert_eq!(digest(&mut machine, READ_ALL), first);
+    assert_eq!(boots::disk_errors(&mut machine).expect("told"), "");
+    let warned = shell(&mut machine, "dmesg | grep -c '% full' || true");
+    assert_ne!(warned, "0");
+
+    machine.pull_plug().expect("off");
+    let mut machine = boot(&lan, &disk);
+    assert_eq!(shell(&mut machine, "ls /root"), "");
+    native(&mut machine).expect("native at once");
+    let before = number(&mut machine, AGENT_SECTORS);
+    assert_eq!(digest(&mut machine, READ_ALL), first);
+    assert_eq!(number(&mut machine, AGENT_SECTORS), before);
+    let agent = before * 512;
+    println!("{agent} B of the second boot were read through the agent");
+}
