@@ -111,7 +111,7 @@ fn a_complete_machine_reads_past_the_agent_and_its_writes_die_with_it() {
     // What is deleted can be used again.
     shell(&mut machine, "rm /root/rest && sync");
     wait::until("there is room again", BOOT_LIMIT, || {
-        let write = "dd if=/dev/urandom of=/root/more bs=1M count=20 conv=fsync 2>&1 || true";
+        let write = "dd if=/dev/urandom of=/root/more bs=1M count=4 conv=fsync 2>&1 || true";
         let said = boots::shell(&mut machine, write)?;
         Ok((!said.contains("No space left")).then_some(()))
     })

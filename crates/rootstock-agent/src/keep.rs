@@ -32,6 +32,8 @@ const DISK_LIMIT: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What runs a program of the image: this one, in a process of its own.
 pub(crate) const ROLE: &str = "in-root";
+/// How that one ends when the image has no such program, as a shell does.
+pub(crate) const NO_PROGRAM: u8 = 127;
 
 /// Why paths are not kept.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,22 @@ pub(crate) enum KeepError {
          (mkfs.ext4 -L {LABEL} /dev/sdXN), or unset keep"
     )]
     NoFileSystem,
+    /// More than one has it.
+    #[error("{one} and {other} are both labelled '{LABEL}': let one of them have another label")]
+    Several {
+        /// The first.
+        one: String,
+        /// The second.
+        other: String,
+    },
+    /// One path holds another.
+    #[error("{path} lies inside {outer}, which is kept already: name one of them")]
+    Nested {
+        /// The inner one.
+        path: KeptPath,
+        /// The outer one.
+        outer: KeptPath,
+    },
     /// It is there and cannot be mounted.
     #[error("{device} cannot be mounted as {kind}")]
     Mount {
@@ -70,7 +88,28 @@ pub(crate) fn apply(paths: &[KeptPath]) -> Result<(), KeepError> {
     if paths.is_empty() {
         return Ok(());
     }
-    let (device, kind) = find().ok_or(KeepError::NoFileSystem)?;
+    let inside = |path: &KeptPath, outer: &KeptPath| {
+        let rest = path.as_str().strip_prefix(outer.as_str());
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    };
+    for path in paths {
+        if let Some(outer) = paths.iter().find(|outer| inside(path, outer)) {
+            return Err(KeepError::Nested {
+                path: path.clone(),
+                outer: outer.clone(),
+            });
+        }
+    }
+    let (device, kind) = match find().as_slice() {
+        [] => return Err(KeepError::NoFileSystem),
+        [found] => found.clone(),
+        [one, other, ..] => {
+            return Err(KeepError::Several {
+                one: one.0.clone(),
+                other: other.0.clone(),
+            });
+        }
+    };
     let failed = |source| KeepError::Mount {
         device: device.clone(),
         kind,
@@ -86,19 +125,21 @@ pub(crate) fn apply(paths: &[KeptPath]) -> Result<(), KeepError> {
     Ok(())
 }
 
-/// The labelled file system's device and kind, once it is there.
-fn find() -> Option<(String, &'static str)> {
-    let devices = Devices::open().ok()?;
+/// Devices and kinds of labelled file systems, once there is one.
+fn find() -> Vec<(String, &'static str)> {
+    let Ok(devices) = Devices::open() else {
+        return Vec::new();
+    };
     let began = Instant::now();
     loop {
-        let found = devices
-            .heads(label::HEAD_BYTES)
-            .into_iter()
-            .find_map(|(name, head)| {
+        let heads = devices.heads(label::HEAD_BYTES).into_iter();
+        let found: Vec<_> = heads
+            .filter_map(|(name, head)| {
                 let (kind, found) = label::of(&head)?;
                 (found == LABEL).then(|| (format!("/dev/{name}"), kind))
-            });
-        if found.is_some() || began.elapsed() > DISK_LIMIT {
+            })
+            .collect();
+        if !found.is_empty() || began.elapsed() > DISK_LIMIT {
             return found;
         }
         thread::sleep(LOOK_EVERY);
@@ -125,39 +166,58 @@ fn keep(path: &KeptPath) -> io::Result<()> {
     if !place.exists() {
         fs::create_dir(&place)?;
     }
-    if !kept.exists() {
-        begin(path, &place, &kept)?;
+    match fs::symlink_metadata(&kept) {
+        Ok(facts) if facts.is_symlink() => {
+            return Err(io::Error::other("a link is in its place"));
+        }
+        Ok(_) => {}
+        Err(_) => begin(path, &place, &kept)?,
     }
     Ok(mount_bind(&kept, &place)?)
 }
 
 /// Makes what is kept of a path what the image has there: all of it or nothing.
 fn begin(path: &KeptPath, place: &Path, kept: &Path) -> io::Result<()> {
-    let name = format!("{}.new", path.file_name());
+    // No path's own name has a `%` before an `n`.
+    let name = format!("{}%new", path.file_name());
     let half: PathBuf = Path::new(MOUNT).join(&name);
-    if half.is_dir() {
-        fs::remove_dir_all(&half)?;
-    } else if half.exists() {
-        fs::remove_file(&half)?;
-    }
+    remove(&half)?;
     let inside = format!("{SYSROOT}{INSIDE}");
     fs::create_dir_all(&inside)?;
     mount_bind(MOUNT, inside.as_str())?;
-    let copied = in_root(&["cp", "-a", "--", path.as_str(), &format!("{INSIDE}/{name}")]);
+    // Where links lead to, not the link.
+    let from = Path::new("/").join(place.strip_prefix(SYSROOT).unwrap_or(place));
+    let copied = match from.to_str() {
+        Some(from) => in_root(&["cp", "-a", "--", from, &format!("{INSIDE}/{name}")]),
+        None => Err(io::ErrorKind::InvalidFilename.into()),
+    };
     unmount(inside.as_str(), UnmountFlags::DETACH)?;
-    if copied.is_err() && place.is_dir() {
+    match copied {
+        Ok(()) => {}
         // An image without `cp`: the directory begins empty.
-        let facts = fs::metadata(place)?;
-        if !half.exists() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && place.is_dir() => {
+            let facts = fs::metadata(place)?;
             fs::create_dir(&half)?;
+            fs::set_permissions(&half, fs::Permissions::from_mode(facts.mode() & 0o7777))?;
+            std::os::unix::fs::chown(&half, Some(facts.uid()), Some(facts.gid()))?;
         }
-        fs::set_permissions(&half, fs::Permissions::from_mode(facts.mode() & 0o7777))?;
-        std::os::unix::fs::chown(&half, Some(facts.uid()), Some(facts.gid()))?;
-    } else {
-        copied?;
+        Err(error) => {
+            remove(&half)?;
+            return Err(error);
+        }
     }
     rustix::fs::syncfs(fs::File::open(MOUNT)?)?;
     fs::rename(&half, kept)
+}
+
+/// Removes what is there, whatever it is.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(facts) if facts.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Runs a program of the image in its root.

@@ -61,8 +61,12 @@ fn main() -> ExitCode {
         }
         Some(keep::ROLE) => {
             let words: Vec<String> = env::args().skip(2).collect();
-            eprintln!("rootstock-agent: {}", switch::run_in_root(&words));
-            ExitCode::FAILURE
+            let error = switch::run_in_root(&words);
+            eprintln!("rootstock-agent: {error}");
+            match error.kind() {
+                io::ErrorKind::NotFound => ExitCode::from(keep::NO_PROGRAM),
+                _ => ExitCode::FAILURE,
+            }
         }
         Some("cache") => {
             let words: Vec<String> = env::args().skip(2).collect();

@@ -29,6 +29,7 @@ const CREATE: u8 = 3;
 const REMOVE: u8 = 4;
 const SUSPEND: u8 = 6;
 const TABLE_LOAD: u8 = 9;
+const TABLE_CLEAR: u8 = 10;
 const TABLE_STATUS: u8 = 12;
 
 const FLAG_SUSPEND: u32 = 1 << 1;
@@ -211,9 +212,18 @@ impl Mapper {
         self.load(mapped, table)?;
         let flags = FLAG_SUSPEND | FLAG_SKIP_LOCKFS | FLAG_NOFLUSH;
         let suspended = self.call(SUSPEND, Request::new(&mapped.name, flags));
-        // Also after a failure: it must not stay suspended.
-        self.resume(mapped)?;
-        suspended.map(|_| ())
+        if let Err(error) = suspended {
+            // It is to go on as it was.
+            let _ = self.call(TABLE_CLEAR, Request::new(&mapped.name, 0));
+            self.resume(mapped)?;
+            return Err(error);
+        }
+        // A table that does not fit is found out here, and dropped: the second time
+        // the device goes on with the one that it had.
+        self.resume(mapped).or_else(|error| {
+            self.resume(mapped)?;
+            Err(error)
+        })
     }
 
     /// Removes a device that nobody uses.

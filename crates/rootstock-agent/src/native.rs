@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rootstock_core::{ByteRange, ChunkId};
+use rootstock_core::{BLOCK_BYTES, ByteRange, ChunkId};
 use rootstock_image::grid::{ChunkSpan, Grid};
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -32,7 +32,7 @@ mod room;
 
 use faults::Faults;
 use map::{Map, Place};
-use room::{Room, Views};
+use room::{Room, Superblock, Views};
 
 /// How often it looks for faults, and at the room that is left.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -42,10 +42,11 @@ const MAP_EVERY: Duration = Duration::from_secs(5);
 const MAP_SOON: Duration = Duration::from_millis(500);
 /// An incomplete version gets a new table when this part of it has come since.
 const PART: u64 = 4;
+const BLOCK_SECTORS: u64 = BLOCK_BYTES / SECTOR_BYTES;
 /// As long as any device may be.
-const HOLD_SECTORS: u64 = 8;
+const HOLD_SECTORS: u64 = BLOCK_SECTORS;
 /// The part of the room that must be left for the machine to go on.
-const LAST_PERCENT: u8 = 99;
+const LAST_PERCENT: u8 = 98;
 
 /// What is below the root's file system.
 pub(crate) struct Parts {
@@ -126,8 +127,15 @@ impl Native {
         let agent = number_of(&agent_device)?;
         let mut superblock = vec![0; 1024];
         fs::File::open(&agent_device)?.read_exact_at(&mut superblock, 1024)?;
-        let cluster_bytes = room::cluster_bytes(&superblock)
+        let superblock = Superblock::parse(&superblock)
             .ok_or_else(|| io::Error::other("the root is not ext4"))?;
+        // Compressed memory has sectors of as much, and so has what lies above it.
+        if superblock.block_bytes < BLOCK_BYTES {
+            let block = superblock.block_bytes;
+            return Err(io::Error::other(format!(
+                "its file system has blocks of {block} B"
+            )));
+        }
         let disk = parts.ground.claim.number();
         // The file system was mounted for sectors of this length.
         let disk_name = parts.ground.device.trim_start_matches("/dev/");
@@ -161,7 +169,7 @@ impl Native {
         let base = Map::of_agent(partition.len).table(agent, disk);
         let base = made.create("rootstock-base", &base)?;
         let snapshot = Target {
-            sectors: partition.len / SECTOR_BYTES,
+            sectors: partition.len / BLOCK_BYTES * BLOCK_SECTORS,
             kind: Kind::Snapshot {
                 origin: base.number,
                 writes: writes.number,
@@ -170,7 +178,7 @@ impl Native {
         let root = made.create("rootstock-root", &[snapshot])?;
         let count = |name: &str| fs::File::open(format!("/sys/class/block/{name}/stat"));
         let counts = [count(&root.kernel_name())?, count(&name)?];
-        made.devices.clear();
+        let devices = std::mem::take(&mut made.devices);
         drop(made);
         let native = Arc::new(Self {
             mapper,
@@ -189,13 +197,27 @@ impl Native {
             disk,
             mapped: Map::of_agent(partition.len),
             faults,
+            faults_before: 0,
+            lost: None,
+        };
+        let room = RoomWatch {
+            native: Arc::clone(&native),
             views,
-            cluster_bytes,
+            superblock,
             room: None,
         };
-        thread::Builder::new()
-            .name("native".to_owned())
-            .spawn(move || watch.run())?;
+        let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new().name(name.to_owned()).spawn(run)
+        };
+        let started = start("native", Box::new(move || watch.run()))
+            .and_then(|_| start("room", Box::new(move || room.run())));
+        if let Err(error) = started {
+            drop(Made {
+                mapper: &native.mapper,
+                devices,
+            });
+            return Err(error);
+        }
         Ok(native)
     }
 
@@ -274,8 +296,7 @@ impl Drop for Made<'_> {
 
 /// Where writes go: memory first, then what the disk has set aside.
 fn writes_table(made: &mut Made<'_>, parts: &Parts) -> io::Result<Vec<Target>> {
-    let sectors = parts.memory_bytes_max / rootstock_core::BLOCK_BYTES
-        * (rootstock_core::BLOCK_BYTES / SECTOR_BYTES);
+    let sectors = parts.memory_bytes_max / BLOCK_BYTES * BLOCK_SECTORS;
     let memory = zram::make(sectors * SECTOR_BYTES, None)?;
     let mut table = vec![Target {
         sectors,
@@ -300,8 +321,7 @@ fn writes_table(made: &mut Made<'_>, parts: &Parts) -> io::Result<Vec<Target>> {
 fn encrypted(made: &mut Made<'_>, disk: DeviceNumber, spare: ByteRange) -> io::Result<Target> {
     let mut key = Key([0; 64]);
     getrandom(&mut key.0, GetRandomFlags::empty())?;
-    let sectors =
-        spare.len / rootstock_core::BLOCK_BYTES * (rootstock_core::BLOCK_BYTES / SECTOR_BYTES);
+    let sectors = spare.len / BLOCK_BYTES * BLOCK_SECTORS;
     let crypt = Target {
         sectors,
         kind: Kind::Crypt {
@@ -365,8 +385,17 @@ struct Watch {
     /// What the kernel's table was made of.
     mapped: Map,
     faults: Faults,
+    /// Faults that the agent's own reads had met when the table was made.
+    faults_before: u32,
+    /// Why the disk is to be read through the agent, until it is.
+    lost: Option<String>,
+}
+
+/// What keeps the writers within their room, whatever else waits.
+struct RoomWatch {
+    native: Arc<Native>,
     views: Views,
-    cluster_bytes: u64,
+    superblock: Superblock,
     room: Option<Room>,
 }
 
@@ -374,14 +403,10 @@ impl Watch {
     fn run(mut self) {
         let mut next_map = Some(Instant::now() + MAP_SOON);
         let mut is_first = true;
-        let mut is_stopped = false;
         loop {
             thread::sleep(LOOK_EVERY);
-            if !is_stopped {
-                is_stopped = self.look_at_room();
-            }
-            if let Some(why) = self.trouble() {
-                self.give_back(&why);
+            if let Some(why) = self.lost.take().or_else(|| self.trouble()) {
+                self.give_back(why);
                 next_map = None;
             }
             if next_map.is_some_and(|at| at <= Instant::now()) {
@@ -399,23 +424,31 @@ impl Watch {
             return None;
         }
         let keeper = &self.parts.ground.keeper;
-        let off = (!keeper.is_on()).then(|| "it is not used any more".to_owned());
-        off.or_else(|| self.faults.next())
+        if !keeper.is_on() {
+            return Some("it is not used any more".to_owned());
+        }
+        if keeper.faults() > self.faults_before {
+            return Some("what the agent read of it was not right".to_owned());
+        }
+        self.faults.next()
     }
 
     /// All of it is the agent's again, which has the network, too.
-    fn give_back(&self, why: &str) {
+    fn give_back(&mut self, why: String) {
         let native = &self.native;
         let table = Map::of_agent(native.partition.len).table(native.agent, self.disk);
         let device = &self.parts.ground.device;
         match native.mapper.replace(&native.base, &table) {
-            Ok(()) => console::error(format_args!(
-                "{device} is read through the agent again: {why}; look at the disk \
-                 (smartctl -a {device})"
-            )),
-            Err(error) => console::error(format_args!("{device}: {why}, and then {error}")),
+            Ok(()) => {
+                native.native_bytes.store(0, Ordering::Relaxed);
+                console::error(format_args!(
+                    "{device} is read through the agent again: {why}; look at the disk \
+                     (smartctl -a {device})"
+                ));
+            }
+            // Tried again, for as long as the machine runs.
+            Err(_) => self.lost = Some(why),
         }
-        native.native_bytes.store(0, Ordering::Relaxed);
     }
 
     /// Has the kernel read what is on the disk by now; whether that is all.
@@ -442,6 +475,7 @@ impl Watch {
         } else if self.parts.stats.trace.is_on() {
             return false;
         }
+        let faults = keeper.faults();
         let map = self.stretches();
         if map == self.mapped {
             return false;
@@ -449,6 +483,7 @@ impl Watch {
         let native_bytes = map.native_bytes();
         let table = map.clone().table(native.agent, self.disk);
         self.mapped = map;
+        self.faults_before = faults;
         let count = table.len();
         match native.mapper.replace(&native.base, &table) {
             Ok(()) => {
@@ -481,9 +516,12 @@ impl Watch {
             let inside = next - span.start_bytes;
             let place = match (self.parts.chunk_at)(span) {
                 Some(chunk) if chunk.is_zero() => Place::Zero,
-                Some(chunk) => cache.pin(chunk).map_or(Place::Agent, |extent| {
-                    Place::Disk(extent.start_bytes + inside)
-                }),
+                Some(chunk) => match cache.pin(chunk) {
+                    Some(extent) if extent.len_bytes == span.len_bytes => {
+                        Place::Disk(extent.start_bytes + inside)
+                    }
+                    _ => Place::Agent,
+                },
                 None => Place::Agent,
             };
             map.push(end - next, place);
@@ -491,9 +529,17 @@ impl Watch {
         }
         map
     }
+}
+
+impl RoomWatch {
+    fn run(mut self) {
+        while !self.look() {
+            thread::sleep(LOOK_EVERY);
+        }
+    }
 
     /// Keeps the writers within their room; whether that is over.
-    fn look_at_room(&mut self) -> bool {
+    fn look(&mut self) -> bool {
         let usage = match self.native.look() {
             Ok(usage) => usage,
             Err(error) => {
@@ -506,7 +552,7 @@ impl Watch {
             let kernel_name = native.root.kernel_name();
             let found = self
                 .views
-                .root(native.root.number, &kernel_name, self.cluster_bytes);
+                .root(native.root.number, &kernel_name, self.superblock);
             // An image's kernel without these has no such limit.
             self.room = found.unwrap_or_default();
         }

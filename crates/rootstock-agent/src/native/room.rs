@@ -31,10 +31,12 @@ pub(super) struct Room {
     root: OwnedFd,
     reserved: File,
     delayed: File,
-    cluster_bytes: u64,
+    superblock: Superblock,
     /// What was set last.
     set: Option<u64>,
-    /// The most that was used so far.
+    /// What was used at first.
+    used_first_bytes: Option<u64>,
+    /// The most that was used and written out so far.
     used_bytes_max: u64,
 }
 
@@ -45,7 +47,9 @@ struct Left {
     free_bytes: u64,
     /// Promised to what is not written out yet.
     delayed_bytes: u64,
-    /// Used once, and free again: below it is room for it.
+    /// What more is used than at first.
+    grown_bytes: u64,
+    /// Used since then, and free again: below it is room for it.
     freed_bytes: u64,
 }
 
@@ -73,7 +77,7 @@ impl Views {
         &self,
         root: DeviceNumber,
         kernel_name: &str,
-        cluster_bytes: u64,
+        superblock: Superblock,
     ) -> io::Result<Option<Room>> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::PATH;
         // What the first process sees; a link that leads there whatever paths say.
@@ -90,8 +94,9 @@ impl Views {
             root: directory,
             reserved: knob("reserved_clusters", OFlags::RDWR)?,
             delayed: knob("delayed_allocation_blocks", OFlags::RDONLY)?,
-            cluster_bytes,
+            superblock,
             set: None,
+            used_first_bytes: None,
             used_bytes_max: 0,
         }))
     }
@@ -102,14 +107,19 @@ impl Room {
     pub(super) fn keep(&mut self, usage: Usage) -> io::Result<()> {
         let facts = fstatfs(self.root.as_fd())?;
         let block = facts.f_bsize as u64;
+        let delayed_bytes = number(&self.delayed)? * block;
         let used_bytes = facts.f_blocks.saturating_sub(facts.f_bfree) * block;
-        self.used_bytes_max = self.used_bytes_max.max(used_bytes);
+        let first = *self.used_first_bytes.get_or_insert(used_bytes);
+        let written_bytes = used_bytes.saturating_sub(delayed_bytes);
+        self.used_bytes_max = self.used_bytes_max.max(written_bytes);
         let left = Left {
             free_bytes: facts.f_bfree * block,
-            delayed_bytes: number(&self.delayed)? * block,
-            freed_bytes: self.used_bytes_max - used_bytes,
+            delayed_bytes,
+            grown_bytes: used_bytes.saturating_sub(first),
+            freed_bytes: self.used_bytes_max.saturating_sub(used_bytes.max(first)),
         };
-        let clusters = reserved_bytes(usage, left).div_ceil(self.cluster_bytes);
+        let reserved = reserved_bytes(usage, left, self.superblock.journal_bytes);
+        let clusters = reserved.div_ceil(self.superblock.cluster_bytes);
         if self.set != Some(clusters) {
             self.reserved
                 .write_all_at(clusters.to_string().as_bytes(), 0)?;
@@ -128,42 +138,60 @@ fn number(file: &File) -> io::Result<u64> {
 }
 
 /// What of the free room is not to be given to anybody.
-fn reserved_bytes(usage: Usage, left: Left) -> u64 {
+fn reserved_bytes(usage: Usage, left: Left, journal_bytes: u64) -> u64 {
     let margin = usage.bytes_max / MARGIN_PART;
-    let margin = margin
-        .clamp(MARGIN_BYTES.0, MARGIN_BYTES.1)
-        .min(usage.bytes_max / 4);
-    let below = usage.bytes_max.saturating_sub(usage.used_bytes);
-    let below = below.saturating_sub(left.delayed_bytes);
+    let margin = margin.clamp(MARGIN_BYTES.0, MARGIN_BYTES.1) + journal_bytes;
+    let margin = margin.min(usage.bytes_max / 4);
+    // What was given out and is not written yet: delayed, or allocated beforehand.
+    let promised = left
+        .delayed_bytes
+        .max(left.grown_bytes.saturating_sub(usage.used_bytes));
+    let below = usage.bytes_max.saturating_sub(usage.used_bytes + promised);
     // The file system may take fresh blocks for what could have those that were
-    // freed: half of the margin is for that.
-    let freed = if below > margin / 2 {
-        left.freed_bytes
-    } else {
-        0
-    };
-    let may_take = below.saturating_sub(margin) + freed;
+    // freed, so no more is given out at once than there is, with half of the margin.
+    let may_take = below.saturating_sub(margin) + left.freed_bytes;
+    let may_take = may_take.min(below.saturating_sub(margin / 2));
     left.free_bytes.saturating_sub(may_take)
 }
 
-/// The unit that ext4 allocates and reserves in, by its superblock ("Super Block",
-/// `Documentation/filesystems/ext4/super.rst`).
-pub(super) fn cluster_bytes(superblock: &[u8]) -> Option<u64> {
-    /// `RO_COMPAT_BIGALLOC`.
-    const BIGALLOC: u32 = 0x200;
-    let field = |at: usize| {
-        let bytes = superblock.get(at..at + 4)?.try_into().ok()?;
-        Some(u32::from_le_bytes(bytes))
-    };
-    if superblock.get(0x38..0x3a)? != [0x53, 0xef] {
-        return None;
+/// What the superblock says ("Super Block", `Documentation/filesystems/ext4/super.rst`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Superblock {
+    /// The file system's blocks.
+    pub(super) block_bytes: u64,
+    /// The unit that it allocates and reserves in.
+    pub(super) cluster_bytes: u64,
+    /// The journal's length, as far as it tells.
+    pub(super) journal_bytes: u64,
+}
+
+impl Superblock {
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        /// `RO_COMPAT_BIGALLOC`.
+        const BIGALLOC: u32 = 0x200;
+        /// The journal's inode is copied to `s_jnl_blocks`.
+        const JOURNAL_COPIED: u8 = 1;
+        let field = |at: usize| {
+            let bytes = bytes.get(at..at + 4)?.try_into().ok()?;
+            Some(u32::from_le_bytes(bytes))
+        };
+        if bytes.get(0x38..0x3a)? != [0x53, 0xef] {
+            return None;
+        }
+        let unit = |at| 1024_u64.checked_shl(field(at)?.min(32));
+        let block_bytes = unit(0x18)?;
+        let has_clusters = field(0x64)? & BIGALLOC != 0;
+        let is_copied = *bytes.get(0xfd)? == JOURNAL_COPIED;
+        Some(Self {
+            block_bytes,
+            cluster_bytes: if has_clusters {
+                unit(0x1c)?
+            } else {
+                block_bytes
+            },
+            journal_bytes: if is_copied { field(0x14c)?.into() } else { 0 },
+        })
     }
-    let at = if field(0x64)? & BIGALLOC != 0 {
-        0x1c
-    } else {
-        0x18
-    };
-    1024_u64.checked_shl(field(at)?.min(32))
 }
 
 #[cfg(test)]
@@ -178,46 +206,52 @@ mod tests {
             used_bytes: used * MIB,
             bytes_max: max * MIB,
         };
-        let left = |free: u64, delayed: u64, freed: u64| Left {
+        let left = |free: u64, delayed: u64, grown: u64, freed: u64| Left {
             free_bytes: free * MIB,
             delayed_bytes: delayed * MIB,
+            grown_bytes: grown * MIB,
             freed_bytes: freed * MIB,
         };
         for (usage, left, expected) in [
             // More room below than there is above: nothing is kept back.
-            (usage(0, 6400), left(1000, 0, 0), 0),
+            (usage(0, 6400), left(1000, 0, 0, 0), 0),
             // 3200 below, 100 of them margin.
-            (usage(0, 3200), left(10_000, 0, 0), 6900),
-            (usage(1000, 3200), left(9000, 0, 0), 6900),
-            (usage(1000, 3200), left(9000, 500, 0), 7400),
-            // What was freed has its room.
-            (usage(1000, 3200), left(9400, 0, 400), 6900),
-            // Of the margin itself only what was freed is given out again.
-            (usage(3120, 3200), left(7850, 0, 1000), 6850),
-            (usage(3120, 3200), left(6850, 0, 0), 6850),
-            // Half of it is left: nothing is given out, whatever was freed.
-            (usage(3150, 3200), left(6850, 0, 0), 6850),
-            (usage(3150, 3200), left(7850, 0, 1000), 7850),
-            (usage(4000, 3200), left(10, 0, 0), 10),
+            (usage(0, 3200), left(10_000, 0, 0, 0), 6900),
+            (usage(1000, 3200), left(9000, 0, 1000, 0), 6900),
+            (usage(1000, 3200), left(9000, 500, 1500, 0), 7400),
+            // Allocated beforehand and not written: it is given out once.
+            (usage(1000, 3200), left(7000, 0, 3000, 0), 6900),
+            // What was freed has its room, but no more is given out than there is.
+            (usage(1000, 3200), left(9400, 0, 600, 40), 7260),
+            (usage(3000, 3200), left(9000, 0, 0, 3000), 8850),
+            (usage(3120, 3200), left(7850, 0, 2120, 1000), 7820),
+            // Half of the margin is left: nothing is given out, whatever was freed.
+            (usage(3150, 3200), left(7850, 0, 2150, 1000), 7850),
+            (usage(4000, 3200), left(10, 0, 0, 0), 10),
         ] {
-            assert_eq!(
-                reserved_bytes(usage, left),
-                expected * MIB,
-                "{usage:?} {left:?}"
-            );
+            let reserved = reserved_bytes(usage, left, 0);
+            assert_eq!(reserved, expected * MIB, "{usage:?} {left:?}");
         }
+        let with_journal = reserved_bytes(usage(0, 3200), left(10_000, 0, 0, 0), 64 * MIB);
+        assert_eq!(with_journal, 6964 * MIB);
     }
 
     #[test]
     fn clusters_are_blocks_unless_the_file_system_says_otherwise() {
-        let mut superblock = vec![0; 1024];
-        assert_eq!(cluster_bytes(&superblock), None);
-        superblock[0x38..0x3a].copy_from_slice(&[0x53, 0xef]);
-        superblock[0x18] = 2;
-        superblock[0x1c] = 6;
-        assert_eq!(cluster_bytes(&superblock), Some(4096));
-        superblock[0x65] = 2;
-        assert_eq!(cluster_bytes(&superblock), Some(65_536));
-        assert_eq!(cluster_bytes(&superblock[..0x60]), None);
+        let mut bytes = vec![0; 1024];
+        assert_eq!(Superblock::parse(&bytes), None);
+        bytes[0x38..0x3a].copy_from_slice(&[0x53, 0xef]);
+        bytes[0x18] = 2;
+        bytes[0x1c] = 6;
+        let facts = |bytes: &[u8]| {
+            let found = Superblock::parse(bytes)?;
+            Some((found.block_bytes, found.cluster_bytes, found.journal_bytes))
+        };
+        assert_eq!(facts(&bytes), Some((4096, 4096, 0)));
+        bytes[0x65] = 2;
+        bytes[0xfd] = 1;
+        bytes[0x14e] = 0x40;
+        assert_eq!(facts(&bytes), Some((4096, 65_536, 4 << 20)));
+        assert_eq!(facts(&bytes[..0x60]), None);
     }
 }
