@@ -9,6 +9,7 @@ pub mod block;
 pub mod boots;
 pub mod console;
 pub mod daemon;
+pub mod desk;
 pub mod disk;
 pub mod exercise;
 pub mod golden;

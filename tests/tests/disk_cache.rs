@@ -1,9 +1,7 @@
 //! A machine keeps what it got: a real guest with a disk of its own.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-
 use anyhow::Result;
+use rootstock_tests::desk::{Desk, shell};
 use rootstock_tests::golden::Golden;
 use rootstock_tests::lan::{BOOT_LIMIT, Lan};
 use rootstock_tests::pxe::PoweredOn;
@@ -17,30 +15,10 @@ const SECOND_BOOT_BYTES_MAX: u64 = 1_000_000;
 /// Tells the second version from the first.
 const HAS_DRACUT: &str = "test -d /usr/lib/dracut && echo yes || echo no";
 
-/// A lab with one node, `desk`, and its disk.
-fn lab() -> (Lan, PathBuf) {
-    let lan = Lan::new("dhcp", "").expect("a lab");
-    let image = boots::image(Golden::Debian).expect("an image");
-    lan.import("debian", &image).expect("imported");
-    assign(&lan, "debian:1");
-    lan.add_node("desk", 5, "debian@production")
-        .expect("a node");
-    let disk = lan.path("desk.disk");
-    File::create(&disk)
-        .and_then(|file| file.set_len(DISK_BYTES))
-        .expect("a disk");
-    (lan, disk)
-}
-
-fn boot(lan: &Lan, disk: &Path) -> PoweredOn {
-    let mut machine = lan.power_on_beside_disk("desk", 5, disk).expect("on");
-    boots::log_in(lan, &mut machine, "desk").expect("logged in");
-    boots::reach(lan, "desk", "up").expect("up");
+fn boot(desk: &Desk) -> PoweredOn {
+    let machine = desk.boot().expect("logged in");
+    boots::reach(&desk.lan, "desk", "up").expect("up");
     machine
-}
-
-fn shell(machine: &mut PoweredOn, command: &str) -> String {
-    boots::shell(machine, command).expect("the guest runs it")
 }
 
 /// Image data that the machine's last boot had fetched when it was up.
@@ -67,9 +45,9 @@ fn all_told(machine: &mut PoweredOn) -> String {
 
 #[test]
 fn the_second_boot_fetches_nothing_and_a_complete_machine_needs_no_server() {
-    let (mut lan, disk) = lab();
-    let mut machine = boot(&lan, &disk);
-    let first = fetched_bytes(&lan);
+    let mut desk = Desk::new(DISK_BYTES).expect("a lab");
+    let mut machine = boot(&desk);
+    let first = fetched_bytes(&desk.lan);
     assert!(first > SECOND_BOOT_BYTES_MAX, "{first}");
     // A disk that holds something is refused; an empty one is taken.
     shell(&mut machine, "mkfs.ext4 -q /dev/vda");
@@ -84,13 +62,13 @@ fn the_second_boot_fetches_nothing_and_a_complete_machine_needs_no_server() {
     assert!(made.contains("is a cache"), "{made}");
     boots::power_off(machine).expect("off");
 
-    let mut machine = boot(&lan, &disk);
+    let mut machine = boot(&desk);
     told(&mut machine, "complete on this").expect("complete");
     // Its device is not anybody else's.
     let busy = shell(&mut machine, &format!("{create} /dev/vda 2>&1 || true"));
     assert!(busy.contains("in use"), "{busy}");
     // The server goes, and everything can be read.
-    lan.daemon.kill().expect("killed");
+    desk.lan.daemon.kill().expect("killed");
     boots::begin_to_read(&mut machine, "/usr /etc /var").expect("begun");
     machine
         .console
@@ -99,9 +77,9 @@ fn the_second_boot_fetches_nothing_and_a_complete_machine_needs_no_server() {
     assert_eq!(boots::disk_errors(&mut machine).expect("told"), "");
     // The plug is pulled, and the next boot needs next to nothing.
     machine.pull_plug().expect("off");
-    lan.daemon.restart().expect("restarted");
-    let mut machine = boot(&lan, &disk);
-    let third = fetched_bytes(&lan);
+    desk.lan.daemon.restart().expect("restarted");
+    let mut machine = boot(&desk);
+    let third = fetched_bytes(&desk.lan);
     assert!(third < SECOND_BOOT_BYTES_MAX, "{third}");
     println!("image data to `up`: first boot {first} B, from a complete disk {third} B");
     assert_eq!(boots::disk_errors(&mut machine).expect("told"), "");
@@ -109,20 +87,20 @@ fn the_second_boot_fetches_nothing_and_a_complete_machine_needs_no_server() {
 
 #[test]
 fn a_new_version_comes_by_difference_and_going_back_moves_nothing() {
-    let (lan, disk) = lab();
-    exercise::format(&disk).expect("prepared");
-    let mut machine = boot(&lan, &disk);
+    let desk = Desk::new(DISK_BYTES).expect("a lab");
+    exercise::format(&desk.disk).expect("prepared");
+    let mut machine = boot(&desk);
     told(&mut machine, "complete on this").expect("complete");
     let image = boots::image(Golden::Dracut).expect("an image");
-    lan.import("debian", &image).expect("imported");
+    desk.lan.import("debian", &image).expect("imported");
     let predicted = wait::until("the recipe", BOOT_LIMIT, || {
         let words = ["image", "diff", "debian:1", "debian:2"];
-        let diff = lan.daemon.json(words)?;
+        let diff = desk.lan.daemon.json(words)?;
         Ok(diff["recipe"]["wire_bytes"].as_u64())
     });
     let predicted = predicted.expect("a recipe");
 
-    assign(&lan, "debian:2");
+    desk.assign("debian:2").expect("tagged");
     let line = told(&mut machine, "debian:2 is on").expect("it comes while the first runs");
     let fetched = fetched_bytes_of(&line);
     let difference = predicted.abs_diff(fetched) as f64 / predicted as f64;
@@ -131,8 +109,8 @@ fn a_new_version_comes_by_difference_and_going_back_moves_nothing() {
         "{predicted} B were predicted, {fetched} B came"
     );
     machine.pull_plug().expect("off");
-    let mut machine = boot(&lan, &disk);
-    let second = fetched_bytes(&lan);
+    let mut machine = boot(&desk);
+    let second = fetched_bytes(&desk.lan);
     assert!(
         second < SECOND_BOOT_BYTES_MAX,
         "{second}: {}",
@@ -140,13 +118,13 @@ fn a_new_version_comes_by_difference_and_going_back_moves_nothing() {
     );
     assert_eq!(shell(&mut machine, HAS_DRACUT), "yes");
 
-    assign(&lan, "debian:1");
+    desk.assign("debian:1").expect("tagged");
     let line = told(&mut machine, "debian:1 is on").expect("it is there still");
     let back = fetched_bytes_of(&line);
     assert!(back < SECOND_BOOT_BYTES_MAX / 100, "{line}");
     machine.pull_plug().expect("off");
-    let mut machine = boot(&lan, &disk);
-    let third = fetched_bytes(&lan);
+    let mut machine = boot(&desk);
+    let third = fetched_bytes(&desk.lan);
     assert!(third < SECOND_BOOT_BYTES_MAX, "{third}");
     assert_eq!(
         shell(&mut machine, "ls -d /usr/lib/dracut || true")
@@ -159,12 +137,6 @@ fn a_new_version_comes_by_difference_and_going_back_moves_nothing() {
         "version 2: {predicted} B predicted, {fetched} B fetched while version 1 ran, {second} B \
          in its first boot; going back: {back} B and {third} B"
     );
-}
-
-/// Points the tag that the node runs at a version.
-fn assign(lan: &Lan, version: &str) {
-    let words = ["image", "tag", version, "production"];
-    lan.daemon.run(words).expect("tagged");
 }
 
 /// The number in `...: 123 B were fetched`.

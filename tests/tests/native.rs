@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
-use rootstock_tests::golden::Golden;
-use rootstock_tests::lan::{BOOT_LIMIT, Lan};
+use rootstock_tests::desk::{Desk, shell};
+use rootstock_tests::lan::BOOT_LIMIT;
 use rootstock_tests::pxe::PoweredOn;
 use rootstock_tests::{boots, exercise, wait};
 
@@ -21,28 +21,6 @@ const READ_ALL: &str = "echo 3 > /proc/sys/vm/drop_caches; \
     find /usr/bin /usr/sbin -xdev -type f -print0 | sort -z | xargs -0 cat | sha256sum";
 /// Sectors that were read through the agent since the machine was switched on.
 const AGENT_SECTORS: &str = "awk '{ print $3 }' /sys/block/nbd0/stat";
-
-fn lab() -> (Lan, PathBuf) {
-    let lan = Lan::new("dhcp", "").expect("a lab");
-    let image = boots::image(Golden::Debian).expect("an image");
-    lan.import("debian", &image).expect("imported");
-    lan.add_node("desk", 5, "debian").expect("a node");
-    let disk = lan.path("desk.disk");
-    File::create(&disk)
-        .and_then(|file| file.set_len(DISK_BYTES))
-        .expect("a disk");
-    (lan, disk)
-}
-
-fn boot(lan: &Lan, disk: &Path) -> PoweredOn {
-    let mut machine = lan.power_on_beside_disk("desk", 5, disk).expect("on");
-    boots::log_in(lan, &mut machine, "desk").expect("logged in");
-    machine
-}
-
-fn shell(machine: &mut PoweredOn, command: &str) -> String {
-    boots::shell(machine, command).expect("the guest runs it")
-}
 
 /// A digest that the guest prints, beside what its console is told meanwhile.
 fn digest(machine: &mut PoweredOn, command: &str) -> String {
@@ -83,9 +61,10 @@ fn is_on_disk(disk: &Path, from: u64, bytes: &[u8]) -> Result<bool> {
 
 #[test]
 fn a_complete_machine_reads_past_the_agent_and_its_writes_die_with_it() {
-    let (lan, disk) = lab();
-    let cache_end = exercise::format_part(&disk, WRITES_BYTES).expect("prepared");
-    let mut machine = boot(&lan, &disk);
+    let desk = Desk::new(DISK_BYTES).expect("a lab");
+    let disk = &desk.disk;
+    let cache_end = exercise::format_part(disk, WRITES_BYTES).expect("prepared");
+    let mut machine = desk.boot().expect("logged in");
     // The first boot's reads, from wherever they came.
     let first = digest(&mut machine, READ_ALL);
     let told = native(&mut machine).expect("native");
@@ -100,7 +79,7 @@ fn a_complete_machine_reads_past_the_agent_and_its_writes_die_with_it() {
     shell(&mut machine, write);
     let secret = format!("yes '{SECRET}' | head -c 20M > /root/secret && sync");
     shell(&mut machine, &secret);
-    assert!(!is_on_disk(&disk, cache_end, SECRET.as_bytes()).expect("read"));
+    assert!(!is_on_disk(disk, cache_end, SECRET.as_bytes()).expect("read"));
     // A full overlay is a full file system, and the machine goes on.
     let fill = "dd if=/dev/urandom of=/root/rest bs=1M 2>&1; sync; df -m / | tail -1";
     let full = shell(&mut machine, fill);
@@ -122,7 +101,7 @@ fn a_complete_machine_reads_past_the_agent_and_its_writes_die_with_it() {
     assert_ne!(warned, "0");
 
     machine.pull_plug().expect("off");
-    let mut machine = boot(&lan, &disk);
+    let mut machine = desk.boot().expect("logged in");
     assert_eq!(shell(&mut machine, "ls /root"), "");
     native(&mut machine).expect("native at once");
     let before = number(&mut machine, AGENT_SECTORS);
