@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::Result;
@@ -59,6 +60,23 @@ fn is_on_disk(disk: &Path, from: u64, bytes: &[u8]) -> Result<bool> {
     Ok(rest.windows(bytes.len()).any(|window| window == bytes))
 }
 
+/// Changes a byte in some of the slots that hold something.
+fn alter(disk: &Path, cache_end: u64) -> Result<()> {
+    let file = File::options().read(true).write(true).open(disk)?;
+    let mut left = 3;
+    for at in (DISK_BYTES / 64..cache_end).step_by(16 << 20) {
+        let mut bytes = [0; 4096];
+        file.read_exact_at(&mut bytes, at)?;
+        if left > 0 && bytes.iter().any(|byte| *byte != 0) {
+            bytes[100] ^= 1;
+            file.write_all_at(&bytes, at)?;
+            left -= 1;
+        }
+    }
+    assert_eq!(left, 0, "the disk is empty");
+    Ok(())
+}
+
 #[test]
 fn a_complete_machine_reads_past_the_agent_and_its_writes_die_with_it() {
     let desk = Desk::new(DISK_BYTES).expect("a lab");
@@ -101,9 +119,17 @@ fn a_complete_machine_reads_past_the_agent_and_its_writes_die_with_it() {
     assert_ne!(warned, "0");
 
     machine.pull_plug().expect("off");
+    // Somebody wrote to the disk: that does not outlive the boot either.
+    alter(&desk.disk, cache_end).expect("altered");
     let mut machine = desk.boot().expect("logged in");
     assert_eq!(shell(&mut machine, "ls /root"), "");
-    native(&mut machine).expect("native at once");
+    native(&mut machine).expect("native again");
+    let found = shell(
+        &mut machine,
+        "dmesg | grep -c 'other bytes than were written' || true",
+    );
+    println!("{found} chunks were found to be altered");
+    assert_ne!(found, "0");
     let before = number(&mut machine, AGENT_SECTORS);
     assert_eq!(digest(&mut machine, READ_ALL), first);
     assert_eq!(number(&mut machine, AGENT_SECTORS), before);

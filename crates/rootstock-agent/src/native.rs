@@ -38,9 +38,7 @@ use room::{Room, Superblock, Views};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often it looks whether more of the version is on the disk.
 const MAP_EVERY: Duration = Duration::from_secs(5);
-/// The first look is earlier: a version that is complete is the kernel's at once.
-const MAP_SOON: Duration = Duration::from_millis(500);
-/// An incomplete version gets a new table when this part of it has come since.
+/// There is a new table when all is there, or this part of it since the last one.
 const PART: u64 = 4;
 const BLOCK_SECTORS: u64 = BLOCK_BYTES / SECTOR_BYTES;
 /// As long as any device may be.
@@ -196,8 +194,8 @@ impl Native {
             parts,
             disk,
             mapped: Map::of_agent(partition.len),
+            mapped_bytes: 0,
             faults,
-            faults_before: 0,
             lost: None,
         };
         let room = RoomWatch {
@@ -382,11 +380,10 @@ struct Watch {
     native: Arc<Native>,
     parts: Parts,
     disk: DeviceNumber,
-    /// What the kernel's table was made of.
+    /// What the kernel's table was made of, and the bytes of chunks in it.
     mapped: Map,
+    mapped_bytes: u64,
     faults: Faults,
-    /// Faults that the agent's own reads had met when the table was made.
-    faults_before: u32,
     /// Why the disk is to be read through the agent, until it is.
     lost: Option<String>,
 }
@@ -401,8 +398,7 @@ struct RoomWatch {
 
 impl Watch {
     fn run(mut self) {
-        let mut next_map = Some(Instant::now() + MAP_SOON);
-        let mut is_first = true;
+        let mut next_map = Some(Instant::now() + MAP_EVERY);
         loop {
             thread::sleep(LOOK_EVERY);
             if let Some(why) = self.lost.take().or_else(|| self.trouble()) {
@@ -410,10 +406,8 @@ impl Watch {
                 next_map = None;
             }
             if next_map.is_some_and(|at| at <= Instant::now()) {
-                let done = self.map(is_first);
-                is_first &= self.parts.ground.keeper.plan().is_none();
-                let pause = if is_first { MAP_SOON } else { MAP_EVERY };
-                next_map = (!done).then(|| Instant::now() + pause);
+                let done = self.map();
+                next_map = (!done).then(|| Instant::now() + MAP_EVERY);
             }
         }
     }
@@ -427,7 +421,7 @@ impl Watch {
         if !keeper.is_on() {
             return Some("it is not used any more".to_owned());
         }
-        if keeper.faults() > self.faults_before {
+        if keeper.cache().has_lost_pinned() {
             return Some("what the agent read of it was not right".to_owned());
         }
         self.faults.next()
@@ -452,30 +446,23 @@ impl Watch {
     }
 
     /// Has the kernel read what is on the disk by now; whether that is all.
-    fn map(&mut self, is_first: bool) -> bool {
+    fn map(&mut self) -> bool {
         let keeper = &self.parts.ground.keeper;
         let Some(plan) = keeper.plan() else {
             return false;
         };
-        let is_here = |chunk| keeper.is_on() && keeper.cache().has(chunk);
+        let cache = keeper.cache();
+        let is_here = |chunk| keeper.is_on() && cache.has(chunk) && !cache.is_unseen(chunk);
         let here = plan.chunks().iter().filter(|one| is_here(one.chunk));
         let here: u64 = here.map(|one| u64::from(one.len_bytes)).sum();
         let is_complete = here == plan.bytes();
         let native = &self.native;
-        if !is_complete {
-            // What the boot reads is to be seen, and a table is not changed while a
-            // read waits for the network: all others would wait for it.
-            let is_worth = here.saturating_sub(native.native_bytes()) >= plan.bytes() / PART;
-            if !is_worth || self.parts.stats.trace.is_on() || (self.parts.is_busy)() {
-                return false;
-            }
-        } else if is_first {
-            // There is nothing to learn from a boot that needs no server.
-            self.parts.stats.trace.abandon();
-        } else if self.parts.stats.trace.is_on() {
+        // What the boot reads is to be seen. And a table is not changed while a read
+        // waits for the network: all others would wait for it.
+        let is_worth = is_complete || here.saturating_sub(self.mapped_bytes) >= plan.bytes() / PART;
+        if !is_worth || self.parts.stats.trace.is_on() || (self.parts.is_busy)() {
             return false;
         }
-        let faults = keeper.faults();
         let map = self.stretches();
         if map == self.mapped {
             return false;
@@ -483,7 +470,7 @@ impl Watch {
         let native_bytes = map.native_bytes();
         let table = map.clone().table(native.agent, self.disk);
         self.mapped = map;
-        self.faults_before = faults;
+        self.mapped_bytes = here;
         let count = table.len();
         match native.mapper.replace(&native.base, &table) {
             Ok(()) => {

@@ -89,13 +89,6 @@ impl Recorder {
         self.is_on() && state()
     }
 
-    /// Ends, and forgets what was noted: not all reads are seen any more.
-    pub(crate) fn abandon(&self) {
-        self.lock().builder = None;
-        self.is_on.store(false, Ordering::Relaxed);
-        self.changed.notify_all();
-    }
-
     /// The system says that it is up.
     pub(crate) fn system_is_up(&self) {
         self.lock().up.get_or_insert_with(Instant::now);

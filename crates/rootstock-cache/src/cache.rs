@@ -234,14 +234,14 @@ impl Cache {
     }
 
     /// Where a chunk lies, if nothing but the disk's own failure can change that it
-    /// is there: it was checkpointed, and does not have to be checked. Its slot is
-    /// not written again while this is open, whatever becomes of the chunk: others
-    /// may read it past this cache.
+    /// is there: it was checkpointed, and was written or read, and so checked, since
+    /// this was opened. Its slot is not written again while this is open, whatever
+    /// becomes of the chunk: others may read it past this cache.
     #[must_use]
     pub fn pin(&self, chunk: ChunkId) -> Option<Extent> {
         let mut slots = self.lock();
         let (slot, len_bytes) = slots.find(chunk)?;
-        if !slots.is_kept(slot) {
+        if !slots.is_kept(slot) || !slots.is_seen(slot) {
             return None;
         }
         slots.pin(slot);
@@ -249,6 +249,22 @@ impl Cache {
             start_bytes: self.label.slot_at(slot),
             len_bytes,
         })
+    }
+
+    /// Whether a chunk that was pinned turned out to be damaged, or cannot be read.
+    #[must_use]
+    pub fn has_lost_pinned(&self) -> bool {
+        self.lock().has_lost_pinned()
+    }
+
+    /// Whether a chunk is there that was neither written nor checked since this was
+    /// opened.
+    #[must_use]
+    pub fn is_unseen(&self, chunk: ChunkId) -> bool {
+        let slots = self.lock();
+        slots
+            .find(chunk)
+            .is_some_and(|(slot, _)| !slots.is_seen(slot))
     }
 
     /// The slot of a chunk, as a hint for its neighbours.

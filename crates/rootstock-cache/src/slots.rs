@@ -33,8 +33,12 @@ pub(crate) struct Slots {
     free: Bits,
     /// Slots whose chunk some version needs.
     needed: Bits,
+    /// Slots whose chunk was written or checked since the cache was opened.
+    seen: Bits,
     /// Slots that are read past this cache: they are not written again.
     pinned: Bits,
+    /// Whether one of them does not hold its chunk any more.
+    has_lost_pinned: bool,
     /// Pages of the table that do not say what is here.
     dirty: Vec<bool>,
     free_count: u64,
@@ -65,7 +69,9 @@ impl Slots {
             by_chunk: HashTable::with_capacity(count),
             free: Bits::new(count),
             needed: Bits::new(count),
+            seen: Bits::new(count),
             pinned: Bits::new(count),
+            has_lost_pinned: false,
             dirty: vec![false; count.div_ceil(PAGE_ENTRIES)],
             free_count: 0,
             used_count: 0,
@@ -137,6 +143,15 @@ impl Slots {
         self.states[slot as usize] == State::Kept
     }
 
+    /// Whether what is in a slot was written or checked since the cache was opened.
+    pub(crate) fn is_seen(&self, slot: u32) -> bool {
+        self.seen.get(slot as usize)
+    }
+
+    pub(crate) fn has_lost_pinned(&self) -> bool {
+        self.has_lost_pinned
+    }
+
     /// Has a slot never written again.
     pub(crate) fn pin(&mut self, slot: u32) {
         self.pinned.set(slot as usize, true);
@@ -154,7 +169,11 @@ impl Slots {
     /// A chunk was read and was right.
     pub(crate) fn checked(&mut self, slot: u32, chunk: ChunkId) {
         let at = slot as usize;
-        if self.states[at] == State::Doubted && self.entries[at].chunk == chunk {
+        if !self.holds(at) || self.entries[at].chunk != chunk {
+            return;
+        }
+        self.seen.set(at, true);
+        if self.states[at] == State::Doubted {
             self.doubted_count -= 1;
             self.states[at] = State::Kept;
         }
@@ -183,6 +202,7 @@ impl Slots {
         self.entries[slot as usize] = entry;
         self.states[slot as usize] = State::Written;
         self.needed.set(slot as usize, true);
+        self.seen.set(slot as usize, true);
         self.dirty[slot as usize / PAGE_ENTRIES] = true;
         self.index(slot);
         true
@@ -306,7 +326,9 @@ impl Slots {
             self.doubted_count -= 1;
         }
         self.entries[at] = Entry::FREE;
+        self.has_lost_pinned |= self.pinned.get(at);
         self.needed.set(at, false);
+        self.seen.set(at, false);
         self.dirty[at / PAGE_ENTRIES] = true;
         self.used_count -= 1;
     }

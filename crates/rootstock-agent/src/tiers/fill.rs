@@ -19,7 +19,7 @@ use rootstock_volume::ChunkSource;
 
 use super::Tiers;
 use super::flights::Flight;
-use super::keeper::Keeper;
+use super::keeper::{Keeper, Local};
 use super::next::{ServiceUpgrades, Upgrade};
 use super::plan::{Plan, Planned};
 use super::remember::{self, Version};
@@ -36,6 +36,8 @@ const CALM: Duration = Duration::from_millis(250);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Between chunks that are only read to be checked.
 const CHECK_EVERY: Duration = Duration::from_millis(20);
+/// The same, for what nothing waits for: 26 MB of chunks a second.
+const UNSEEN_EVERY: Duration = Duration::from_millis(10);
 /// Time to fetch the manifest's pages again, when that failed.
 const PLAN_PAUSE: Duration = Duration::from_secs(5);
 
@@ -96,6 +98,11 @@ impl<F: Fetch + 'static> Fill<F> {
             .name("fill".to_owned())
             .spawn(move || {
                 runs.run(&disk, version);
+                let (checks, checked) = (Arc::clone(&runs), Arc::clone(&disk));
+                let check = move || checks.check_unseen(&checked);
+                if let Err(error) = thread::Builder::new().name("check".to_owned()).spawn(check) {
+                    console::warn(error);
+                }
                 runs.prepare(&disk, &upgrade);
             })?;
         Ok(fill)
@@ -319,6 +326,31 @@ impl<F: Fetch + 'static> Fill<F> {
             self.allowed();
             disk.read(chunk);
             thread::sleep(CHECK_EVERY);
+        }
+    }
+
+    /// Reads what earlier boots wrote of this version, and so checks it: the kernel
+    /// is to read it without the agent, and whoever had the machine then could write
+    /// to its disk.
+    fn check_unseen(&self, disk: &Keeper) {
+        let chunks = disk.plan().map(Plan::chunks).unwrap_or_default();
+        for Planned { chunk, .. } in chunks {
+            if !disk.is_on() {
+                return;
+            }
+            if disk.cache().is_unseen(*chunk) {
+                self.allowed();
+                while self.tiers.is_booting() || self.tiers.foreground().is_busy(CALM) {
+                    thread::sleep(LOOK_EVERY);
+                }
+                let read = disk.read(*chunk);
+                if matches!(read, Local::Lacking)
+                    && let Some(flight) = self.tiers.flights().lead(*chunk)
+                {
+                    self.fetch(disk, vec![flight]);
+                }
+                thread::sleep(UNSEEN_EVERY);
+            }
         }
     }
 

@@ -179,11 +179,6 @@ impl Keeper {
         self.off.get().is_none()
     }
 
-    /// Reads and writes that failed so far, or gave other bytes.
-    pub(crate) fn faults(&self) -> u32 {
-        self.faults.load(Ordering::Relaxed)
-    }
-
     /// Whether a chunk is here, or about to be.
     pub(crate) fn has(&self, chunk: ChunkId) -> bool {
         self.is_on() && (self.cache.has(chunk) || self.lock().chunks.contains_key(&chunk))

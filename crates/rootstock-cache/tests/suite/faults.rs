@@ -17,7 +17,9 @@ fn a_rotten_chunk_is_forgotten_and_never_served() {
     let extent = cache.pin(id(20)).expect("kept");
     disk.flip_bit(FILE, (extent.start_bytes + 100) * 8)
         .expect("inside");
+    assert!(!cache.has_lost_pinned());
     assert_eq!(cache.read(id(20)).expect("the disk works"), None);
+    assert!(cache.has_lost_pinned(), "others read it past the cache");
     assert!(!cache.has(id(20)));
     assert_eq!(
         cache.read(id(21)).expect("reads").expect("there"),
