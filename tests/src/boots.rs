@@ -25,17 +25,6 @@ pub fn image(golden: Golden) -> Result<PathBuf> {
     golden::build(&golden::cache()?, golden, &|line| println!("{line}"))
 }
 
-/// Logs in to `machine`, which must show `name`. From then on the kernel's mere
-/// remarks do not get into the shell's answers.
-///
-/// # Errors
-/// As [`Lan::log_in`].
-pub fn log_in(lan: &Lan, machine: &mut PoweredOn, name: &str) -> Result<()> {
-    lan.log_in(machine, name)?;
-    machine.console.shell("dmesg -n 4", SHELL_LIMIT)?;
-    Ok(())
-}
-
 /// Reads all files below these directories of the guest, none of them from its own
 /// memory, and answers with [`ALL_READ`] some time.
 ///

@@ -49,7 +49,7 @@ impl Desk {
     /// When it does not come up.
     pub fn boot(&self) -> Result<PoweredOn> {
         let mut machine = self.lan.power_on_beside_disk("desk", 5, &self.disk)?;
-        boots::log_in(&self.lan, &mut machine, "desk")?;
+        self.lan.log_in(&mut machine, "desk")?;
         Ok(machine)
     }
 }

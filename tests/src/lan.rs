@@ -170,7 +170,8 @@ impl Lan {
         Ok(Sent(links.iter().filter_map(bytes).collect()))
     }
 
-    /// Waits for the prompt of `machine`, which must show `name`, and logs in.
+    /// Waits for the prompt of `machine`, which must show `name`, and logs in. From
+    /// then on the kernel's mere remarks do not get into the shell's answers.
     ///
     /// # Errors
     /// With what the console and the daemon said last, when it does not come.
@@ -180,12 +181,14 @@ impl Lan {
             .expect(&format!("{name} login: "), BOOT_LIMIT)
             .and_then(|_| {
                 machine.console.send("\n")?;
-                machine.console.log_in(PASSWORD, BOOT_LIMIT)
+                machine.console.log_in(PASSWORD, BOOT_LIMIT)?;
+                machine.console.shell("dmesg -n 4", BOOT_LIMIT)
             });
         booted.with_context(|| {
             let log = self.daemon.run(["node", "log", name]);
             format!("{name} did not boot; its log: {log:?}")
-        })
+        })?;
+        Ok(())
     }
 
     /// A place for files of the test.

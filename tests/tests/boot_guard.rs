@@ -114,7 +114,7 @@ fn a_boot_withstands_bad_plugins_thieves_and_a_cut_cable() -> Result<()> {
     lan.add_node("pc", 1, "debian")?;
     let thief = Peer::new(&lan, 21)?;
     let mut machine = lan.power_on("pc", 1, Firmware::Bios)?;
-    boots::log_in(&lan, &mut machine, "desk-1")?;
+    lan.log_in(&mut machine, "desk-1")?;
 
     plugins_were_heard(&lan, directory.path(), &mut machine)?;
     thief_gets_nothing(&lan, &thief, &mut machine)?;

@@ -22,7 +22,7 @@ fn a_machine_in_ram_needs_its_server_only_to_boot() -> Result<()> {
     reach(&lan, "pc", "session")?;
     lan.daemon.kill()?;
     lan.daemon.restart()?;
-    boots::log_in(&lan, &mut machine, "pc")?;
+    lan.log_in(&mut machine, "pc")?;
     reach(&lan, "pc", "up")?;
 
     lan.daemon.kill()?;
@@ -51,14 +51,14 @@ fn a_personal_machine_keeps_what_it_wrote() -> Result<()> {
     reach(&lan, "pc", "kernel-served")?;
     lan.daemon.kill()?;
     lan.daemon.restart()?;
-    boots::log_in(&lan, &mut machine, "pc")?;
+    lan.log_in(&mut machine, "pc")?;
     let write = "echo a-letter > /root/letter && sync && cat /etc/machine-id";
     let id = shell(&mut machine, write)?;
     strangers_get_no_volume(&lan)?;
     machine.pull_plug()?;
 
     let mut machine = lan.power_on("pc", 1, Firmware::Bios)?;
-    boots::log_in(&lan, &mut machine, "pc")?;
+    lan.log_in(&mut machine, "pc")?;
     assert_eq!(shell(&mut machine, "cat /root/letter")?, "a-letter");
     assert_eq!(shell(&mut machine, "cat /etc/machine-id")?, id);
     assert_eq!(shell(&mut machine, "hostname")?, "pc");

@@ -183,7 +183,7 @@ struct Told {
 fn boot(lan: &Lan, name: &str, number: u8) -> Told {
     let began = Instant::now();
     let mut machine = lan.power_on(name, number, Firmware::Bios).unwrap();
-    boots::log_in(lan, &mut machine, name).unwrap();
+    lan.log_in(&mut machine, name).unwrap();
     let login = began.elapsed();
     boots::reach(lan, name, "up").unwrap();
     let line = wait::until("the boot's summary", BOOT_LIMIT, || {

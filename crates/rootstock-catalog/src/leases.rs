@@ -115,6 +115,9 @@ impl TryFrom<Columns> for LeaseRow {
 /// own, and when no node has it reserved that does not have this card. Answers with
 /// those that were taken.
 ///
+/// A lease is never made shorter for its client: one daemon may be late with a
+/// renewal that another has gone past, and the client believes in the longer one.
+///
 /// One statement for all of them: every statement is a trip to the database's thread
 /// and back, which for a lease costs more than the lease itself. No address may be in
 /// it twice, since the answer could not tell them apart. `WHERE true` parts the select
@@ -128,7 +131,11 @@ const COMMIT: &str = "INSERT INTO lease \
         (SELECT 1 FROM node_mac m WHERE m.node = n.name AND m.mac = new.value ->> 1)) \
     ON CONFLICT (address) DO UPDATE SET mac = excluded.mac, client_id = excluded.client_id, \
         host_name = excluded.host_name, node = excluded.node, network = excluded.network, \
-        state = excluded.state, started_ms = excluded.started_ms, expires_ms = excluded.expires_ms \
+        state = excluded.state, \
+        started_ms = CASE WHEN lease.mac = excluded.mac AND lease.state = 'bound' \
+            THEN max(lease.started_ms, excluded.started_ms) ELSE excluded.started_ms END, \
+        expires_ms = CASE WHEN lease.mac = excluded.mac AND lease.state = 'bound' \
+            THEN max(lease.expires_ms, excluded.expires_ms) ELSE excluded.expires_ms END \
     WHERE lease.expires_ms <= excluded.started_ms \
         OR (lease.mac = excluded.mac AND lease.state <> 'declined') \
     RETURNING address";

@@ -44,6 +44,9 @@ async fn an_address_is_one_clients() {
     for (row, answer) in [
         (lease(1, 3, 99, 200), taken(1)),
         (lease(1, 1, 50, 150), Ok(())),
+        // A renewal that was written late does not take back what came after it.
+        (lease(1, 1, 20, 120), Ok(())),
+        (lease(1, 3, 120, 250), taken(1)),
         (lease(1, 3, 149, 250), taken(1)),
         (lease(1, 3, 150, 250), Ok(())),
     ] {

@@ -8,19 +8,23 @@ use proptest::prelude::*;
 use super::*;
 
 /// The shared table, with the rule of the catalog: an address is given when it is
-/// free, over, or this card's own and not declined.
+/// free, over, or this card's own and not declined; and no lease becomes shorter.
 #[derive(Default)]
 struct Book(HashMap<Ipv4Addr, Lease>);
 
 impl Book {
     fn commit(&mut self, lease: &Lease) -> Result<(), CommitError> {
+        let mut lease = lease.clone();
         if let Some(row) = self.0.get(&lease.address) {
             let own = row.mac == lease.mac && row.state != LeaseState::Declined;
             if row.expires > lease.started && !own {
                 return Err(CommitError::Taken);
             }
+            if own && row.state == LeaseState::Bound {
+                lease.expires = lease.expires.max(row.expires);
+            }
         }
-        self.0.insert(lease.address, lease.clone());
+        self.0.insert(lease.address, lease);
         Ok(())
     }
 
