@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -229,12 +229,31 @@ fn in_root(words: &[&str]) -> io::Result<()> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!(
-            "{} ended with {status}",
-            words[0]
-        )))
+    ended(words[0], status)
+}
+
+/// What the end of a program in the image means.
+fn ended(program: &str, status: ExitStatus) -> io::Result<()> {
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(code) if code == i32::from(NO_PROGRAM) => Err(io::ErrorKind::NotFound.into()),
+        _ => Err(io::Error::other(format!("{program} ended with {status}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn an_image_without_a_program_is_not_one_where_it_failed() {
+        let ended = |raw| ended("cp", ExitStatus::from_raw(raw)).map_err(|error| error.kind());
+        assert_eq!(ended(0), Ok(()));
+        assert_eq!(ended(127 << 8), Err(io::ErrorKind::NotFound));
+        // It failed, or was killed.
+        assert_eq!(ended(1 << 8), Err(io::ErrorKind::Other));
+        assert_eq!(ended(9), Err(io::ErrorKind::Other));
     }
 }

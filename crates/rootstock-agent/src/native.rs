@@ -40,10 +40,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const MAP_EVERY: Duration = Duration::from_secs(5);
 /// There is a new table when all is there, or this part of it since the last one.
 const PART: u64 = 4;
+/// The most stretches of a table: some MB of the kernel's memory.
+const STRETCHES_MAX: usize = 32_768;
 const BLOCK_SECTORS: u64 = BLOCK_BYTES / SECTOR_BYTES;
 /// As long as any device may be.
 const HOLD_SECTORS: u64 = BLOCK_SECTORS;
-/// The part of the room that must be left for the machine to go on.
+/// So much of the room is used when nothing more may be written.
 const LAST_PERCENT: u8 = 98;
 
 /// What is below the root's file system.
@@ -108,10 +110,8 @@ impl Native {
         let mapper = Mapper::open()?;
         let name = switch::partition_name(parts.partition);
         switch::wait_for_partition(&format!("/dev/{name}"))?;
-        let fact =
-            |name: &str, of: &str| fs::read_to_string(format!("/sys/class/block/{name}/{of}"));
         let sectors = |of: &str| -> io::Result<u64> {
-            let text = fact(&name, of)?;
+            let text = fs::read_to_string(format!("/sys/class/block/{name}/{of}"))?;
             let number = text.trim().parse::<u64>().map_err(io::Error::other)?;
             Ok(number * SECTOR_BYTES)
         };
@@ -203,6 +203,7 @@ impl Native {
             views,
             superblock,
             room: None,
+            is_told: false,
         };
         let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.to_owned()).spawn(run)
@@ -394,6 +395,8 @@ struct RoomWatch {
     views: Views,
     superblock: Superblock,
     room: Option<Room>,
+    /// Whether it was said that the file system cannot be told.
+    is_told: bool,
 }
 
 impl Watch {
@@ -464,13 +467,14 @@ impl Watch {
             return false;
         }
         let map = self.stretches();
+        let is_same = std::mem::replace(&mut self.mapped_bytes, here) == here;
         if map == self.mapped {
-            return false;
+            // The last of it is on the disk for good a little later.
+            return is_complete && is_same;
         }
         let native_bytes = map.native_bytes();
-        let table = map.clone().table(native.agent, self.disk);
+        let table = map.table(native.agent, self.disk);
         self.mapped = map;
-        self.mapped_bytes = here;
         let count = table.len();
         match native.mapper.replace(&native.base, &table) {
             Ok(()) => {
@@ -514,7 +518,7 @@ impl Watch {
             map.push(end - next, place);
             next = end;
         }
-        map
+        map.limited(STRETCHES_MAX)
     }
 }
 
@@ -545,6 +549,7 @@ impl RoomWatch {
         }
         if let Some(room) = &mut self.room
             && let Err(error) = room.keep(usage)
+            && !std::mem::replace(&mut self.is_told, true)
         {
             console::warn(format_args!("the room for writes: {error}"));
         }

@@ -85,8 +85,6 @@ pub struct Usage {
     pub slots_max: u64,
     /// Slots that do.
     pub slots_used: u64,
-    /// Slots whose chunk is to be checked before anything relies on it.
-    pub slots_doubted: u64,
     /// Slots where the disk failed.
     pub slots_broken: u64,
     /// The length of a slot in bytes.
@@ -129,7 +127,6 @@ impl Cache {
         Usage {
             slots_max: slots.used_max(),
             slots_used: slots.used_count(),
-            slots_doubted: slots.doubted_count(),
             slots_broken: slots.broken_count(),
             slot_bytes: self.label.slot_bytes,
         }
@@ -271,12 +268,6 @@ impl Cache {
     #[must_use]
     pub fn slot(&self, chunk: ChunkId) -> Option<u32> {
         self.lock().find(chunk).map(|(slot, _)| slot)
-    }
-
-    /// A chunk that is to be read, and so checked, before anything relies on it.
-    #[must_use]
-    pub fn doubted(&self) -> Option<ChunkId> {
-        self.lock().doubted()
     }
 
     /// Says which chunks are needed, of all versions that stay here; others are

@@ -16,9 +16,6 @@ enum State {
     Written,
     /// It holds its chunk for good.
     Kept,
-    /// The table names its chunk, but it is to be read and checked once before
-    /// anything may rely on it.
-    Doubted,
     /// Forgotten; it is free when the table has forgotten it, too.
     Leaving,
     /// The disk failed here: it is not used again.
@@ -44,7 +41,6 @@ pub(crate) struct Slots {
     free_count: u64,
     used_count: u64,
     used_max: u64,
-    doubted_count: u64,
     broken_count: u64,
     /// Where the search for what nobody needs goes on.
     hand: usize,
@@ -60,9 +56,8 @@ pub(crate) struct Round {
 }
 
 impl Slots {
-    /// The slots that a table names; `doubted` says it of the pages that may name
-    /// too much.
-    pub(crate) fn new(entries: Vec<Entry>, doubted: impl Fn(usize) -> bool) -> Self {
+    /// The slots that a table names.
+    pub(crate) fn new(entries: Vec<Entry>) -> Self {
         let count = entries.len();
         let mut slots = Self {
             states: vec![State::Free; count],
@@ -76,7 +71,6 @@ impl Slots {
             free_count: 0,
             used_count: 0,
             used_max: count as u64,
-            doubted_count: 0,
             broken_count: 0,
             hand: 0,
             entries,
@@ -88,13 +82,7 @@ impl Slots {
                 slots.set_free(slot);
                 continue;
             }
-            let state = if doubted(slot as usize / PAGE_ENTRIES) {
-                slots.doubted_count += 1;
-                State::Doubted
-            } else {
-                State::Kept
-            };
-            slots.states[slot as usize] = state;
+            slots.states[slot as usize] = State::Kept;
             slots.used_count += 1;
             slots.index(slot);
         }
@@ -112,10 +100,6 @@ impl Slots {
 
     pub(crate) fn used_count(&self) -> u64 {
         self.used_count
-    }
-
-    pub(crate) fn doubted_count(&self) -> u64 {
-        self.doubted_count
     }
 
     pub(crate) fn broken_count(&self) -> u64 {
@@ -157,25 +141,11 @@ impl Slots {
         self.pinned.set(slot as usize, true);
     }
 
-    /// A chunk that is to be checked.
-    pub(crate) fn doubted(&self) -> Option<ChunkId> {
-        if self.doubted_count == 0 {
-            return None;
-        }
-        let at = self.states.iter().position(|s| *s == State::Doubted)?;
-        Some(self.entries[at].chunk)
-    }
-
     /// A chunk was read and was right.
     pub(crate) fn checked(&mut self, slot: u32, chunk: ChunkId) {
         let at = slot as usize;
-        if !self.holds(at) || self.entries[at].chunk != chunk {
-            return;
-        }
-        self.seen.set(at, true);
-        if self.states[at] == State::Doubted {
-            self.doubted_count -= 1;
-            self.states[at] = State::Kept;
+        if self.holds(at) && self.entries[at].chunk == chunk {
+            self.seen.set(at, true);
         }
     }
 
@@ -218,7 +188,7 @@ impl Slots {
     pub(crate) fn break_slot(&mut self, slot: u32) {
         match self.states[slot as usize] {
             State::Writing => self.used_count -= 1,
-            State::Written | State::Kept | State::Doubted => self.unlink(slot),
+            State::Written | State::Kept => self.unlink(slot),
             State::Free | State::Leaving | State::Broken => return,
         }
         self.states[slot as usize] = State::Broken;
@@ -306,10 +276,7 @@ impl Slots {
     }
 
     fn holds(&self, at: usize) -> bool {
-        matches!(
-            self.states[at],
-            State::Written | State::Kept | State::Doubted
-        )
+        matches!(self.states[at], State::Written | State::Kept)
     }
 
     /// Takes a slot's chunk out of the index.
@@ -321,9 +288,6 @@ impl Slots {
             .find_entry(hash(chunk), |other| *other == slot);
         if let Ok(found) = found {
             found.remove();
-        }
-        if self.states[at] == State::Doubted {
-            self.doubted_count -= 1;
         }
         self.entries[at] = Entry::FREE;
         self.has_lost_pinned |= self.pinned.get(at);
@@ -416,7 +380,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_free_only_after_the_table_forgot_it() {
-        let mut slots = Slots::new(vec![Entry::FREE; 2], |_| false);
+        let mut slots = Slots::new(vec![Entry::FREE; 2]);
         let chunk = ChunkId::of(b"one");
         let entry = Entry {
             chunk,
@@ -444,7 +408,7 @@ mod tests {
 
     #[test]
     fn a_pinned_slot_is_not_written_again() {
-        let mut slots = Slots::new(vec![Entry::FREE; 2], |_| false);
+        let mut slots = Slots::new(vec![Entry::FREE; 2]);
         let chunk = ChunkId::of(b"one");
         let slot = slots.reserve(0).expect("free");
         let entry = Entry {

@@ -4,9 +4,6 @@ use rootstock_core::CHUNK_BYTES;
 
 use crate::mapper::{DeviceNumber, Kind, SECTOR_BYTES, Target};
 
-/// The most stretches of a table: some MB of the kernel's memory.
-const STRETCHES_MAX: usize = 32_768;
-
 /// Where a stretch of the version is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -58,7 +55,7 @@ impl Map {
     }
 
     /// The same with fewer stretches: the shortest are the agent's.
-    fn limited(self, count_max: usize) -> Self {
+    pub(crate) fn limited(self, count_max: usize) -> Self {
         let mut map = self;
         let mut shortest = 2 * CHUNK_BYTES;
         while map.stretches.len() > count_max {
@@ -74,11 +71,11 @@ impl Map {
     }
 
     /// The device mapper's table: `agent` is as long as all of it.
-    pub(crate) fn table(self, agent: DeviceNumber, disk: DeviceNumber) -> Vec<Target> {
+    pub(crate) fn table(&self, agent: DeviceNumber, disk: DeviceNumber) -> Vec<Target> {
         let mut at = 0;
-        let targets = self.limited(STRETCHES_MAX).stretches.into_iter();
+        let targets = self.stretches.iter();
         targets
-            .map(|(len, place)| {
+            .map(|&(len, place)| {
                 let linear = |device, start_bytes: u64| Kind::Linear {
                     device,
                     start_sectors: start_bytes / SECTOR_BYTES,

@@ -34,10 +34,8 @@ const FETCHERS: usize = 2;
 const CALM: Duration = Duration::from_millis(250);
 /// Between looks while there is nothing to do.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Between chunks that are only read to be checked.
-const CHECK_EVERY: Duration = Duration::from_millis(20);
-/// The same, for what nothing waits for: 26 MB of chunks a second.
-const UNSEEN_EVERY: Duration = Duration::from_millis(10);
+/// Between chunks that are only read to be checked: 26 MB of them a second.
+const CHECK_EVERY: Duration = Duration::from_millis(10);
 /// Time to fetch the manifest's pages again, when that failed.
 const PLAN_PAUSE: Duration = Duration::from_secs(5);
 
@@ -159,7 +157,6 @@ impl<F: Fetch + 'static> Fill<F> {
                 scope.spawn(move || self.fetch_all(disk, number));
             }
         });
-        self.check_doubted(disk);
     }
 
     /// The version's chunks. Its pages come as any chunk does.
@@ -317,41 +314,42 @@ impl<F: Fetch + 'static> Fill<F> {
         }
     }
 
-    /// Reads what was written shortly before the power last went, so that it may be
-    /// relied on.
-    fn check_doubted(&self, disk: &Keeper) {
-        while disk.is_on()
-            && let Some(chunk) = disk.cache().doubted()
-        {
-            self.allowed();
-            disk.read(chunk);
-            thread::sleep(CHECK_EVERY);
+    /// Reads what earlier boots wrote of this version, and so checks it: the kernel
+    /// is to read it without the agent, and whoever had the machine then could write
+    /// to its disk. Ends when nothing is left to be checked or brought again.
+    fn check_unseen(&self, disk: &Keeper) {
+        while disk.is_on() && self.check_once(disk) {
+            thread::sleep(PLAN_PAUSE);
         }
     }
 
-    /// Reads what earlier boots wrote of this version, and so checks it: the kernel
-    /// is to read it without the agent, and whoever had the machine then could write
-    /// to its disk.
-    fn check_unseen(&self, disk: &Keeper) {
+    /// Whether there was anything to do.
+    fn check_once(&self, disk: &Keeper) -> bool {
         let chunks = disk.plan().map(Plan::chunks).unwrap_or_default();
+        let mut found = false;
         for Planned { chunk, .. } in chunks {
+            let usage = disk.cache().usage();
+            let lacks = !disk.has(*chunk) && usage.slots_used < usage.slots_max;
+            if !lacks && !disk.cache().is_unseen(*chunk) {
+                continue;
+            }
+            found = true;
+            self.allowed();
+            while self.tiers.is_booting() || self.tiers.foreground().is_busy(CALM) {
+                thread::sleep(LOOK_EVERY);
+            }
             if !disk.is_on() {
-                return;
+                return false;
             }
-            if disk.cache().is_unseen(*chunk) {
-                self.allowed();
-                while self.tiers.is_booting() || self.tiers.foreground().is_busy(CALM) {
-                    thread::sleep(LOOK_EVERY);
-                }
-                let read = disk.read(*chunk);
-                if matches!(read, Local::Lacking)
-                    && let Some(flight) = self.tiers.flights().lead(*chunk)
-                {
-                    self.fetch(disk, vec![flight]);
-                }
-                thread::sleep(UNSEEN_EVERY);
+            // Also what a read of the machine found to be damaged since.
+            if matches!(disk.read(*chunk), Local::Lacking)
+                && let Some(flight) = self.tiers.flights().lead(*chunk)
+            {
+                self.fetch(disk, vec![flight]);
             }
+            thread::sleep(CHECK_EVERY);
         }
+        found
     }
 
     /// Brings versions that are to run next to the disk, for as long as it is used.

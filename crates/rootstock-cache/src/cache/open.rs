@@ -1,4 +1,4 @@
-//! Opening a cache: which copy of each page holds, and what is to be doubted.
+//! Opening a cache: which copy of each page holds.
 
 use std::io;
 use std::sync::Mutex;
@@ -13,10 +13,6 @@ use crate::table::{Entry, PAGE_BYTES, PAGE_ENTRIES, Page};
 
 /// What is read of the table at once, in bytes.
 const READ_BYTES: usize = 1 << 20;
-
-/// What the last checkpoints wrote is read and checked before anything relies on
-/// it: a disk that loses power may have said too early that it was done.
-const DOUBTED_ROUNDS: u64 = 8;
 
 /// Why a disk is not opened as a cache.
 #[derive(Debug, thiserror::Error)]
@@ -55,15 +51,9 @@ impl Cache {
         let table = Table::read(&*file, &label).map_err(OpenError::Io)?;
         let (state, state_place, state_generation) =
             state::read(&*file, &label).map_err(OpenError::Io)?;
-        let newest = table.generations.iter().copied().max().unwrap_or(0);
-        let (damaged, generations) = (&table.damaged, &table.generations);
-        let doubted = |page: usize| {
-            let recent = generations[page].saturating_add(DOUBTED_ROUNDS);
-            damaged[page] || recent > newest.max(DOUBTED_ROUNDS)
-        };
-        let slots = Slots::new(table.entries, doubted);
+        let slots = Slots::new(table.entries);
         let written = Written {
-            generation: newest,
+            generation: table.newest,
             newer: table.newer,
             state,
             state_place,
@@ -91,10 +81,8 @@ impl Cache {
 struct Table {
     entries: Vec<Entry>,
     newer: Vec<u8>,
-    generations: Vec<u64>,
-    /// Pages with a copy that does not hold: cut short, or rotten. The other one
-    /// may then be of a time when its slots held something else.
-    damaged: Vec<bool>,
+    /// The last checkpoint that any page is of.
+    newest: u64,
 }
 
 impl Table {
@@ -103,8 +91,7 @@ impl Table {
         let mut table = Self {
             entries: Vec::with_capacity(label.slot_count as usize),
             newer: Vec::with_capacity(count),
-            generations: Vec::with_capacity(count),
-            damaged: Vec::with_capacity(count),
+            newest: 0,
         };
         let at_once = READ_BYTES / (2 * PAGE_BYTES);
         let mut bytes = vec![0; READ_BYTES];
@@ -122,7 +109,6 @@ impl Table {
     fn add(&mut self, label: &Label, number: usize, copies: &[u8]) {
         let (a, b) = copies.split_at(PAGE_BYTES);
         let [a, b] = [a, b].map(|bytes| Page::decode(bytes, label, number));
-        self.damaged.push(a.is_none() || b.is_none());
         let newer = match (&a, &b) {
             (Some(a), Some(b)) => u8::from(b.generation > a.generation),
             (a, _) => u8::from(a.is_none()),
@@ -132,14 +118,11 @@ impl Table {
         let slots = slots.min(PAGE_ENTRIES as u64) as usize;
         match [a, b].into_iter().nth(usize::from(newer)).flatten() {
             Some(page) => {
-                self.generations.push(page.generation);
+                self.newest = self.newest.max(page.generation);
                 self.entries.extend(page.entries);
             }
             // Both are gone: nothing is known of its slots, so they are free.
-            None => {
-                self.generations.push(0);
-                self.entries.resize(self.entries.len() + slots, Entry::FREE);
-            }
+            None => self.entries.resize(self.entries.len() + slots, Entry::FREE),
         }
     }
 }

@@ -83,17 +83,20 @@ fn run(disk: &SimDisk, seed: u64, rounds: u32) -> Kept {
 fn judge(disk: &SimDisk, kept: &Kept) -> Result<(), String> {
     let cache = open(disk).map_err(|error| error.to_string())?;
     for number in 0..CHUNKS {
-        relied_on_is_right(disk, &cache, number)?;
+        if cache.pin(id(number)).is_some() {
+            return Err(format!("chunk {number} is relied on and was not checked"));
+        }
         let named = cache.has(id(number));
         let read = cache.read(id(number)).map_err(|error| error.to_string())?;
         match read {
-            // This disk keeps what it says it keeps: even what is doubted is right.
+            // This disk keeps what it says it keeps.
             None if named => return Err(format!("chunk {number} is named and not there")),
             Some(raw) if raw == chunk(number) => {}
             Some(_) => return Err(format!("chunk {number} is served wrong")),
             None if kept.chunks.contains(&number) => return Err(format!("chunk {number} is gone")),
             None => {}
         }
+        relied_on_is_right(disk, &cache, number)?;
     }
     if !kept.states.contains(&cache.state()) {
         return Err("the state is a mix".to_owned());
@@ -108,7 +111,7 @@ fn judge(disk: &SimDisk, kept: &Kept) -> Result<(), String> {
         .ok_or_else(|| "what is put after the crash is lost".to_owned())
 }
 
-/// What may be read past the cache must be the chunk, unchecked.
+/// What may be read past the cache must be the chunk.
 fn relied_on_is_right(disk: &SimDisk, cache: &Cache, number: u32) -> Result<(), String> {
     match cache.pin(id(number)) {
         Some(extent)

@@ -34,7 +34,7 @@ fn a_rotten_chunk_is_forgotten_and_never_served() {
 }
 
 #[test]
-fn a_rotten_page_of_the_table_falls_back_to_what_is_doubted() {
+fn a_rotten_page_of_the_table_falls_back_to_what_is_checked() {
     let disk = prepared(130);
     let cache = open(&disk).expect("opens");
     put(&cache, 1);
