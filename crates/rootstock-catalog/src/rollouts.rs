@@ -8,7 +8,7 @@ use crate::{
     error::{CatalogError, failed, parse, time, unsigned},
 };
 
-/// How many rollouts that are over are kept: the newest.
+/// How many rollouts are kept after the newest one began, when they are over.
 pub const ROLLOUTS_ENDED_MAX: u32 = 100;
 
 /// The most rollouts that are not over.
@@ -347,8 +347,8 @@ impl Catalog {
             .map_err(failed(doing))?;
         }
         sqlx::query(
-            "DELETE FROM rollout WHERE id IN (SELECT id FROM rollout \
-             WHERE ended_ms IS NOT NULL ORDER BY id DESC LIMIT -1 OFFSET $1)",
+            "DELETE FROM rollout WHERE ended_ms IS NOT NULL \
+             AND id <= (SELECT max(id) FROM rollout) - $1",
         )
         .bind(i64::from(ROLLOUTS_ENDED_MAX))
         .execute(&mut *tx)

@@ -5,4 +5,5 @@ mod boots;
 mod health;
 mod leases;
 mod nodes;
+mod rollouts;
 mod support;

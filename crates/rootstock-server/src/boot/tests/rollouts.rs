@@ -274,13 +274,10 @@ async fn what_somebody_sets_meanwhile_stays_and_what_is_wrong_is_refused() {
     look(&site, id).await;
     let names = [name("n001")];
     let other = "lab:1".parse().expect("a version");
-    let set = site
-        .app
-        .catalog
-        .update_nodes(&names, Pass::Keep, |row| {
-            nodes::assign(&mut row.settings, Some(&other));
-            row.image = Some(other.clone());
-        });
+    let set = site.app.catalog.update_nodes(&names, Pass::Keep, |row| {
+        nodes::assign(&mut row.settings, Some(&other));
+        row.image = Some(other.clone());
+    });
     set.await.expect("is set");
     assert_eq!(look(&site, id).await[0], "n001 left");
     rollouts::pause(&site.app, id, "root")
