@@ -267,6 +267,7 @@ mod tests {
             cache_disk_bytes_max: None,
             fill: Default::default(),
             report_seconds: 30,
+            check: None,
             keep: Vec::new(),
             rescue_shell: false,
             identity: Identity {

@@ -75,6 +75,7 @@ pub(crate) fn run(control: &UnixStream) -> io::Result<()> {
         fill: served.fill,
         disk: served.disk,
         report_seconds: start.order.report_seconds,
+        check: start.order.check.clone(),
     })?;
     let restart = Restart::new(reporter.switched());
     let told = served.told;
