@@ -123,7 +123,12 @@ fn a_rollout_waits_for_who_is_logged_in_and_stops_at_a_version_without_init() {
         .expect("another check");
     let told = lan.daemon.json(["node", "reboot", "desk"]).expect("told");
     assert_eq!(told["nodes"][0], "desk", "{told}");
-    let words = ["the check does not pass: no display"];
-    boots::noted(&lan, "desk", &words).expect("it is told why");
+    let why = "the check does not pass: no display";
+    wait::until(why, BOOT_LIMIT, || {
+        let steps = boots::steps(&lan, "desk")?;
+        let is_told = steps.iter().any(|(_, detail)| detail.contains(why));
+        Ok(is_told.then_some(()))
+    })
+    .expect("it is told why");
     drop(machine);
 }

@@ -63,6 +63,8 @@ pub(crate) struct Reporter {
 struct Waiting {
     steps: Mutex<VecDeque<StepReport>>,
     switched: Switched,
+    /// Whether it was told that the system is up.
+    works: AtomicBool,
 }
 
 /// Whether the image's own init runs.
@@ -120,6 +122,9 @@ fn push(waiting: &Waiting, step: StepReport) {
     if step.step == BootStep::Switched {
         waiting.switched.0.store(true, Ordering::Relaxed);
     }
+    if step.step == BootStep::Up {
+        waiting.works.store(true, Ordering::Relaxed);
+    }
     let mut steps = lock(waiting);
     if steps.len() == STEPS_WAITING_MAX {
         steps.pop_front();
@@ -154,7 +159,9 @@ fn tell(mut source: Source, waiting: &Arc<Waiting>) {
         }
         tell_steps(&mut source, waiting);
         if next_report <= Instant::now() {
-            let seconds = report(&mut source, up);
+            let works = waiting.works.load(Ordering::Relaxed);
+            let users = up.then(users::count);
+            let seconds = report(&mut source, works, users);
             next_report = Instant::now() + Duration::from_secs(u64::from(seconds));
         }
     }
@@ -202,11 +209,11 @@ fn tell_steps(source: &mut Source, waiting: &Waiting) {
 }
 
 /// Sends a report; gives the seconds to the next.
-fn report(source: &mut Source, up: bool) -> u32 {
+fn report(source: &mut Source, works: bool, users: Option<u32>) -> u32 {
     let mut report = NodeReport {
         uptime_seconds: uptime().as_secs(),
-        up,
-        users: up.then(users::count),
+        up: works,
+        users,
         ..NodeReport::default()
     };
     source.stats.report(&mut report);

@@ -587,7 +587,7 @@ pub struct NodeReport {
     pub overlay_used_bytes: u64,
     /// What they may take.
     pub overlay_bytes_max: u64,
-    /// Whether the image's own init says that the system is up.
+    /// Whether the image's own init says that the system is up, and its check passes.
     pub up: bool,
     /// How many people are logged in; absent while the image's own system does not
     /// run.

@@ -23,6 +23,8 @@ pub const IMAGE: &str = "/v1/images/{image}";
 pub const IMAGE_HISTORY: &str = "/v1/images/{image}/history";
 /// A tag of an image.
 pub const IMAGE_TAG: &str = "/v1/images/{image}/tags/{tag}";
+/// POST: points a tag at the version that it pointed at before.
+pub const IMAGE_TAG_ROLLBACK: &str = "/v1/images/{image}/tags/{tag}/rollback";
 /// A version: its number, `latest` or `@tag`.
 pub const VERSION: &str = "/v1/images/{image}/versions/{version}";
 /// A version's root document, with its seal in a header.
@@ -163,6 +165,12 @@ pub fn image_history(image: &ImageName) -> String {
 #[must_use]
 pub fn image_tag(image: &ImageName, tag: &TagName) -> String {
     format!("{IMAGES}/{image}/tags/{tag}")
+}
+
+/// [`IMAGE_TAG_ROLLBACK`] of this tag.
+#[must_use]
+pub fn image_tag_rollback(image: &ImageName, tag: &TagName) -> String {
+    format!("{}/rollback", image_tag(image, tag))
 }
 
 /// [`VERSION`] of this version.

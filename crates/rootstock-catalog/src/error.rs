@@ -100,7 +100,7 @@ pub enum CatalogError {
         boot: String,
     },
     /// There is no image to go back to.
-    #[error("{what} '{name}' had no other image set before")]
+    #[error("{what} '{name}' had nothing else set before")]
     NothingBefore {
         /// What sort of thing.
         what: &'static str,

@@ -133,6 +133,49 @@ impl Catalog {
         Ok((version, before))
     }
 
+    /// Points a tag at the version that it pointed at before. Answers the version and
+    /// the one that it leaves. To go back twice is to be where one was.
+    ///
+    /// # Errors
+    /// [`CatalogError::TagNotFound`], [`CatalogError::NothingBefore`], and
+    /// [`CatalogError::VersionNotFound`] when that version is gone.
+    pub async fn roll_tag_back(
+        &self,
+        image: &ImageName,
+        tag: &TagName,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<(VersionRow, VersionNumber), CatalogError> {
+        let doing = "find what a tag pointed at before";
+        let mut tx = self.begin(doing).await?;
+        let spec = |selector| VersionSpec {
+            image: image.clone(),
+            selector,
+        };
+        let tagged = spec(VersionSelector::Tag(tag.clone()));
+        let present = crate::versions::resolve(&mut tx, &tagged).await?.number;
+        let before: Option<(i64,)> = sqlx::query_as(
+            "SELECT version FROM history WHERE image = $1 AND tag = $2 AND event = 'tagged' \
+             AND version <> $3 ORDER BY id DESC LIMIT 1",
+        )
+        .bind(image.as_str())
+        .bind(tag.as_str())
+        .bind(i64::from(present.0))
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(failed(doing))?;
+        let (before,) = before.ok_or_else(|| CatalogError::NothingBefore {
+            what: "tag",
+            name: format!("{image}@{tag}"),
+        })?;
+        let before = VersionNumber(unsigned("history's version", before)?);
+        let before = spec(VersionSelector::Number(before));
+        let version = crate::versions::resolve(&mut tx, &before).await?;
+        point_tag(&mut tx, image, tag, version.number, actor, now).await?;
+        tx.commit().await.map_err(failed(doing))?;
+        Ok((version, present))
+    }
+
     /// Takes a tag away. Answers the version it pointed at.
     ///
     /// # Errors

@@ -140,6 +140,41 @@ async fn the_same_again_is_no_new_version() {
 }
 
 #[tokio::test]
+async fn a_tag_goes_back_and_forth() {
+    let site = Site::new().await;
+    let catalog = &site.catalog;
+    for content in ["a", "b", "c"] {
+        site.add("lab", content, None).await;
+    }
+    let lab = image("lab");
+    let tag = "production".parse().expect("a tag");
+    let back = |second| catalog.roll_tag_back(&lab, &tag, "local", at(second));
+    assert!(matches!(
+        back(1).await,
+        Err(CatalogError::TagNotFound { .. })
+    ));
+    for number in [1, 2, 3] {
+        let selector = VersionSelector::Number(VersionNumber(number));
+        let set = catalog.set_tag(&lab, &tag, &selector, "local", at(2)).await;
+        set.expect("tags");
+        if number == 1 {
+            let nothing = back(3).await.expect_err("has nothing before");
+            let message = "tag 'lab@production' had nothing else set before";
+            assert_eq!(nothing.to_string(), message);
+        }
+    }
+    for expected in [(2, 3), (3, 2), (2, 3)] {
+        let (row, before) = back(4).await.expect("goes back");
+        assert_eq!((row.number.0, before.0), expected);
+    }
+    let three = VersionNumber(3);
+    let deleted = catalog.delete_version(&lab, three, "local", at(5)).await;
+    deleted.expect("nobody needs it");
+    let gone = back(6).await;
+    assert!(matches!(gone, Err(CatalogError::VersionNotFound { .. })));
+}
+
+#[tokio::test]
 async fn selectors_find_their_version() {
     let site = Site::new().await;
     let catalog = &site.catalog;

@@ -85,6 +85,11 @@ impl Client {
         self.send(Method::PUT, &paths::image_tag(image, tag), &target)
     }
 
+    /// Points a tag at the version that it pointed at before.
+    pub fn tag_rollback(&self, image: &ImageName, tag: &TagName) -> Answer<TagSet> {
+        self.send(Method::POST, &paths::image_tag_rollback(image, tag), &())
+    }
+
     /// Takes a tag away.
     pub fn untag(&self, image: &ImageName, tag: &TagName) -> Answer<()> {
         self.order(Method::DELETE, &paths::image_tag(image, tag))

@@ -37,7 +37,7 @@ async fn a_node_goes_back_to_what_was_set_before_and_forth_again() {
     let nothing = back(&site, &n1, Pass::Keep).await;
     match nothing {
         Err(error @ CatalogError::NothingBefore { .. }) => {
-            assert_eq!(error.to_string(), "node 'n1' had no other image set before");
+            assert_eq!(error.to_string(), "node 'n1' had nothing else set before");
         }
         other => panic!("{other:?}"),
     }

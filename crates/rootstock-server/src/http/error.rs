@@ -109,9 +109,7 @@ impl From<CatalogError> for ApiError {
                 ProblemCode::Busy,
                 "wait for its end, or end it with `rootstock rollout abort`",
             ),
-            CatalogError::NothingBefore { .. } => {
-                (ProblemCode::BadValue, "set the image that it is to have")
-            }
+            CatalogError::NothingBefore { .. } => (ProblemCode::BadValue, "set what it is to have"),
             CatalogError::MacTaken { .. } | CatalogError::Taken { .. } => {
                 (ProblemCode::Exists, "`rootstock node show` shows that node")
             }

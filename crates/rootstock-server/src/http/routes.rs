@@ -70,6 +70,7 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(images::show, images::delete))
         .routes(routes!(images::history))
         .routes(routes!(images::tag, images::untag))
+        .routes(routes!(images::tag_rollback))
         .routes(routes!(versions::show, versions::delete))
         .routes(routes!(versions::manifest))
         .routes(routes!(versions::verify))

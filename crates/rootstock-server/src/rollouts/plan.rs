@@ -107,8 +107,9 @@ pub(super) fn plan(
     }
     let count = |state| looked.iter().filter(|node| node.state == state).count();
     let (good, failures) = (count(NodeState::Good), count(NodeState::Failed));
-    let unforgiven = failures.saturating_sub(rollout.failures_forgiven as usize);
-    let candidates = looked.len() - failures - count(NodeState::Left);
+    let forgiven = failures.min(rollout.failures_forgiven as usize);
+    let unforgiven = failures - forgiven;
+    let candidates = looked.len() - forgiven - count(NodeState::Left);
     let canaries = candidates.min(rollout.terms.canary_count as usize);
     let is_past_canaries = good >= canaries;
     let failures_max = match is_past_canaries {

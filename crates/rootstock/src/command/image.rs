@@ -30,8 +30,10 @@ pub(crate) enum ImageCommand {
     Diff(diff::DiffArgs),
     /// Point a tag, such as production, at a version
     Tag(tag::TagArgs),
+    /// Point a tag at the version that it pointed at before
+    Rollback(tag::TaggedArgs),
     /// Take a tag away
-    Untag(tag::UntagArgs),
+    Untag(tag::TaggedArgs),
     /// Show what happened to an image
     History(history::HistoryArgs),
     /// Read a version anew and name what is damaged
@@ -50,6 +52,7 @@ pub(crate) fn run(command: &ImageCommand, session: &Session) -> anyhow::Result<(
         ImageCommand::Show(args) => show::run(args, session),
         ImageCommand::Diff(args) => diff::run(args, session),
         ImageCommand::Tag(args) => tag::run(args, session),
+        ImageCommand::Rollback(args) => tag::run_rollback(args, session),
         ImageCommand::Untag(args) => tag::run_untag(args, session),
         ImageCommand::History(args) => history::run(args, session),
         ImageCommand::Verify(args) => verify::run(args, session),

@@ -123,6 +123,27 @@ pub(crate) async fn tag(
     }))
 }
 
+/// Points a tag at the version that it pointed at before
+#[utoipa::path(post, path = paths::IMAGE_TAG_ROLLBACK, tag = "images",
+    operation_id = "image_tag_rollback",
+    params(("image" = String, Path, description = "The image's name"),
+        ("tag" = String, Path, description = "The tag's name")),
+    responses((status = 200, body = TagSet), (status = "default", body = Problem)))]
+pub(crate) async fn tag_rollback(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    ApiPath((image, tag)): ApiPath<(ImageName, TagName)>,
+) -> Result<ApiJson<TagSet>, ApiError> {
+    let now = Timestamp::now();
+    let back = app.catalog.roll_tag_back(&image, &tag, &caller.actor, now);
+    let (row, before) = back.await?;
+    app.nodes.note_version_change();
+    Ok(ApiJson(TagSet {
+        version: row.number,
+        before: Some(before),
+    }))
+}
+
 /// Takes a tag away
 #[utoipa::path(delete, path = paths::IMAGE_TAG, tag = "images", operation_id = "image_untag",
     params(("image" = String, Path, description = "The image's name"),

@@ -227,6 +227,18 @@ fn a_canary_that_fails_stops_it_and_to_go_on_takes_another() {
 }
 
 #[test]
+fn the_only_node_is_a_canary_too() {
+    let mut fleet = Fleet::new(terms(), &[IDLE]);
+    fleet.machines[0].works = false;
+    fleet.run(20);
+    assert_eq!(fleet.rollout.state, RolloutState::Stopped);
+    fleet.rollout.state = RolloutState::Open;
+    fleet.rollout.failures_forgiven = 1;
+    fleet.turn();
+    assert_eq!(fleet.rollout.state, RolloutState::Done);
+}
+
+#[test]
 fn more_failures_than_allowed_stop_it() {
     let mut fleet = Fleet::new(terms(), &[IDLE; 8]);
     for number in [1, 2, 3] {

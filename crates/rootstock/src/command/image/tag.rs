@@ -1,6 +1,7 @@
-//! `rootstock image tag` and `untag`.
+//! `rootstock image tag`, `rollback` and `untag`.
 
 use clap::Args;
+use rootstock_api::TagSet;
 use rootstock_core::{ImageName, TagName, VersionSpec};
 use serde_json::json;
 
@@ -19,9 +20,9 @@ pub(crate) struct TagArgs {
     tag: TagName,
 }
 
-/// Which tag goes.
+/// Which tag.
 #[derive(Debug, Args)]
-pub(crate) struct UntagArgs {
+pub(crate) struct TaggedArgs {
     /// The image
     image: ImageName,
     /// The tag
@@ -35,19 +36,29 @@ pub(crate) fn run(args: &TagArgs, session: &Session) -> anyhow::Result<()> {
     if session.json() {
         return output::json(&set);
     }
+    told(image, &args.tag, &set)
+}
+
+/// Points a tag at the version that it pointed at before.
+pub(crate) fn run_rollback(args: &TaggedArgs, session: &Session) -> anyhow::Result<()> {
+    let set = session.client()?.tag_rollback(&args.image, &args.tag)?;
+    if session.json() {
+        return output::json(&set);
+    }
+    told(&args.image, &args.tag, &set)
+}
+
+fn told(image: &ImageName, tag: &TagName, set: &TagSet) -> anyhow::Result<()> {
     let before = match set.before {
         Some(before) if before == set.version => " (as before)".to_owned(),
         Some(before) => format!(" (before: {image}:{before})"),
         None => String::new(),
     };
-    output::line(&format!(
-        "{image}@{} is {image}:{}{before}",
-        args.tag, set.version
-    ))
+    output::line(&format!("{image}@{tag} is {image}:{}{before}", set.version))
 }
 
 /// Takes a tag away.
-pub(crate) fn run_untag(args: &UntagArgs, session: &Session) -> anyhow::Result<()> {
+pub(crate) fn run_untag(args: &TaggedArgs, session: &Session) -> anyhow::Result<()> {
     session.client()?.untag(&args.image, &args.tag)?;
     if session.json() {
         return output::json(&json!({"image": args.image, "untagged": args.tag}));
