@@ -155,6 +155,23 @@ impl Lan {
         machine.power_on_beside_disk(command, &self.directory, disk)
     }
 
+    /// As [`Lan::power_on`], with a disk of its own that it boots from, too.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started.
+    pub fn power_on_with_own_disk(
+        &self,
+        name: &str,
+        number: u8,
+        firmware: Firmware,
+        disk: &Path,
+    ) -> Result<PoweredOn> {
+        self.plug_in(number)?;
+        let machine = machine(name, number, firmware);
+        let command = |program: &str| self.namespace.command(program);
+        machine.power_on_with_own_disk(command, &self.directory, disk)
+    }
+
     /// What was sent so far, as the kernel counts it: frames with their headers,
     /// long sends before they are cut into packets.
     ///

@@ -208,6 +208,12 @@ const STEPS: [&[Need]; 3] = [
             "what shim starts, with Secure Boot, from the network",
         ),
         need(
+            "/usr/lib/grub/i386-pc/boot.img",
+            "grub-pc-bin",
+            "grub2-pc-modules",
+            "the boot loader of a machine that starts from its own disk",
+        ),
+        need(
             "ip",
             "iproute2",
             "iproute",

@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 
 use rootstock_core::MacAddress;
 
+use crate::local::is_file_name;
+
 /// The most URLs that are taken from a command line.
 const URLS_MAX: usize = 16;
 
@@ -12,8 +14,10 @@ const URLS_MAX: usize = 16;
 pub(crate) struct CommandLine {
     /// Base URLs of node services, in order (`rootstock.url=`).
     pub(crate) urls: Vec<String>,
-    /// The boot token (`rootstock.token=`).
+    /// The boot token (`rootstock.token=`); none when it starts from its own disk.
     pub(crate) token: String,
+    /// The document of a start from its own disk (`rootstock.local=`).
+    pub(crate) local: Option<String>,
     /// The card it booted from (`BOOTIF=`).
     pub(crate) boot_mac: Option<MacAddress>,
     /// Its address, when the boot loader's is to be kept (`rootstock.ip=`).
@@ -63,6 +67,15 @@ impl CommandLine {
                 line.add_url(url)?;
             } else if let Some(token) = word.strip_prefix("rootstock.token=") {
                 token.clone_into(&mut line.token);
+            } else if let Some(name) = word.strip_prefix("rootstock.local=") {
+                if !is_file_name(name) {
+                    return Err(CommandLineError::Bad {
+                        name: "rootstock.local=",
+                        value: name.to_owned(),
+                        expected: "a file's name such as 0123abcd.ef0",
+                    });
+                }
+                line.local = Some(name.to_owned());
             } else if let Some(value) = word.strip_prefix("BOOTIF=") {
                 line.boot_mac = Some(boot_mac(value).ok_or_else(|| CommandLineError::Bad {
                     name: "BOOTIF=",
@@ -82,7 +95,7 @@ impl CommandLine {
                 name: "rootstock.url=",
             });
         }
-        if line.token.is_empty() {
+        if line.token.is_empty() && line.local.is_none() {
             return Err(CommandLineError::Missing {
                 name: "rootstock.token=",
             });
@@ -207,6 +220,10 @@ mod tests {
             ("quiet", "rootstock.url="),
             ("rootstock.url=https://a", "rootstock.token="),
             ("rootstock.url=ftp://a", "http or https"),
+            (
+                "rootstock.url=https://a rootstock.local=../x",
+                "a file's name",
+            ),
             ("BOOTIF=eth0", "BOOTIF="),
             ("rootstock.ip=dhcp", "ADDRESS/NETMASK"),
         ] {

@@ -3,7 +3,8 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 
-use rootstock_api::boot::{BootOrder, StepReport};
+use rootstock_api::boot::{BootOrder, Identity, SessionCreate, StepReport};
+use rootstock_core::MacAddress;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The longest line: a manifest of 1,024 regions as numbers, and an order.
@@ -23,14 +24,29 @@ pub(crate) enum ToServer {
 pub(crate) struct Start {
     /// Node services, the one that answered first.
     pub(crate) urls: Vec<String>,
-    /// The session's secret.
-    pub(crate) session: String,
+    /// The session's secret; none while no server knows of this boot.
+    pub(crate) session: Option<String>,
+    /// How it is asked for one.
+    pub(crate) join: Option<Join>,
     /// The authority of TLS certificates, PEM.
     pub(crate) authority_pem: String,
     /// The order, without the machine's identity.
     pub(crate) order: BootOrder,
     /// The manifest's bytes, checked.
     pub(crate) manifest: Vec<u8>,
+    /// Who the machine is, for a disk that it starts from.
+    pub(crate) identity: Identity,
+    /// The words of the kernel's command line that a later start has, too.
+    pub(crate) words: Vec<String>,
+}
+
+/// What a machine says that started from its own disk, when its server is back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Join {
+    /// Its card.
+    pub(crate) mac: MacAddress,
+    /// All but the token.
+    pub(crate) ask: SessionCreate,
 }
 
 /// To pid 1.

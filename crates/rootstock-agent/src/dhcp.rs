@@ -15,7 +15,7 @@ use crate::nic::Nic;
 use crate::sys;
 
 /// RFC 2131, section 4.1: 4 s, doubling; a boot asks a little sooner.
-const WAITS: [Duration; 5] = [
+pub(crate) const WAITS: [Duration; 5] = [
     Duration::from_secs(2),
     Duration::from_secs(4),
     Duration::from_secs(8),
@@ -58,18 +58,18 @@ struct Reply {
     name_servers: Vec<Ipv4Addr>,
 }
 
-/// Asks for an address.
+/// Asks for an address, as often and as patiently as `waits` says.
 ///
 /// # Errors
-/// When no server gives one within half a minute.
-pub(crate) fn ask(nic: &Nic) -> io::Result<Ipv4Config> {
+/// When no server gives one by then.
+pub(crate) fn ask(nic: &Nic, waits: &[Duration]) -> io::Result<Ipv4Config> {
     let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT))?;
     socket.set_broadcast(true)?;
     sys::bind_to_device(socket.as_fd(), &nic.name)?;
     // The address makes it differ between machines, the number between tries.
     let mac = nic.mac.as_bytes();
     let mut transaction = u32::from_be_bytes([mac[2], mac[3], mac[4], mac[5]]);
-    for wait in WAITS {
+    for wait in waits.iter().copied() {
         transaction = transaction.wrapping_add(0x0100_0000);
         let Some(offer) = exchange(&socket, nic.mac, transaction, None, wait)? else {
             continue;

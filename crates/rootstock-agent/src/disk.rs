@@ -2,4 +2,5 @@
 
 pub(crate) mod device;
 pub(crate) mod find;
+pub(crate) mod part;
 pub(crate) mod prepare;

@@ -25,12 +25,21 @@ pub(crate) struct IdentityError {
     source: io::Error,
 }
 
+/// The card that the machine booted from, and its settings.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Link<'a> {
+    /// The card.
+    pub(crate) nic: &'a Nic,
+    /// Its settings.
+    pub(crate) address: &'a Ipv4Config,
+}
+
 /// Writes the machine's identity into its root, and the boot card's settings to
-/// where network programs look for them.
+/// where network programs look for them. A machine that has no address, since it
+/// started from its own disk, leaves its cards to the image.
 pub(crate) fn apply(
     order: &BootOrder,
-    nic: &Nic,
-    address: &Ipv4Config,
+    link: Option<Link<'_>>,
     root: &Root,
 ) -> Result<(), IdentityError> {
     let write = |path: &str, mode: u32, text: &str| {
@@ -51,7 +60,7 @@ pub(crate) fn apply(
         let text = format!("{}\n", identity.machine_id);
         write("/etc/machine-id", 0o444, &text)?;
     }
-    if let Some(text) = resolv_conf(order, address) {
+    if let Some(text) = resolv_conf(order, link.map(|link| link.address)) {
         // Mostly a link to what some program would write; that program is told
         // below to leave the boot card alone, so it would write nothing.
         let path = "/etc/resolv.conf";
@@ -64,10 +73,10 @@ pub(crate) fn apply(
     for file in &identity.files {
         write(&file.path, file.mode, &file.text)?;
     }
-    for (path, text) in in_root(order, nic, root) {
+    for (path, text) in in_root(order, link.map(|link| link.nic), root) {
         write(&path, FILE, &text)?;
     }
-    for (path, text) in in_run(order, nic, address) {
+    for (path, text) in in_run(order, link) {
         let made = Path::new(&path).parent().map_or(Ok(()), fs::create_dir_all);
         made.and_then(|()| fs::write(&path, text))
             .map_err(|source| IdentityError { path, source })?;
@@ -103,15 +112,14 @@ fn hosts(image: &str, order: &BootOrder) -> String {
     text
 }
 
-fn resolv_conf(order: &BootOrder, address: &Ipv4Config) -> Option<String> {
+fn resolv_conf(order: &BootOrder, address: Option<&Ipv4Config>) -> Option<String> {
     let identity = &order.identity;
     let mut servers: Vec<String> = identity.name_servers.clone();
     if servers.is_empty() {
-        servers = address
-            .name_servers
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let known = address
+            .into_iter()
+            .flat_map(|address| &address.name_servers);
+        servers = known.map(ToString::to_string).collect();
     }
     if servers.is_empty() {
         return None;
@@ -127,18 +135,18 @@ fn resolv_conf(order: &BootOrder, address: &Ipv4Config) -> Option<String> {
 }
 
 /// Changes to the image's own files; they go where all writes of the machine go.
-fn in_root(order: &BootOrder, nic: &Nic, root: &Root) -> Vec<(String, String)> {
+fn in_root(order: &BootOrder, nic: Option<&Nic>, root: &Root) -> Vec<(String, String)> {
     let mut files = Vec::new();
     // ifupdown's `ifdown -a` at shutdown would take the root's card down.
     let path = "/etc/network/interfaces";
-    if let Some(text) = root.read(path) {
+    if let (Some(nic), Some(text)) = (nic, root.read(path)) {
         let line = format!("no-auto-down {}", nic.name);
         if !text.lines().any(|had| had == line) {
             files.push((path.to_owned(), format!("{}\n{line}\n", text.trim_end())));
         }
     }
     // cloud-init would write a network of its own for a machine it takes as new.
-    if root.has("/etc/cloud/cloud.cfg.d") {
+    if nic.is_some() && root.has("/etc/cloud/cloud.cfg.d") {
         files.push((
             "/etc/cloud/cloud.cfg.d/99-rootstock-network.cfg".to_owned(),
             "network: {config: disabled}\n".to_owned(),
@@ -173,25 +181,28 @@ fn without_swap(fstab: &str) -> Option<String> {
 }
 
 /// Files of this boot alone.
-fn in_run(order: &BootOrder, nic: &Nic, address: &Ipv4Config) -> Vec<(String, String)> {
-    vec![
+fn in_run(order: &BootOrder, link: Option<Link<'_>>) -> Vec<(String, String)> {
+    let mut files = vec![
         (
             format!("{RUN}/settings.json"),
             json!(order.identity.settings).to_string(),
         ),
         (format!("{RUN}/order.json"), public(order).to_string()),
+    ];
+    if let Some(Link { nic, address }) = link {
         // NetworkManager: the card is the boot's, and stays as it is.
-        (
+        files.push((
             "/run/NetworkManager/conf.d/00-rootstock.conf".to_owned(),
             network_manager(nic),
-        ),
+        ));
         // systemd-networkd: the same address, set by nobody's lease, kept when the
         // daemon stops; so its wait for the network ends at once.
-        (
+        files.push((
             "/run/systemd/network/00-rootstock.network".to_owned(),
             networkd(nic, address),
-        ),
-    ]
+        ));
+    }
+    files
 }
 
 fn network_manager(nic: &Nic) -> String {
@@ -304,7 +315,13 @@ mod tests {
 
     #[test]
     fn what_all_may_read_holds_no_secret() {
-        for (path, text) in in_run(&order(), &nic(), &address()) {
+        for (path, text) in in_run(
+            &order(),
+            Some(Link {
+                nic: &nic(),
+                address: &address(),
+            }),
+        ) {
             assert!(!text.contains("secret"), "{path}: {text}");
         }
         assert!(public(&order()).to_string().contains("\"node\":\"n1\""));
@@ -333,10 +350,10 @@ mod tests {
     #[test]
     fn name_servers_come_from_the_order_first() {
         let mut order = order();
-        let text = resolv_conf(&order, &address()).expect("servers");
+        let text = resolv_conf(&order, Some(&address())).expect("servers");
         assert_eq!(text, "search lab.example\nnameserver 10.0.0.53\n");
         order.identity.name_servers = vec!["9.9.9.9".to_owned()];
-        let text = resolv_conf(&order, &address()).expect("servers");
+        let text = resolv_conf(&order, Some(&address())).expect("servers");
         assert!(text.ends_with("nameserver 9.9.9.9\n"));
     }
 
@@ -347,12 +364,12 @@ mod tests {
         let put = |path: &str, text: &str| root.write(path, FILE, text.as_bytes());
         put("/etc/network/interfaces", "auto eth0\n").expect("written");
         fs::create_dir_all(directory.path().join("etc/cloud/cloud.cfg.d")).expect("made");
-        for (path, text) in in_root(&order(), &nic(), &root) {
+        for (path, text) in in_root(&order(), Some(&nic()), &root) {
             put(&path, &text).expect("written");
         }
         let interfaces = root.read("/etc/network/interfaces").expect("there");
         assert_eq!(interfaces, "auto eth0\nno-auto-down eth0\n");
         // The second boot of a volume adds nothing.
-        assert_eq!(in_root(&order(), &nic(), &root).len(), 1);
+        assert_eq!(in_root(&order(), Some(&nic()), &root).len(), 1);
     }
 }

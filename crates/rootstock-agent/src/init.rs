@@ -22,7 +22,8 @@ use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use crate::cmdline::{CommandLine, Ipv4Config};
 use crate::confined::Root;
 use crate::console;
-use crate::control::{FromServer, Lines, Start, ToServer, send};
+use crate::control::{FromServer, Join, Lines, Start, ToServer, send};
+use crate::identity::Link;
 use crate::modules::Modules;
 use crate::nic::{self, Nic};
 use crate::order::{Site, TrustError};
@@ -30,6 +31,8 @@ use crate::report::step;
 use crate::service::{CallError, Service};
 use crate::uevent::Uevents;
 use crate::{dhcp, identity, inventory, keep, server, switch};
+
+mod local;
 
 /// The card's driver may need firmware and a slow bus.
 const NIC_LIMIT: Duration = Duration::from_secs(60);
@@ -95,12 +98,48 @@ fn boot(told: &mut Told) -> Result<Infallible, Failure> {
     let site = Site::parse(&text).map_err(|error| first(error.to_string()))?;
     set_clock(site.file.made_seconds);
 
-    let (nic, address) = network(&line, told)?;
-    let opened = session(&line, &site, &nic, told)?;
-    let (order, manifest) = order(&site, &opened, told)?;
-    let device = device(&line, &site, &opened, &order, manifest, told)?;
-    root(&order, &nic, &address, told, &device)?;
+    let drivers = Drivers::load(told)?;
+    let known = match line.local.clone() {
+        None => from_network(&line, &site, drivers, told)?,
+        Some(name) => local::begin(&line, &site, &name, drivers, told)?,
+    };
+    let order = known.order.clone();
+    let link = known.link.clone();
+    let device = device(&line, &site, known, told)?;
+    root(&order, link.as_ref(), told, &device)?;
     enter(&order, told, &device.control)
+}
+
+/// What a boot needs to know before it has a root.
+struct Known {
+    order: BootOrder,
+    /// The manifest's bytes, checked.
+    manifest: Vec<u8>,
+    /// The card, with its address.
+    link: Option<(Nic, Ipv4Config)>,
+    /// Who knows of this boot.
+    opened: Option<Opened>,
+    /// How the machine asks for a session, while nobody does.
+    join: Option<Join>,
+}
+
+fn from_network(
+    line: &CommandLine,
+    site: &Site,
+    mut drivers: Drivers,
+    told: &mut Told,
+) -> Result<Known, Failure> {
+    let (nic, address) = network(line, &mut drivers, told)?;
+    drivers.follow(told);
+    let opened = session(line, site, &nic, told)?;
+    let (order, manifest) = order(site, &opened)?;
+    Ok(Known {
+        order,
+        manifest,
+        link: Some((nic, address)),
+        opened: Some(opened),
+        join: None,
+    })
 }
 
 /// A clock that is behind would refuse every certificate; one that was never set is.
@@ -117,44 +156,94 @@ fn set_clock(made_seconds: i64) {
     }
 }
 
-fn network(line: &CommandLine, told: &mut Told) -> Result<(Nic, Ipv4Config), Failure> {
+/// The kernel's news of devices, and their drivers.
+struct Drivers {
+    uevents: Uevents,
+    modules: Modules,
+}
+
+impl Drivers {
+    /// Loads what the root needs, in order, before the rest.
+    fn load(told: &Told) -> Result<Self, Failure> {
+        debug_assert!(told.service.is_none(), "the network comes later");
+        let release = rustix::system::uname();
+        let directory =
+            Path::new("/lib/modules").join(release.release().to_string_lossy().as_ref());
+        let mut modules = Modules::open(&directory);
+        let uevents = Uevents::open().map_err(|error| Failure {
+            step: BootStep::Network,
+            reason: format!("the kernel tells no events: {error}"),
+        })?;
+        let list = fs::read_to_string("/rootstock/modules.load").unwrap_or_default();
+        for name in list.split_ascii_whitespace() {
+            modules.load(name);
+        }
+        Ok(Self { uevents, modules })
+    }
+
+    /// Loads drivers of what is there and comes, until something is found.
+    fn until<T>(&mut self, limit: Duration, find: impl FnMut() -> Option<T>) -> Option<T> {
+        self.uevents.settle(&mut self.modules, limit, find)
+    }
+
+    /// The card that the machine booted from.
+    fn nic(&mut self, line: &CommandLine, limit: Duration) -> Option<Nic> {
+        let find = || nic::choose(&nic::list(Path::new("/sys/class/net")), line.boot_mac).cloned();
+        self.until(limit, find)
+    }
+
+    /// Goes on with it beside the boot.
+    fn follow(mut self, told: &Told) {
+        let stop = Arc::clone(&told.drivers_stop);
+        let drivers = move || self.uevents.follow(&mut self.modules, &stop);
+        let follow = thread::Builder::new().name("drivers".to_owned());
+        if let Err(error) = follow.spawn(drivers) {
+            console::warn(format_args!(
+                "drivers of slow disks are not loaded: {error}"
+            ));
+        }
+    }
+}
+
+fn network(
+    line: &CommandLine,
+    drivers: &mut Drivers,
+    told: &mut Told,
+) -> Result<(Nic, Ipv4Config), Failure> {
     let failed = |reason: String| Failure {
         step: BootStep::Network,
         reason,
     };
-    let release = rustix::system::uname();
-    let directory = Path::new("/lib/modules").join(release.release().to_string_lossy().as_ref());
-    let mut modules = Modules::open(&directory);
-    let uevents =
-        Uevents::open().map_err(|error| failed(format!("the kernel tells no events: {error}")))?;
-    // In order, and before the rest: what the root needs.
-    let list = fs::read_to_string("/rootstock/modules.load").unwrap_or_default();
-    for name in list.split_ascii_whitespace() {
-        modules.load(name);
-    }
-    let find = || nic::choose(&nic::list(Path::new("/sys/class/net")), line.boot_mac).cloned();
-    let nic = uevents
-        .settle(&mut modules, NIC_LIMIT, find)
+    let nic = drivers
+        .nic(line, NIC_LIMIT)
         .ok_or_else(|| failed(no_card(line)))?;
-    let stop = Arc::clone(&told.drivers_stop);
-    let drivers = move || uevents.follow(&mut modules, &stop);
-    let follow = thread::Builder::new().name("drivers".to_owned());
-    if let Err(error) = follow.spawn(drivers) {
-        console::warn(format_args!(
-            "drivers of slow disks are not loaded: {error}"
-        ));
-    }
-    nic.bring_up().map_err(|error| failed(error.to_string()))?;
+    let address = address(&nic, line, nic::CARRIER_LIMIT, &dhcp::WAITS)
+        .map_err(|error| failed(error.to_string()))?;
+    tell_address(&nic, &address, told);
+    Ok((nic, address))
+}
+
+/// Brings a card up and gives it its address.
+fn address(
+    nic: &Nic,
+    line: &CommandLine,
+    link_limit: Duration,
+    waits: &[Duration],
+) -> io::Result<Ipv4Config> {
+    nic.bring_up(link_limit)?;
     let address = match &line.address {
         Some(address) => address.clone(),
-        None => dhcp::ask(&nic).map_err(|error| failed(error.to_string()))?,
+        None => dhcp::ask(nic, waits)?,
     };
     nic.configure(&address)
-        .map_err(|error| failed(format!("{} takes no address: {error}", nic.name)))?;
+        .map_err(|error| io::Error::other(format!("{} takes no address: {error}", nic.name)))?;
+    Ok(address)
+}
+
+fn tell_address(nic: &Nic, address: &Ipv4Config, told: &mut Told) {
     let text = format!("{} {}/{}", nic.name, address.address, address.prefix_bits);
     console::info(&text);
     told.steps.push(step(BootStep::Network, 0, text));
-    Ok((nic, address))
 }
 
 fn no_card(line: &CommandLine) -> String {
@@ -184,14 +273,7 @@ fn session(line: &CommandLine, site: &Site, nic: &Nic, told: &mut Told) -> Resul
     };
     let service = Service::new(&site.file.authority_pem)
         .map_err(|error| failed(format!("the site's authority is no certificate: {error}")))?;
-    let root = Path::new("/");
-    let ask = SessionCreate {
-        token: line.token.clone(),
-        mac: nic.mac.to_string(),
-        uuid: inventory::uuid(root),
-        release: env!("CARGO_PKG_VERSION").to_owned(),
-        inventory: inventory::look(root),
-    };
+    let ask = session_create(line.token.clone(), nic);
     loop {
         let (url, state) = call(&line.urls, |url| service.open(url, &ask))
             .map_err(|error| failed(console::chain(&error)))?;
@@ -220,7 +302,18 @@ fn session(line: &CommandLine, site: &Site, nic: &Nic, told: &mut Told) -> Resul
     }
 }
 
-fn order(site: &Site, opened: &Opened, told: &Told) -> Result<(BootOrder, Vec<u8>), Failure> {
+fn session_create(token: String, nic: &Nic) -> SessionCreate {
+    let root = Path::new("/");
+    SessionCreate {
+        token,
+        mac: nic.mac.to_string(),
+        uuid: inventory::uuid(root),
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        inventory: inventory::look(root),
+    }
+}
+
+fn order(site: &Site, opened: &Opened) -> Result<(BootOrder, Vec<u8>), Failure> {
     let failed = |error: &dyn std::error::Error| Failure {
         step: BootStep::Session,
         reason: console::chain(error),
@@ -235,7 +328,6 @@ fn order(site: &Site, opened: &Opened, told: &Told) -> Result<(BootOrder, Vec<u8
         call(&urls, |url| opened.service.manifest(url)).map_err(|error| failed(&error))?;
     site.manifest(&manifest, &seal, &order)
         .map_err(|error| failed(&error))?;
-    debug_assert!(told.service.is_some(), "a session is open");
     Ok((order, manifest))
 }
 
@@ -278,9 +370,7 @@ struct Device {
 fn device(
     line: &CommandLine,
     site: &Site,
-    opened: &Opened,
-    order: &BootOrder,
-    manifest: Vec<u8>,
+    known: Known,
     told: &mut Told,
 ) -> Result<Device, Failure> {
     let failed = |reason: String| Failure {
@@ -289,17 +379,29 @@ fn device(
     };
     let control = start_server()
         .map_err(|error| failed(format!("the root's server cannot be started: {error}")))?;
+    let mut order = known.order;
     let mut urls = line.urls.clone();
-    urls.sort_by_key(|url| *url != opened.url);
-    let mut public = order.clone();
-    // Keys and files are pid 1's to write; nobody else keeps them.
-    public.identity = Default::default();
+    let mut words: Vec<String> = urls
+        .iter()
+        .map(|url| format!("rootstock.url={url}"))
+        .collect();
+    if let Some(mac) = line.boot_mac {
+        words.push(format!("BOOTIF=01-{}", mac.dashed()));
+    }
+    if let Some(opened) = &known.opened {
+        urls.sort_by_key(|url| *url != opened.url);
+    }
     let start = ToServer::Start(Box::new(Start {
         urls,
-        session: opened.session.clone(),
+        session: known.opened.map(|opened| opened.session),
+        join: known.join,
         authority_pem: site.file.authority_pem.clone(),
-        order: public,
-        manifest,
+        // Keys and files are pid 1's to write; a disk that the machine starts from
+        // has them, too.
+        identity: std::mem::take(&mut order.identity),
+        order: order.clone(),
+        manifest: known.manifest,
+        words,
     }));
     send(&control, &start).map_err(|error| failed(error.to_string()))?;
     let answer = Lines::new(&control).next();
@@ -342,8 +444,7 @@ fn tell(control: &UnixStream, step: StepReport) {
 
 fn root(
     order: &BootOrder,
-    nic: &Nic,
-    address: &Ipv4Config,
+    link: Option<&(Nic, Ipv4Config)>,
     told: &mut Told,
     device: &Device,
 ) -> Result<(), Failure> {
@@ -357,7 +458,8 @@ fn root(
     let root = Root::new(Path::new(switch::SYSROOT));
     // Before what is written into them.
     let lost = keep::apply(&order.keep).map_err(|error| console::chain(&error));
-    identity::apply(order, nic, address, &root).map_err(|error| failed(console::chain(&error)))?;
+    let link = link.map(|(nic, address)| Link { nic, address });
+    identity::apply(order, link, &root).map_err(|error| failed(console::chain(&error)))?;
     // For an init that does not read /etc/hostname.
     let _ = rustix::system::sethostname(order.identity.host_name.as_bytes());
     tell(

@@ -14,7 +14,7 @@ use crate::console;
 use crate::netlink::{ACK, CREATE, Message, REPLACE, REQUEST, Socket};
 
 /// Spanning tree keeps a port silent for 30 s, and some links train for 10.
-const CARRIER_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const CARRIER_LIMIT: Duration = Duration::from_secs(60);
 /// When the console is told what is waited for.
 const CARRIER_SILENCE: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -85,15 +85,15 @@ impl Nic {
     /// Brings it up and waits for its link; says so when that takes long.
     ///
     /// # Errors
-    /// When the kernel refuses, or there is no link within a minute.
-    pub(crate) fn bring_up(&self) -> io::Result<()> {
+    /// When the kernel refuses, or there is no link in time.
+    pub(crate) fn bring_up(&self, limit: Duration) -> io::Result<()> {
         let mut netlink = Socket::open(None, 0)?;
         netlink.request(Message::new(NEW_LINK, REQUEST | ACK).raw(&link_up(self.index)))?;
         let carrier = Path::new("/sys/class/net").join(&self.name).join("carrier");
         let began = Instant::now();
         let mut told = false;
         while fs::read_to_string(&carrier).is_ok_and(|text| text.trim() != "1") {
-            if began.elapsed() > CARRIER_LIMIT {
+            if began.elapsed() > limit {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,
                     format!("{} has no link: check its cable and switch", self.name),

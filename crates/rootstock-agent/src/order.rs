@@ -2,12 +2,17 @@
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use rootstock_api::boot::{BootOrder, NextVersion, NodeMode, SiteFile};
+use rootstock_api::local::{LOCAL_FILE_BYTES_MAX, LOCAL_FORMAT, LocalFile, LocalOrder};
 use rootstock_core::Digest;
 use rootstock_image::manifest::{Manifest, ManifestError};
 use rootstock_image::seal::{Seal, SealError};
+use serde::de::DeserializeOwned;
 
 /// The format of `site.json` that this release reads.
 const SITE_FORMAT: u32 = 1;
+
+/// The session of orders that are followed without one.
+const NO_SESSION: &str = "";
 
 /// Why an order, a manifest or a site's file is not believed.
 #[derive(Debug, thiserror::Error)]
@@ -75,20 +80,47 @@ impl Site {
         signature: &str,
         session: &str,
     ) -> Result<BootOrder, TrustError> {
-        let forged = TrustError::Signature { what: "order" };
-        let signature = unhex(signature)
-            .and_then(|bytes| Signature::from_slice(&bytes).ok())
-            .ok_or(TrustError::Signature { what: "order" })?;
-        // Strict: a signature has one encoding, and weak keys are refused.
-        self.key
-            .verify_strict(bytes, &signature)
-            .map_err(|_| forged)?;
-        let order: BootOrder =
-            serde_json::from_slice(bytes).map_err(|error| TrustError::Order {
-                what: error.to_string(),
-            })?;
+        self.signed(bytes, signature)?;
+        let order: BootOrder = parsed(bytes)?;
         check(&order, session)?;
         Ok(order)
+    }
+
+    /// The local order in these bytes, if the site signed them. It is for no session.
+    pub(crate) fn local_order(
+        &self,
+        bytes: &[u8],
+        signature: &str,
+    ) -> Result<LocalOrder, TrustError> {
+        self.signed(bytes, signature)?;
+        let local: LocalOrder = parsed(bytes)?;
+        let bad = |what: &str| TrustError::Order {
+            what: what.to_owned(),
+        };
+        if local.local_format != LOCAL_FORMAT {
+            return Err(bad("its format is one of another release"));
+        }
+        if local.order.mode != NodeMode::Diskless {
+            return Err(bad("only diskless machines start from their own disk"));
+        }
+        let is_long = |file: &LocalFile| file.len_bytes > LOCAL_FILE_BYTES_MAX;
+        if is_long(&local.kernel) || is_long(&local.first_stage) || local.loader.iter().any(is_long)
+        {
+            return Err(bad("a file of it is longer than 256 MiB"));
+        }
+        check(&local.order, NO_SESSION)?;
+        Ok(local)
+    }
+
+    /// Whether the site signed these bytes.
+    fn signed(&self, bytes: &[u8], signature: &str) -> Result<(), TrustError> {
+        let forged = || TrustError::Signature { what: "order" };
+        let signature = unhex(signature)
+            .and_then(|bytes| Signature::from_slice(&bytes).ok())
+            .ok_or_else(forged)?;
+        // Strict: a signature has one encoding, and weak keys are refused.
+        let verified = self.key.verify_strict(bytes, &signature);
+        verified.map_err(|_| forged())
     }
 
     /// The manifest in these bytes, if the site sealed it as the order's version.
@@ -128,6 +160,12 @@ impl Site {
         }
         Manifest::decode(bytes).map_err(TrustError::Manifest)
     }
+}
+
+fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, TrustError> {
+    serde_json::from_slice(bytes).map_err(|error| TrustError::Order {
+        what: error.to_string(),
+    })
 }
 
 /// What a good signature does not say.

@@ -197,7 +197,8 @@ fn works(source: &Source, waiting: &Arc<Waiting>, how: &'static str) {
 
 fn tell_steps(source: &mut Source, waiting: &Waiting) {
     let steps: Vec<StepReport> = lock(waiting).iter().take(STEPS_MAX).cloned().collect();
-    if steps.is_empty() {
+    // They wait for the session, too.
+    if steps.is_empty() || !source.service.has_session() {
         return;
     }
     let count = steps.len();

@@ -20,13 +20,15 @@ use crate::console;
 use crate::control::{FromServer, Lines, Start, ToServer, send};
 use crate::cow::CowDisk;
 use crate::engine::{self, Engine, Writes};
+use crate::local::keep::Common;
 use crate::native::{self, Native};
 use crate::nbd;
 use crate::order::Site;
 use crate::overlay::{Fill, Overlay, memory::MemorySlots, zram::ZramSlots};
 use crate::personal::RemoteVolume;
 use crate::ram::RamFrames;
-use crate::remote::{Remote, ServiceFetch};
+use crate::rejoin;
+use crate::remote::{Fetch, Remote, ServiceFetch};
 use crate::replay::{self, Landed, Landing, ServicePacks};
 use crate::report::{Reporter, Source};
 use crate::restart::Restart;
@@ -35,10 +37,10 @@ use crate::stats::Stats;
 use crate::steer;
 use crate::sys;
 use crate::tiers::Tiers;
-use crate::tiers::attach::{Attached, Wanted};
+use crate::tiers::attach::{self, Attached, Wanted};
 use crate::tiers::boot::BootSink;
 use crate::tiers::next::{ServiceUpgrades, Upgrade};
-use crate::tiers::remember::Version;
+use crate::tiers::remember::{self, Version};
 
 /// The part of memory that writes may take when the order does not say.
 const OVERLAY_PART: u64 = 2;
@@ -83,6 +85,10 @@ pub(crate) fn run(control: &UnixStream) -> io::Result<()> {
         restart.order(control.reboot);
         told(control);
     };
+    if let Some(join) = start.join.clone() {
+        let runs = format!("{}:{}", start.order.image, start.order.version);
+        rejoin::start(served.steered.clone(), start.urls.clone(), join, runs)?;
+    }
     steer::start(served.steered, start.urls.clone(), each)?;
     let bytes = stats.fetched_bytes();
     let root = served.root;
@@ -128,8 +134,10 @@ struct Served {
 
 fn serve(start: &Start, stats: &Arc<Stats>) -> Result<Served, String> {
     let service = Service::new(&start.authority_pem)
-        .map_err(|error| format!("the site's authority is no certificate: {error}"))?
-        .with_session(&start.session);
+        .map_err(|error| format!("the site's authority is no certificate: {error}"))?;
+    if let Some(session) = &start.session {
+        service.join(session);
+    }
     let parts = parts(start, &service, stats)?;
     let size_bytes = parts.device.size_bytes();
     let engine = attach(parts.device, Arc::clone(stats), parts.writes, size_bytes)
@@ -213,8 +221,10 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
         return Ok(cow(manifest, cache, bytes_max, disk, told));
     }
     let tiers = Tiers::new(remote, Arc::clone(stats));
+    let is_alone = !service.has_session();
     let wanted = Wanted {
         choice: order.cache.clone(),
+        patience: if is_alone { attach::LATE } else { attach::SOON },
         bytes_max: order.cache_disk_bytes_max,
         version: Version {
             image: order.image.clone(),
@@ -230,9 +240,19 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
             site: site()?,
             runs: format!("{}:{}", order.image, order.version),
         },
+        common: Common {
+            service: service.clone(),
+            urls: start.urls.clone(),
+            site: site()?,
+            identity: start.identity.clone(),
+            words: start.words.clone(),
+        },
     };
     let attached = Attached::start(&tiers, wanted)
         .map_err(|error| format!("the machine's disks cannot be looked at: {error}"))?;
+    if is_alone {
+        must_be_whole(&attached, order, &manifest)?;
+    }
     let steered = Arc::clone(&attached);
     let told = Box::new(move |control: NodeControl| steered.set_control(control));
     let landing = Arc::new(Landing::new(order.cache_bytes / LANDING_PART));
@@ -279,6 +299,31 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
     let mut parts = cow(manifest, cache, bytes_max, disk, told);
     parts.native = native;
     Ok(parts)
+}
+
+/// Whether all of a version is on the machine's own disk: nobody else has it now.
+fn must_be_whole<F: Fetch + 'static>(
+    attached: &Attached<F>,
+    order: &BootOrder,
+    manifest: &Manifest,
+) -> Result<(), String> {
+    let spec = format!("{}:{}", order.image, order.version);
+    let ground = attached.ground().ok_or_else(|| {
+        format!(
+            "no server answers, and the cache that has {spec} is not found on this machine's \
+             disks: check the disk, or start this machine with its server"
+        )
+    })?;
+    let why = match remember::lacking(ground.keeper.cache(), manifest) {
+        Some(0) => return Ok(()),
+        Some(lacking) => format!("{lacking} chunks lack"),
+        None => "its manifest is not there".to_owned(),
+    };
+    Err(format!(
+        "no server answers, and {spec} is not complete on {}: {why}; start this machine with its \
+         server, until `rootstock node watch` says that its disk is complete",
+        ground.device
+    ))
 }
 
 /// What writes may take of memory.

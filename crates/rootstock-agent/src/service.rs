@@ -1,7 +1,7 @@
 //! The node service as the machine calls it: blocking HTTP with deadlines.
 
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rootstock_api::boot::{
@@ -9,14 +9,16 @@ use rootstock_api::boot::{
     NextVersion, NodeControl, NodeReport, ORDER, ORDER_BYTES_MAX, ORDER_SIGNATURE_HEADER, REPORT,
     ReportAnswer, SESSION, STEPS, SessionCreate, SessionState, Steps, TRACE,
 };
+use rootstock_api::local::{LOCAL_FILE, LOCAL_ORDER, LOCAL_ORDER_BYTES_MAX, LOCAL_TOKEN};
 use rootstock_api::record::{RECORDS_BYTES_MAX, encode_ids};
-use rootstock_core::ChunkId;
+use rootstock_core::{ChunkId, MacAddress};
 use rootstock_image::manifest::MANIFEST_BYTES_MAX;
 use rootstock_image::trace::TRACE_BYTES_MAX;
 use serde::{Serialize, de::DeserializeOwned};
 use ureq::http::Response;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
-use ureq::{Agent, Body};
+use ureq::typestate::WithBody;
+use ureq::{Agent, Body, RequestBuilder};
 
 /// A server in the same building connects at once, or is not there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -57,6 +59,9 @@ pub(crate) enum CallError {
         /// The server's words.
         reason: String,
     },
+    /// The machine started from its own disk, and no server knows of it yet.
+    #[error("this machine has no session with its server")]
+    NoSession,
     /// The answer makes no sense.
     #[error("the answer from {url} is not what it should be: {what}")]
     Answer {
@@ -72,18 +77,18 @@ impl CallError {
     /// server may be starting or have too much to do (RFC 9110, section 15).
     pub(crate) fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            Self::Unreachable { .. } | Self::NoSession => true,
             Self::Refused { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
             Self::Answer { .. } => false,
         }
     }
 }
 
-/// A client of the node service.
+/// A client of the node service. Clones have one session.
 #[derive(Clone)]
 pub(crate) struct Service {
     agent: Agent,
-    session: Option<String>,
+    session: Arc<OnceLock<String>>,
 }
 
 impl Service {
@@ -112,7 +117,7 @@ impl Service {
             .into();
         Ok(Self {
             agent,
-            session: None,
+            session: Arc::default(),
         })
     }
 
@@ -121,14 +126,79 @@ impl Service {
     pub(crate) fn with_session(&self, session: &str) -> Self {
         Self {
             agent: self.agent.clone(),
-            session: Some(session.to_owned()),
+            session: Arc::new(session.to_owned().into()),
         }
+    }
+
+    /// Has this client and its clones go on with a session, unless they have one.
+    pub(crate) fn join(&self, session: &str) {
+        let _ = self.session.set(session.to_owned());
+    }
+
+    /// Whether there is a session.
+    pub(crate) fn has_session(&self) -> bool {
+        self.session.get().is_some()
+    }
+
+    /// A boot token for a machine that started from its own disk, if it is to run
+    /// this version.
+    pub(crate) fn local_token(
+        &self,
+        base: &str,
+        mac: MacAddress,
+        runs: &str,
+    ) -> Result<String, CallError> {
+        let url = format!("{base}{LOCAL_TOKEN}{}?runs={runs}", mac.dashed());
+        let request = self.agent.get(&url).config();
+        let request = request.timeout_global(Some(SMALL_LIMIT)).build();
+        let response = accepted(&url, request.call())?;
+        let body = bytes(&url, response, REFUSAL_BYTES_MAX)?;
+        let token = String::from_utf8(body).map_err(|error| answer(&url, error))?;
+        let token = token.trim();
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(answer(&url, "it is no token"));
+        }
+        Ok(token.to_owned())
+    }
+
+    /// What a start of a version from the machine's own disk is, and its signature in
+    /// hex.
+    pub(crate) fn local_order(
+        &self,
+        base: &str,
+        of: &NextVersion,
+    ) -> Result<(Vec<u8>, String), CallError> {
+        let (image, version) = (&of.image, of.version);
+        let url = format!("{base}{LOCAL_ORDER}?image={image}&version={version}");
+        let response = self.get(&url)?;
+        let signature = header(&url, &response, ORDER_SIGNATURE_HEADER)?;
+        Ok((
+            bytes(&url, response, LOCAL_ORDER_BYTES_MAX as u64)?,
+            signature,
+        ))
+    }
+
+    /// A file that such a start needs, as it comes.
+    pub(crate) fn local_file(
+        &self,
+        base: &str,
+        of: &NextVersion,
+        name: &str,
+    ) -> Result<Box<dyn Read>, CallError> {
+        let (image, version) = (&of.image, of.version);
+        let url = format!("{base}{LOCAL_FILE}?image={image}&version={version}&name={name}");
+        let request = self.agent.get(&url).config();
+        let mut request = request.timeout_global(Some(PACK_LIMIT)).build();
+        request = request.header("authorization", self.bearer()?);
+        let response = accepted(&url, request.call())?;
+        let body = response.into_body().into_with_config();
+        Ok(Box::new(body.limit(u64::MAX).reader()))
     }
 
     /// Gives the token in for a session.
     pub(crate) fn open(&self, base: &str, ask: &SessionCreate) -> Result<SessionState, CallError> {
         let url = format!("{base}{SESSION}");
-        let response = self.post_json(&url, ask)?;
+        let response = self.send_json(self.agent.post(&url), &url, ask)?;
         json(&url, response)
     }
 
@@ -181,13 +251,11 @@ impl Service {
     }
 
     fn records(&self, url: &str, ids: &[ChunkId]) -> Result<Vec<u8>, CallError> {
-        let mut request = self
+        let request = self
             .agent
             .post(url)
-            .header("content-type", "application/octet-stream");
-        if let Some(bearer) = self.bearer() {
-            request = request.header("authorization", bearer);
-        }
+            .header("content-type", "application/octet-stream")
+            .header("authorization", self.bearer()?);
         let response = request.send(&encode_ids(ids)[..]);
         let response = accepted(url, response)?;
         bytes(url, response, RECORDS_BYTES_MAX as u64)
@@ -215,9 +283,7 @@ impl Service {
         if let Some(permille) = coverage_permille {
             request = request.header(COVERAGE_HEADER, permille.to_string());
         }
-        if let Some(bearer) = self.bearer() {
-            request = request.header("authorization", bearer);
-        }
+        request = request.header("authorization", self.bearer()?);
         accepted(&url, request.send(trace)).map(drop)
     }
 
@@ -236,9 +302,7 @@ impl Service {
             .timeout_send_body(Some(PACK_SEND_LIMIT))
             .build()
             .header("content-type", "application/octet-stream");
-        if let Some(bearer) = self.bearer() {
-            request = request.header("authorization", bearer);
-        }
+        request = request.header("authorization", self.bearer()?);
         let response = accepted(&url, request.send(&encode_ids(ids)[..]))?;
         let body = response.into_body().into_with_config();
         Ok(Box::new(body.limit(u64::MAX).reader()))
@@ -270,40 +334,39 @@ impl Service {
             .config()
             .timeout_global(Some(limit))
             .build();
-        if let Some(bearer) = self.bearer() {
-            request = request.header("authorization", bearer);
-        }
+        request = request.header("authorization", self.bearer()?);
         let response = accepted(&url, request.call())?;
         json(&url, response)
     }
 
     fn get(&self, url: &str) -> Result<Response<Body>, CallError> {
-        let mut request = self.agent.get(url);
-        if let Some(bearer) = self.bearer() {
-            request = request.header("authorization", bearer);
-        }
-        accepted(url, request.call())
+        let request = self.agent.get(url);
+        accepted(url, request.header("authorization", self.bearer()?).call())
     }
 
     fn post_json(&self, url: &str, body: &impl Serialize) -> Result<Response<Body>, CallError> {
+        let request = self.agent.post(url);
+        self.send_json(request.header("authorization", self.bearer()?), url, body)
+    }
+
+    fn send_json(
+        &self,
+        request: RequestBuilder<WithBody>,
+        url: &str,
+        body: &impl Serialize,
+    ) -> Result<Response<Body>, CallError> {
         let text = serde_json::to_vec(body).map_err(|error| answer(url, error))?;
-        let mut request = self
-            .agent
-            .post(url)
+        let request = request
             .config()
             .timeout_global(Some(SMALL_LIMIT))
             .build()
             .header("content-type", "application/json");
-        if let Some(bearer) = self.bearer() {
-            request = request.header("authorization", bearer);
-        }
         accepted(url, request.send(&text[..]))
     }
 
-    fn bearer(&self) -> Option<String> {
-        self.session
-            .as_ref()
-            .map(|session| format!("Bearer {session}"))
+    fn bearer(&self) -> Result<String, CallError> {
+        let session = self.session.get().ok_or(CallError::NoSession)?;
+        Ok(format!("Bearer {session}"))
     }
 }
 

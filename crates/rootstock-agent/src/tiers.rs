@@ -25,6 +25,7 @@ pub(crate) mod keeper;
 pub(crate) mod next;
 pub(crate) mod plan;
 pub(crate) mod remember;
+pub(crate) mod starts;
 #[cfg(test)]
 mod tests;
 

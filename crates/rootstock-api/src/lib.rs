@@ -10,6 +10,7 @@ pub mod boot;
 pub mod doctor;
 pub mod image;
 pub mod import;
+pub mod local;
 pub mod node;
 pub mod paths;
 pub mod problem;

@@ -28,8 +28,10 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use checksum::crc32;
 pub(crate) use ext::{FileExtent, ext_files};
 pub use facts::KERNELS_MAX;
+pub(crate) use gpt::named as read_gpt;
 
 use free::FreeSet;
 

@@ -8,6 +8,7 @@ mod fields;
 pub mod frame;
 pub mod grid;
 pub mod inspect;
+pub mod layout;
 pub mod manifest;
 pub mod read_at;
 pub mod recipe;

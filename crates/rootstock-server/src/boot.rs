@@ -43,6 +43,7 @@ mod identity;
 mod interfaces;
 mod leasing;
 mod listen;
+mod local;
 mod neighbours;
 mod networks;
 mod node_api;
@@ -108,6 +109,7 @@ pub(crate) struct Boot {
     pub(crate) version_ids: VersionIds,
     pub(crate) staged: StagedFiles,
     pub(crate) held: HeldFiles,
+    pub(crate) grub: local::Grub,
     pub(crate) roster: Roster,
     pub(crate) additions: AdditionsByBoot,
     pub(crate) clock: SiteClock,
@@ -138,6 +140,7 @@ impl Boot {
             version_ids: VersionIds::default(),
             staged: StagedFiles::default(),
             held: HeldFiles::default(),
+            grub: local::Grub::default(),
             roster: Roster::default(),
             additions: AdditionsByBoot::default(),
             clock: SiteClock::new(config.boot.time_zone.as_deref()),

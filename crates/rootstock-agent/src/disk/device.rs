@@ -10,7 +10,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rootstock_core::{ByteRange, CHUNK_BYTES};
+use rootstock_core::{BLOCK_BYTES, ByteRange, CHUNK_BYTES};
+use rootstock_image::ReadAt;
 use rootstock_store::disk::DiskFile;
 use rustix::fs::{Mode, OFlags};
 
@@ -76,9 +77,9 @@ impl Device {
         match open(OFlags::DIRECT) {
             // A file system that has no direct access.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                Self::new(open(OFlags::empty())?, claim.into())
+                Self::new(open(OFlags::empty())?, Some(claim.into()))
             }
-            file => Self::new(file?, claim.into()),
+            file => Self::new(file?, Some(claim.into())),
         }
     }
 
@@ -92,15 +93,26 @@ impl Device {
             rustix::fs::openat(directory, name, flags, Mode::empty())
         };
         let claim = open(OFlags::EXCL)?;
-        Self::new(open(OFlags::DIRECT)?.into(), claim)
+        Self::new(open(OFlags::DIRECT)?.into(), Some(claim))
     }
 
-    fn new(mut file: File, claim: OwnedFd) -> io::Result<Self> {
+    /// As [`Device::open_at`], without the right to all of it: other parts of the disk
+    /// are in use.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn open_shared(directory: BorrowedFd<'_>, name: &str) -> io::Result<Self> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::DIRECT;
+        let file = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+        Self::new(file.into(), None)
+    }
+
+    fn new(mut file: File, claim: Option<OwnedFd>) -> io::Result<Self> {
         let len_bytes = file.seek(SeekFrom::End(0))?;
-        let number = DeviceNumber::of(rustix::fs::fstat(&claim)?.st_rdev);
+        let number = DeviceNumber::of(rustix::fs::fstat(&file)?.st_rdev);
         Ok(Self {
             claim: Arc::new(Claim {
-                held: Mutex::new(Some(claim)),
+                held: Mutex::new(claim),
                 file: file.try_clone()?,
                 number,
             }),
@@ -192,6 +204,27 @@ impl DiskFile for Device {
 
     fn raw_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.file.as_fd())
+    }
+}
+
+/// A disk that is read at any place, by its blocks.
+pub(crate) struct Blocks<'a>(pub(crate) &'a Device);
+
+impl ReadAt for Blocks<'_> {
+    fn read_exact_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let first = offset_bytes / BLOCK_BYTES * BLOCK_BYTES;
+        let end = offset_bytes + buffer.len() as u64;
+        let len = end.next_multiple_of(BLOCK_BYTES) - first;
+        let mut blocks = vec![0; len as usize];
+        self.0.read_at(first, &mut blocks)?;
+        let from = (offset_bytes - first) as usize;
+        buffer.copy_from_slice(&blocks[from..from + buffer.len()]);
+        Ok(())
+    }
+
+    fn len_bytes(&self) -> u64 {
+        // A block that is there in part is not read.
+        self.0.len_bytes / BLOCK_BYTES * BLOCK_BYTES
     }
 }
 

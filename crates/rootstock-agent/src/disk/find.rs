@@ -98,7 +98,25 @@ impl Devices {
             .collect()
     }
 
-    fn names(&self) -> Vec<String> {
+    /// The start of a disk, read as anybody may.
+    pub(crate) fn head(&self, name: &str, len: usize) -> io::Result<Vec<u8>> {
+        device::head(self.dev.as_fd(), name, len)
+    }
+
+    /// A disk, parts of which may be in use.
+    pub(crate) fn open_shared(&self, name: &str) -> io::Result<Device> {
+        Device::open_shared(self.dev.as_fd(), name)
+    }
+
+    /// A partition that nobody else uses.
+    pub(crate) fn claim(&self, name: &str) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
+        let claim = rustix::fs::openat(&self.dev, name, flags, Mode::empty())?;
+        Ok(claim)
+    }
+
+    /// All disks and partitions that are there by now.
+    pub(crate) fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.block).into_iter().flatten().flatten();
         let mut names: Vec<String> = entries
             .filter_map(|entry| entry.file_name().into_string().ok())

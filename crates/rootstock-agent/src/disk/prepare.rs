@@ -6,16 +6,19 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use rootstock_cache::{Cache, FormatError, Label, OpenError};
-use rootstock_core::BLOCK_BYTES;
 use rootstock_core::units::{HumanBytes, SizeError, is_zero, parse_size_bytes};
+use rootstock_core::{BLOCK_BYTES, ByteRange};
 use rootstock_image::inspect;
-use rootstock_image::read_at::ReadAt;
+use rootstock_image::layout::TooSmall;
 use rootstock_store::disk::DiskFile;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::device::Device;
+use super::device::{Blocks, Device};
 use super::find;
+use super::part::Part;
 use crate::console;
+
+mod start;
 
 /// What is looked at at each end of a disk: file systems, tables and members of
 /// arrays all have something there.
@@ -31,7 +34,7 @@ const LOST_BYTES: u64 = 2 << 20;
 
 /// How the command is used.
 pub(crate) const USAGE: &str = "\
-usage: rootstock-agent cache create [--writes SIZE] DEVICE [DEVICE]
+usage: rootstock-agent cache create [--boot] [--writes SIZE] DEVICE [DEVICE]
        rootstock-agent cache show DEVICE
 
 create  prepares a disk or partition, such as /dev/sda3, on which this machine
@@ -43,6 +46,8 @@ create  prepares a disk or partition, such as /dev/sda3, on which this machine
         such as 20G or 0: it goes there once memory's share is full, encrypted,
         and is lost at power-off. Without it that is a quarter of the disk, up
         to 32 GiB; nothing of a disk under 16 GiB.
+        --boot takes a whole disk, such as /dev/sda, and divides it, so that
+        the machine also starts from it when no server answers.
 show    tells what a prepared disk holds.";
 
 /// Why a disk was not prepared.
@@ -81,6 +86,22 @@ enum PrepareError {
         #[source]
         source: FormatError,
     },
+    #[error("{device} is not a whole disk: --boot divides one, such as /dev/sda")]
+    NotWhole { device: String },
+    #[error("{device} has sectors of {sector_bytes} B: only those of 512 B can be started from")]
+    Sectors { device: String, sector_bytes: u64 },
+    #[error("{device} is too small")]
+    TooSmall {
+        device: String,
+        #[source]
+        source: TooSmall,
+    },
+    #[error("{device} was not divided")]
+    Divide {
+        device: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("{device} cannot be shown")]
     Show {
         device: String,
@@ -101,22 +122,71 @@ fn in_use(source: &io::Error) -> &'static str {
 /// Runs the command; what it says, or why it did not.
 pub(crate) fn run(words: &[String]) -> Result<String, String> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let result = match words[..] {
-        ["create", "--writes", size, device] => create(device, None, Some(size)),
-        ["create", "--writes", size, device, second] => create(device, Some(second), Some(size)),
-        ["create", device] => create(device, None, None),
-        ["create", device, second] => create(device, Some(second), None),
+    let result = match &words[..] {
+        ["create", words @ ..] => match Create::parse(words) {
+            Some(words) => create(&words),
+            None => return Err(USAGE.to_owned()),
+        },
         ["show", device] => show(device),
         _ => return Err(USAGE.to_owned()),
     };
     result.map_err(|error| console::chain(&error))
 }
 
-fn create(
-    device: &str,
-    second: Option<&str>,
-    writes: Option<&str>,
-) -> Result<String, PrepareError> {
+/// What a disk is used for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Chunks alone.
+    Cache,
+    /// The machine starts from it, too.
+    Start,
+}
+
+/// What `cache create` was told.
+struct Create<'a> {
+    device: &'a str,
+    second: Option<&'a str>,
+    writes: Option<&'a str>,
+    used_as: Use,
+}
+
+impl<'a> Create<'a> {
+    fn parse(mut words: &[&'a str]) -> Option<Self> {
+        let (mut writes, mut used_as) = (None, Use::Cache);
+        loop {
+            words = match words {
+                ["--boot", rest @ ..] if used_as == Use::Cache => {
+                    used_as = Use::Start;
+                    rest
+                }
+                ["--writes", size, rest @ ..] if writes.is_none() => {
+                    writes = Some(*size);
+                    rest
+                }
+                _ => break,
+            };
+        }
+        let (device, second) = match words {
+            [device] => (*device, None),
+            [device, second] => (*device, Some(*second)),
+            _ => return None,
+        };
+        (!device.starts_with("--")).then_some(Self {
+            device,
+            second,
+            writes,
+            used_as,
+        })
+    }
+}
+
+fn create(words: &Create<'_>) -> Result<String, PrepareError> {
+    let Create {
+        device,
+        second,
+        writes,
+        used_as,
+    } = *words;
     let writes = writes.map(|text| {
         let size = parse_size_bytes(text);
         size.map_err(|source| PrepareError::Size {
@@ -152,7 +222,17 @@ fn create(
         device: device.to_owned(),
         source,
     };
-    let len_bytes = disk.len().map_err(read)?;
+    let layout = match used_as {
+        Use::Cache => None,
+        Use::Start => Some(start::divide(&disk, device)?),
+    };
+    let disk_bytes = disk.len().map_err(read)?;
+    let part = layout.map_or(ByteRange::new(0, disk_bytes), |layout| layout.cache);
+    let part = Part {
+        disk: &disk,
+        range: part,
+    };
+    let len_bytes = part.range.len;
     let writes = writes.unwrap_or_else(|| writes_share(len_bytes));
     let aside = match writes {
         0 => 0,
@@ -160,15 +240,26 @@ fn create(
     };
     let label = Label::for_disk(id, len_bytes.saturating_sub(aside))
         .map_err(|error| format(FormatError::Label(error)))?;
-    Cache::format(&disk, &label).map_err(format)?;
+    Cache::format(&part, &label).map_err(format)?;
+    if let Some(layout) = layout {
+        // Last: a disk that was not finished is none of ours.
+        start::finish(&disk, device, &layout)?;
+    }
     let room = HumanBytes(label.slot_count * u64::from(label.slot_bytes));
     let writes = match find::spare(&label, len_bytes) {
         Some(spare) => format!(" and {} for writes", HumanBytes(spare.len)),
         None => String::new(),
     };
+    let (what, then) = match used_as {
+        Use::Cache => ("is", ""),
+        Use::Start => (
+            "has",
+            ", and starts from it when no server answers, once its image is complete there",
+        ),
+    };
     Ok(format!(
-        "{device} is a cache with room for {room} of chunks{writes}; this machine uses it from \
-         its next boot on"
+        "{device} {what} a cache with room for {room} of chunks{writes}; this machine uses it \
+         from its next boot on{then}"
     ))
 }
 
@@ -235,26 +326,6 @@ fn recognised(disk: &Device) -> Option<String> {
     }
 }
 
-/// A disk that is read at any place, by its blocks.
-struct Blocks<'a>(&'a Device);
-
-impl ReadAt for Blocks<'_> {
-    fn read_exact_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let first = offset_bytes / BLOCK_BYTES * BLOCK_BYTES;
-        let end = offset_bytes + buffer.len() as u64;
-        let len = end.next_multiple_of(BLOCK_BYTES) - first;
-        let mut blocks = vec![0; len as usize];
-        self.0.read_at(first, &mut blocks)?;
-        let from = (offset_bytes - first) as usize;
-        buffer.copy_from_slice(&blocks[from..from + buffer.len()]);
-        Ok(())
-    }
-
-    fn len_bytes(&self) -> u64 {
-        self.0.len().unwrap_or(0)
-    }
-}
-
 fn show(device: &str) -> Result<String, PrepareError> {
     let disk = open(device)?;
     let cache = Cache::open(Box::new(disk)).map_err(|source| PrepareError::Show {
@@ -275,10 +346,53 @@ mod tests {
     use std::fs::File;
     use std::os::unix::fs::FileExt;
 
+    use rootstock_image::layout::Layout;
+
     use super::*;
+    use crate::local::files::StartFiles;
 
     fn words(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_disk_to_start_from_has_three_parts() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("disk");
+        let device = path.to_str().expect("text");
+        let file = File::create_new(&path).expect("a disk");
+        let small = run(&words(&["create", "--boot", device])).expect_err("too small");
+        assert!(
+            small.contains("too small") && small.contains("at least"),
+            "{small}"
+        );
+        let bytes = 200 << 20;
+        file.set_len(bytes).expect("long");
+        let made = run(&words(&["create", "--boot", "--writes", "64M", device])).expect("taken");
+        assert!(
+            made.contains("has a cache") && made.contains("for writes"),
+            "{made}"
+        );
+        let disk = Device::open(&path).expect("opens");
+        let layout = Layout::read(&Blocks(&disk)).expect("read").expect("is one");
+        let part = Part {
+            disk: &disk,
+            range: layout.cache,
+        };
+        assert!(Cache::label_of(&part).is_ok());
+        let files = StartFiles::open(&disk, layout.start).expect("a file system");
+        assert_eq!(files.names("BOOT").expect("read"), ["FIRST.CFG"]);
+        drop(files);
+        drop(disk);
+        let refused = run(&words(&["create", "--boot", device])).expect_err("it holds data");
+        assert!(refused.contains("3 partitions"), "{refused}");
+        run(&words(&["create", "--boot", device, device])).expect("named twice");
+        for wrong in [
+            &["create", "--boot"][..],
+            &["create", "--boot", "--boot", device],
+        ] {
+            assert!(run(&words(wrong)).expect_err("wrong").contains("usage"));
+        }
     }
 
     #[test]

@@ -9,20 +9,22 @@ use rootstock_api::boot::{CacheChoice, DiskCacheReport, FillOrder, NodeControl};
 use rootstock_core::ByteRange;
 
 use super::Tiers;
-use super::fill::Fill;
+use super::fill::{Fill, More};
 use super::keeper::{Keeper, Patience};
 use super::next::{ServiceUpgrades, Upgrade};
 use super::remember::Version;
+use super::starts::Starts;
 use crate::console;
 use crate::disk::device::Claim;
 use crate::disk::find::{Devices, Found};
+use crate::local::keep::{Common, Starter};
 use crate::remote::Fetch;
 
 /// A disk that is there by now is waited for this long: then the boot's first reads
 /// are its already.
-const SOON: Duration = Duration::from_millis(400);
+pub(crate) const SOON: Duration = Duration::from_millis(400);
 /// Slow disks are looked for this long, while the machine boots from the network.
-const LATE: Duration = Duration::from_secs(30);
+pub(crate) const LATE: Duration = Duration::from_secs(30);
 /// Between two looks at all disks, at first and later.
 const LOOK_SOON: Duration = Duration::from_millis(50);
 const LOOK_LATE: Duration = Duration::from_millis(500);
@@ -31,6 +33,8 @@ const LOOK_LATE: Duration = Duration::from_millis(500);
 pub(crate) struct Wanted {
     /// On which disk.
     pub(crate) choice: CacheChoice,
+    /// How long the boot waits for it.
+    pub(crate) patience: Duration,
     /// How much of it.
     pub(crate) bytes_max: Option<u64>,
     /// Of which version.
@@ -39,6 +43,8 @@ pub(crate) struct Wanted {
     pub(crate) fill: FillOrder,
     /// What brings other versions.
     pub(crate) upgrade: Upgrade<ServiceUpgrades>,
+    /// What a start from this disk has in common with this one.
+    pub(crate) common: Common,
 }
 
 /// A disk in service, and what else is on it.
@@ -77,7 +83,7 @@ impl<F: Fetch + 'static> Attached<F> {
             return Ok(attached);
         }
         let devices = Devices::open()?;
-        if let Some(found) = look(&devices, &wanted.choice, SOON, LOOK_SOON) {
+        if let Some(found) = look(&devices, &wanted.choice, wanted.patience, LOOK_SOON) {
             attached.take(tiers, found, wanted);
             return Ok(attached);
         }
@@ -142,9 +148,14 @@ impl<F: Fetch + 'static> Attached<F> {
                     version,
                     fill,
                     upgrade,
+                    common,
                     ..
                 } = wanted;
-                Fill::start(Arc::clone(tiers), keeper, version, fill, upgrade)
+                let more = More {
+                    upgrade,
+                    starts: Starts::new(Starter::of_cache(&device, common)),
+                };
+                Fill::start(Arc::clone(tiers), keeper, version, fill, more)
             });
         match started {
             Ok(fill) => {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rootstock_api::boot::{DiskCacheReport, FillOrder, NextReport, NextVersion};
+use rootstock_core::Digest;
 use rootstock_core::units::HumanBytes;
 use rootstock_image::manifest::{Manifest, PageSource};
 use rootstock_store::ReadError;
@@ -23,6 +24,7 @@ use super::keeper::{Keeper, Local};
 use super::next::{ServiceUpgrades, Upgrade};
 use super::plan::{Plan, Planned};
 use super::remember::{self, Version};
+use super::starts::Starts;
 use crate::console;
 use crate::remote::{Asker, Fetch};
 
@@ -41,6 +43,14 @@ const PLAN_PAUSE: Duration = Duration::from_secs(5);
 
 /// Between two tries to bring the next version.
 const NEXT_PAUSE: Duration = Duration::from_secs(20);
+
+/// What is done beside the filling of the version that runs.
+pub(crate) struct More {
+    /// What brings other versions.
+    pub(crate) upgrade: Upgrade<ServiceUpgrades>,
+    /// What the machine starts from its disk.
+    pub(crate) starts: Starts,
+}
 
 /// The filling of one version.
 pub(crate) struct Fill<F> {
@@ -76,7 +86,7 @@ impl<F: Fetch + 'static> Fill<F> {
         disk: Arc<Keeper>,
         version: Version,
         order: FillOrder,
-        upgrade: Upgrade<ServiceUpgrades>,
+        mut more: More,
     ) -> io::Result<Arc<Self>> {
         let fill = Arc::new(Self {
             tiers,
@@ -98,13 +108,18 @@ impl<F: Fetch + 'static> Fill<F> {
         thread::Builder::new()
             .name("fill".to_owned())
             .spawn(move || {
+                let running = NextVersion {
+                    image: version.image.clone(),
+                    version: version.version,
+                    manifest: Digest::of(&version.manifest),
+                };
                 runs.run(&disk, version);
                 let (checks, checked) = (Arc::clone(&runs), Arc::clone(&disk));
                 let check = move || checks.check_unseen(&checked);
                 if let Err(error) = thread::Builder::new().name("check".to_owned()).spawn(check) {
                     console::warn(error);
                 }
-                runs.prepare(&disk, &upgrade);
+                runs.prepare(&disk, &running, &mut more);
             })?;
         Ok(fill)
     }
@@ -367,9 +382,14 @@ impl<F: Fetch + 'static> Fill<F> {
         found
     }
 
-    /// Brings versions that are to run next to the disk, for as long as it is used.
-    fn prepare(&self, disk: &Keeper, upgrade: &Upgrade<ServiceUpgrades>) {
+    /// Has the machine start what it is to run from its disk, and brings versions that
+    /// are to run next there, for as long as the disk is used.
+    fn prepare(&self, disk: &Keeper, running: &NextVersion, more: &mut More) {
         while disk.is_on() && disk.plan().is_some() {
+            let next = self.lock_next().clone().filter(|_| self.has_next());
+            if next.is_some() || self.is_whole(disk) {
+                more.starts.tend(next.as_ref().unwrap_or(running));
+            }
             let is_done = |next: &mut Option<NextVersion>| next.is_none() || self.has_next();
             let waited =
                 self.next_changed
@@ -391,7 +411,7 @@ impl<F: Fetch + 'static> Fill<F> {
                 self.pace(mbit_max, bytes, began.replace(Instant::now()));
             };
             let spec = next.spec();
-            match upgrade.fetch(disk, &next, &pace) {
+            match more.upgrade.fetch(disk, &next, &pace) {
                 Ok(bytes) => {
                     console::info(format_args!(
                         "{spec} is on this machine's disk for its next boot: {bytes} B were fetched"
@@ -410,6 +430,12 @@ impl<F: Fetch + 'static> Fill<F> {
                 }
             }
         }
+    }
+
+    /// Whether all of the version that runs is on the disk.
+    fn is_whole(&self, disk: &Keeper) -> bool {
+        let lacks = |plan: &Plan| plan.chunks().iter().any(|one| !disk.has(one.chunk));
+        disk.plan().is_some_and(|plan| !lacks(plan))
     }
 
     /// Whether the version that is to run next is on the disk.

@@ -82,6 +82,14 @@ pub(crate) fn needed_by(cache: &Cache, others: &[Version]) -> Vec<ChunkId> {
     needed
 }
 
+/// How many chunks of a version are not here; nothing when that cannot be known,
+/// since its pages are not here either.
+pub(crate) fn lacking(cache: &Cache, manifest: &Manifest) -> Option<usize> {
+    let plan = Plan::walk(manifest, &Local(cache)).ok()?;
+    let chunks = plan.chunks().iter();
+    Some(chunks.filter(|planned| !cache.has(planned.chunk)).count())
+}
+
 /// Pages from the disk alone.
 struct Local<'a>(&'a Cache);
 

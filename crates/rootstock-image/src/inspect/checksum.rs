@@ -1,7 +1,7 @@
 //! The cyclic redundancy checks of GPT and ext4.
 
 /// CRC-32 (IEEE 802.3), as UEFI 2.10 section 5.3.2 uses it.
-pub(super) fn crc32(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = table(0xedb8_8320);
     !update(&TABLE, !0, bytes)
 }

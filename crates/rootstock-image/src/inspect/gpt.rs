@@ -71,6 +71,15 @@ pub(super) fn read(disk: &dyn ReadAt) -> io::Result<Table> {
     Ok(table)
 }
 
+/// The named partitions of a disk that has such a table.
+pub(crate) fn named(disk: &dyn ReadAt) -> io::Result<Vec<(String, ByteRange)>> {
+    let table = read(disk)?;
+    let entries = table.entries.into_iter();
+    Ok(entries
+        .filter_map(|entry| Some((entry.name?, entry.range)))
+        .collect())
+}
+
 impl Copy {
     /// The copy whose header is in this sector, if all of it is right.
     fn read(disk: &dyn ReadAt, sector_bytes: u64, sector: u64) -> io::Result<Option<Self>> {

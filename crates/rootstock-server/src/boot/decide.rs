@@ -70,6 +70,11 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
+    /// The boot token.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
     /// The plan that a script is made of.
     pub(crate) fn plan(
         &self,
@@ -102,7 +107,22 @@ type Step<T> = Result<T, Decision>;
 /// Decides, registers, and makes a token when the machine may boot.
 pub(crate) async fn decide(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Decision {
     app.boot.progress(Who::Card(mac), Progress::Script);
-    let decision = match decided(app, asked, mac).await {
+    noted(app, mac, decided(app, asked, mac, None).await)
+}
+
+/// As [`decide`], for a machine that runs a version from its own disk: there is a
+/// token for that one alone.
+pub(crate) async fn decide_local(
+    app: &Arc<App>,
+    asked: Asked<'_>,
+    mac: MacAddress,
+    runs: &VersionSpec,
+) -> Decision {
+    noted(app, mac, decided(app, asked, mac, Some(runs)).await)
+}
+
+fn noted(app: &App, mac: MacAddress, decided: Step<Ready>) -> Decision {
+    let decision = match decided {
         Ok(ready) => return Decision::Boot(Box::new(ready)),
         Err(decision) => decision,
     };
@@ -123,7 +143,12 @@ pub(crate) async fn decide(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) ->
     decision
 }
 
-async fn decided(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Step<Ready> {
+async fn decided(
+    app: &Arc<App>,
+    asked: Asked<'_>,
+    mac: MacAddress,
+    runs: Option<&VersionSpec>,
+) -> Step<Ready> {
     let network = app.boot.networks.of(asked.peer, asked.local);
     let node = node(app, asked, mac, &network).await?;
     refuse_impostor(app, &node, asked.peer).await?;
@@ -147,6 +172,12 @@ async fn decided(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Step<Read
         Err(_) if held => return Err(wait(&node, mac)),
         Err(decision) => return Err(decision),
     };
+    let to_run = chosen.version.spec();
+    if let Some(runs) = runs.filter(|runs| **runs != to_run) {
+        return Err(Decision::Local {
+            reason: format!("{} runs {runs} and is to run {to_run}", node.name),
+        });
+    }
     let (boot, token) = begin(app, &node, mac, asked.peer)
         .await
         .map_err(|error| failed("begin a boot", error))?;
@@ -370,7 +401,7 @@ fn new_token(token: &str, source: IpAddr) -> NewToken {
 }
 
 /// The image's arguments, the node's, its console, and what plug-ins add.
-fn arguments(
+pub(super) fn arguments(
     settings: &Settings,
     stage: &Stage,
     plugins: &[String],

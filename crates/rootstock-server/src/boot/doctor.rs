@@ -3,14 +3,14 @@
 use std::{
     fs, io,
     net::{Ipv4Addr, TcpListener, UdpSocket},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rootstock_api::doctor::{AgentReport, BootDoctor, BootInterfaceReport, BootPort, BootProgram};
 
 use super::{
     agent_path, interfaces,
-    programs::{Need, PROGRAMS},
+    programs::{LOCAL_PROGRAMS, Need, PROGRAMS, Program},
 };
 use crate::app::App;
 
@@ -20,19 +20,21 @@ const HEAD_BYTES: usize = 64 << 10;
 /// Looks at everything. It reads directories and tries ports.
 pub(crate) fn look(app: &App) -> BootDoctor {
     let config = &app.config.boot;
-    let program = |program: &super::programs::Program| BootProgram {
+    let report = |program: &Program, path: Option<PathBuf>| BootProgram {
         name: program.name.to_owned(),
         arch: program.arch.to_owned(),
         firmware: program.firmware.to_owned(),
         role: program.role.to_owned(),
         is_needed: program.need == Need::Needed,
-        path: app
-            .boot
-            .programs
-            .find(program.name)
-            .map(|path| path.display().to_string()),
+        path: path.map(|path| path.display().to_string()),
         package: program.package.to_owned(),
     };
+    let offered = PROGRAMS
+        .iter()
+        .map(|program| report(program, app.boot.programs.find(program.name)));
+    let local = LOCAL_PROGRAMS
+        .iter()
+        .map(|program| report(program, program.place()));
     let mut lacks = app.boot.networks.lacks();
     let found = interfaces::discover().unwrap_or_else(|error| {
         lacks.push(format!("network interfaces cannot be listed: {error}"));
@@ -40,7 +42,7 @@ pub(crate) fn look(app: &App) -> BootDoctor {
     });
     BootDoctor {
         is_on: app.boot.is_on(),
-        programs: PROGRAMS.iter().map(program).collect(),
+        programs: offered.chain(local).collect(),
         interfaces: found.iter().map(|found| interface(app, found)).collect(),
         ports: ports(app),
         agent: agent(agent_path(config).as_deref()),

@@ -16,7 +16,7 @@ use super::{
     body::{Content, OnSent},
     decide::{self, Decision},
     held::Changes,
-    neighbours, programs,
+    local, neighbours, programs,
     transcript::Told,
 };
 use crate::app::App;
@@ -90,6 +90,8 @@ pub(crate) enum Missing {
     Nothing,
     /// There is, and it is another machine's.
     Refused,
+    /// There is none for this machine now, and why.
+    Otherwise(String),
 }
 
 /// Finds a boot file.
@@ -110,6 +112,7 @@ pub(crate) async fn find(app: &Arc<App>, asked: Asked<'_>) -> Result<Found, Miss
             Ok(grub(app, asked, parse_mac(&file[GRUB_OWN.len()..])?).await)
         }
         ["boot", "ipxe", mac] => Ok(ipxe(app, asked, parse_mac(mac)?).await),
+        ["boot", "local", mac] => Ok(text(local::token(app, asked, parse_mac(mac)?).await?)),
         ["boot", "grub", mac] => Ok(grub(app, asked, parse_mac(mac)?).await),
         ["boot", "s", token, part] => staged(app, asked, token, part).await,
         ["boot", "file", program] => self::program(app, asked, program).await,

@@ -58,6 +58,7 @@ async fn file(
             StatusCode::FORBIDDEN,
             "these boot files are another machine's\n",
         ),
+        Err(Missing::Otherwise(why)) => (StatusCode::CONFLICT, format!("{why}\n")).into_response(),
     }
 }
 

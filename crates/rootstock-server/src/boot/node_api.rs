@@ -19,6 +19,7 @@ use rootstock_api::{
         ORDER, ORDER_SIGNATURE_HEADER, REPORT, SESSION, STEPS, STEPS_MAX, SessionCreate,
         SessionState, Steps, TRACE,
     },
+    local::{LOCAL_FILE, LOCAL_ORDER},
 };
 use rootstock_catalog::{BootRow, Redeemed};
 use rootstock_core::{
@@ -30,7 +31,7 @@ use super::{
     control,
     decide::known_uuid,
     listen::{Arrival, Transport},
-    orders,
+    local, orders,
     plugins::PluginEvent,
     sessions::Session,
     staged::TOKEN_LIFE,
@@ -46,6 +47,8 @@ mod chunks;
 mod records;
 mod reports;
 mod versions;
+
+pub(super) use versions::readable;
 
 /// The largest request, in bytes: steps, inventories, traces and ids of a boot pack.
 const REQUEST_BYTES_MAX: usize = 256 << 10;
@@ -72,6 +75,8 @@ pub(crate) fn router() -> Router<Arc<App>> {
         .route(STEPS, post(steps))
         .route(REPORT, post(reports::report))
         .route(CONTROL, get(control))
+        .route(LOCAL_ORDER, get(local::order))
+        .route(LOCAL_FILE, get(local::give))
 }
 
 /// A machine with its session's secret.
@@ -328,7 +333,7 @@ async fn manifest(
     let version = match (query.image, query.version) {
         (Some(image), Some(version)) => {
             let selector = VersionSelector::Number(version);
-            versions::readable(&app, &machine, &VersionSpec { image, selector }).await?
+            readable(&app, &machine, &VersionSpec { image, selector }).await?
         }
         (None, None) => machine.session.version.clone(),
         _ => {

@@ -4,10 +4,12 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use rootstock_api::{
     ProblemCode,
-    boot::{BootOrder, Check, Identity, NodeMode, ORDER_BYTES_MAX, VolumePlace},
+    boot::{
+        BootOrder, Check, FillOrder, Identity, NodeMode, ORDER_BYTES_MAX, RootPlace, VolumePlace,
+    },
     settings::Settings,
 };
-use rootstock_catalog::NodeRow;
+use rootstock_catalog::{NodeRow, VersionRow};
 use rootstock_core::{NodeName, VersionSpec, VolumeName};
 
 use super::{
@@ -68,30 +70,48 @@ pub(crate) async fn make(
     };
     let order = BootOrder {
         boot: secret.to_owned(),
-        node: node.name.to_string(),
-        mode,
+        volume,
+        fill: control::fill(&settings, &app.boot.clock.now()).order,
+        identity: identity(app, &node, &settings, &network, &additions).await?,
+        ..plain(app, &node.name, version, &settings, stage.root, local)
+    };
+    Ok(order)
+}
+
+/// The order of a version without anything that is of one boot or secret.
+pub(super) fn plain(
+    app: &App,
+    node: &NodeName,
+    version: &VersionRow,
+    settings: &Settings,
+    root: RootPlace,
+    local: IpAddr,
+) -> BootOrder {
+    BootOrder {
+        boot: String::new(),
+        node: node.to_string(),
+        mode: settings.mode.unwrap_or_default(),
         image: version.image.clone(),
         version: version.number,
         manifest: version.manifest,
         disk_bytes: version.disk_bytes,
-        root: stage.root,
-        volume,
+        root,
+        volume: None,
         chunk_urls: vec![url("http", local, app.config.boot.http_port)],
         overlay_bytes_max: settings.overlay_bytes_max,
         cache_bytes: settings.cache_bytes.unwrap_or(CACHE_BYTES),
         cache: settings.cache.clone().unwrap_or_default(),
         cache_disk_bytes_max: settings.cache_disk_bytes_max,
-        fill: control::fill(&settings, &app.boot.clock.now()).order,
+        fill: FillOrder::default(),
         keep: settings.keep.clone().unwrap_or_default(),
         report_seconds: REPORT_SECONDS,
         check: settings.check.clone().map(|command| Check {
             command,
-            limit_seconds: health::limit(&settings).seconds(),
+            limit_seconds: health::limit(settings).seconds(),
         }),
         rescue_shell: settings.rescue_shell.unwrap_or(false),
-        identity: identity(app, &node, &settings, &network, &additions).await?,
-    };
-    Ok(order)
+        identity: Identity::default(),
+    }
 }
 
 /// The bytes of an order, which are what is signed.

@@ -205,6 +205,49 @@ pub(crate) const PROGRAMS: &[Program] = &[
     },
 ];
 
+/// What GRUB is made of that machines start with from their own disk. Firmware does
+/// not ask for these.
+pub(crate) const LOCAL_PROGRAMS: [Program; 3] = [
+    Program {
+        name: "boot.img",
+        arch: "x86_64",
+        firmware: "bios",
+        role: "GRUB's boot sector, for machines that start from their own disk",
+        places: &["/usr/lib/grub/i386-pc/boot.img"],
+        package: "grub-pc-bin",
+        need: Need::Useful,
+    },
+    Program {
+        name: "grub-mkimage",
+        arch: "x86_64",
+        firmware: "bios",
+        role: "puts GRUB together, for machines that start from their own disk",
+        places: &["/usr/bin/grub-mkimage", "/usr/bin/grub2-mkimage"],
+        package: "grub-common",
+        need: Need::Useful,
+    },
+    Program {
+        name: "grubx64.efi.signed",
+        arch: "x86_64",
+        firmware: "uefi",
+        role: "the distribution's signed GRUB, for machines that start from their own disk",
+        places: &["/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"],
+        package: "grub-efi-amd64-signed",
+        need: Need::Useful,
+    },
+];
+
+impl Program {
+    /// Where the distribution put it, if it is there.
+    pub(crate) fn place(&self) -> Option<PathBuf> {
+        let places = self.places.iter().map(Path::new);
+        places
+            .filter(|path| path.is_file())
+            .map(Path::to_owned)
+            .next()
+    }
+}
+
 /// The boot programs of a server.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
@@ -235,11 +278,7 @@ impl Programs {
             }
         }
         let program = PROGRAMS.iter().find(|program| program.name == name)?;
-        let places = program.places.iter().map(Path::new);
-        places
-            .filter(|path| path.is_file())
-            .map(Path::to_owned)
-            .next()
+        program.place()
     }
 
     /// A program's contents. Waits for the disk.

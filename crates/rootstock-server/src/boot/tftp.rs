@@ -89,7 +89,7 @@ impl TftpFiles for BootFiles {
                 content: found.content,
                 on_sent: found.on_sent,
             }),
-            Ok(Err(Missing::Nothing)) => Err(Refusal::NotFound { name }),
+            Ok(Err(Missing::Nothing | Missing::Otherwise(_))) => Err(Refusal::NotFound { name }),
             Ok(Err(Missing::Refused)) => Err(Refusal::Denied { name }),
             Err(error) => {
                 tracing::error!(%error, name, "looking for a boot file panicked");

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The version that is meant, by number, if the machine may read it.
-pub(super) async fn readable(
+pub(in crate::boot) async fn readable(
     app: &Arc<App>,
     machine: &Machine,
     spec: &VersionSpec,

@@ -1,0 +1,61 @@
+//! Which version the machine starts from its own disk, as versions come and go.
+
+use rootstock_api::boot::NextVersion;
+
+use crate::console;
+use crate::local::keep::Starter;
+use crate::local::write::Written;
+
+/// What the machine starts from its disk.
+pub(crate) struct Starts {
+    /// What writes it there, if the disk was divided for it.
+    starter: Option<Starter>,
+    /// What it starts by now, or never will.
+    settled: Option<NextVersion>,
+    /// Why it does not yet, as it was told last.
+    told: String,
+}
+
+impl Starts {
+    /// Nothing yet.
+    pub(crate) fn new(starter: Option<Starter>) -> Self {
+        Self {
+            starter,
+            settled: None,
+            told: String::new(),
+        }
+    }
+
+    /// Has the machine start this version when no server answers, unless it does. All
+    /// of it is on the disk. What fails now is tried at the next call.
+    pub(crate) fn tend(&mut self, version: &NextVersion) {
+        let Some(starter) = &self.starter else {
+            return;
+        };
+        if self.settled.as_ref() == Some(version) {
+            return;
+        }
+        let spec = version.spec();
+        let disk = starter.disk();
+        let kept = starter.keep(version);
+        if kept
+            .as_ref()
+            .map_or_else(|error| !error.may_pass(), |_| true)
+        {
+            self.settled = Some(version.clone());
+        }
+        match kept {
+            Ok(Written::Now) => console::info(format_args!(
+                "{spec} starts from {disk} when no server answers"
+            )),
+            Ok(Written::Already) => {}
+            Err(error) => {
+                let why = console::chain(&error);
+                if self.told != why {
+                    console::warn(format_args!("{spec} does not start from {disk}: {why}"));
+                    self.told = why;
+                }
+            }
+        }
+    }
+}
