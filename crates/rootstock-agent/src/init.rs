@@ -292,8 +292,11 @@ fn device(
     let mut urls = line.urls.clone();
     urls.sort_by_key(|url| *url != opened.url);
     let mut public = order.clone();
-    // Keys and files are pid 1's to write; nobody else keeps them.
-    public.identity = Default::default();
+    // Keys and files are pid 1's to write. Nobody else keeps them, but who is to
+    // write them to a disk.
+    if public.install.is_none() {
+        public.identity = Default::default();
+    }
     let start = ToServer::Start(Box::new(Start {
         urls,
         session: opened.session.clone(),

@@ -11,6 +11,7 @@ use rootstock_api::boot::{BootStep, NodeReport, STEPS_MAX, StepReport, Steps};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::console;
+use crate::install::Installation;
 use crate::server::{DiskOf, FillOf, enter_fill};
 use crate::service::Service;
 use crate::stats::Stats;
@@ -44,6 +45,8 @@ pub(crate) struct Source {
     pub(crate) fill: FillOf,
     /// How the machine's own disk does.
     pub(crate) disk: DiskOf,
+    /// How the image is laid out on a disk, if it is to be.
+    pub(crate) install: Option<Arc<Installation>>,
     /// Seconds between reports.
     pub(crate) report_seconds: u32,
 }
@@ -138,6 +141,9 @@ fn tell(mut source: Source, waiting: &Waiting) {
             if let Some(how) = up::look() {
                 up = true;
                 source.stats.trace.system_is_up();
+                if let Some(install) = &source.install {
+                    install.system_is_up();
+                }
                 let bytes = source.stats.fetched_bytes();
                 push(waiting, step(BootStep::Up, bytes, how));
                 next_report = Instant::now();
@@ -148,6 +154,9 @@ fn tell(mut source: Source, waiting: &Waiting) {
             warned = warn(&source, warned);
         }
         tell_steps(&mut source, waiting);
+        if source.install.as_ref().is_some_and(|it| it.has_news()) {
+            next_report = Instant::now();
+        }
         if next_report <= Instant::now() {
             let seconds = report(&mut source, up);
             next_report = Instant::now() + Duration::from_secs(u64::from(seconds));
@@ -182,9 +191,16 @@ fn report(source: &mut Source, up: bool) -> u32 {
         report.local_bytes += on_disk.native_read_bytes;
         report.disk_cache = Some(on_disk.report);
     }
+    report.install = source.install.as_ref().map(|install| install.report());
     match source.service.report(&source.urls[0], &report) {
-        Ok(answer) if answer.report_seconds > 0 => source.report_seconds = answer.report_seconds,
-        Ok(_) => {}
+        Ok(answer) => {
+            if let (Some(install), Some(told)) = (&source.install, &report.install) {
+                install.was_told(told.state);
+            }
+            if answer.report_seconds > 0 {
+                source.report_seconds = answer.report_seconds;
+            }
+        }
         Err(_) => source.urls.rotate_left(1),
     }
     match source.report_seconds {

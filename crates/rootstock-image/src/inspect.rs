@@ -30,6 +30,7 @@ mod tests;
 
 pub(crate) use ext::{FileExtent, ext_files};
 pub use facts::KERNELS_MAX;
+pub use gpt::{GrowError, GrownGpt, grown_gpt};
 
 use free::FreeSet;
 

@@ -36,6 +36,7 @@ use crate::{app::App, config::Config, volumes::Volumes};
 mod control;
 mod deltas;
 mod health;
+mod installs;
 mod traces;
 
 const MAC: &str = "52-54-00-12-34-56";
