@@ -42,17 +42,27 @@ fn runs(lan: &Lan, version: &str) -> Result<()> {
     })
 }
 
-/// Assigns a version, and has the machine start anew.
-fn moves_to(lan: &Lan, version: &str) -> Result<()> {
-    let words = ["node", "set", "desk", "--image", version, "--yes"];
-    lan.daemon.run(words)?;
-    let told = lan.daemon.json(["node", "reboot", "desk"])?;
-    assert_eq!(told["nodes"][0], "desk", "{told}");
+/// Begins a rollout of a version to the machine.
+fn roll_out(lan: &Lan, version: &str) -> Result<()> {
+    let words = ["rollout", "start", version, "--nodes", "desk", "--yes"];
+    let begun = lan.daemon.json(words)?;
+    assert!(begun["rollout"].is_u64(), "{begun}");
+    assert_eq!(begun["nodes"][0]["node"], "desk", "{begun}");
     Ok(())
 }
 
+/// Waits until the last rollout is in this state; answers it.
+fn comes_to(lan: &Lan, state: &str, detail: &str) -> Result<Value> {
+    wait::until(&format!("{state} {detail}"), BOOT_LIMIT, || {
+        let rollout = lan.daemon.json(["rollout", "status"])?;
+        let said = rollout["nodes"][0]["detail"].as_str().unwrap_or_default();
+        let is_there = rollout["state"] == state && said.starts_with(detail);
+        Ok(is_there.then_some(rollout))
+    })
+}
+
 #[test]
-fn a_version_without_init_is_abandoned_and_a_good_one_comes_up() {
+fn a_rollout_waits_for_who_is_logged_in_and_stops_at_a_version_without_init() {
     let lan = Lan::new("dhcp", "").expect("a lab");
     let image = boots::image(Golden::Debian).expect("an image");
     lan.import("debian", &image).expect("version 1");
@@ -65,23 +75,43 @@ fn a_version_without_init_is_abandoned_and_a_good_one_comes_up() {
 
     let off = lan.daemon.json(["node", "reboot", "desk"]).expect("told");
     assert_eq!(off["others"][0], "desk", "it does not run: {off}");
-    let machine = lan.power_on("desk", 5, Firmware::Bios).expect("on");
+    let mut machine = lan.power_on("desk", 5, Firmware::Bios).expect("on");
+    lan.log_in(&mut machine, "desk").expect("a shell");
     runs(&lan, "debian:3").expect("the first boot");
-    moves_to(&lan, "debian:1").expect("told");
-    runs(&lan, "debian:1").expect("it started anew");
 
-    moves_to(&lan, "debian:2").expect("told");
-    let abandoned = wait::until("the end of version 2", BOOT_LIMIT, || {
-        let abandoned = node(&lan)?["abandoned"].clone();
-        Ok(abandoned.is_object().then_some(abandoned))
-    });
-    let abandoned = abandoned.expect("it says so");
+    roll_out(&lan, "debian:1").expect("begins");
+    comes_to(&lan, "running", "in use").expect("somebody is logged in");
+    machine.console.send("exit\n").expect("leaves");
+    runs(&lan, "debian:1").expect("it started anew");
+    let done = comes_to(&lan, "done", "").expect("it is over");
+    assert_eq!(done["counts"]["good"], 1, "{done}");
+
+    roll_out(&lan, "debian:2").expect("begins");
+    let stopped = comes_to(&lan, "stopped", "").expect("it stops itself");
+    let reason = stopped["reason"].as_str().expect("a reason");
+    assert!(
+        reason.contains("desk: ") && reason.contains("init"),
+        "{reason}"
+    );
+    let abandoned = node(&lan).expect("shown")["abandoned"].clone();
     assert_eq!(abandoned["version"], "debian:2");
     assert_eq!(abandoned["instead"], "debian:1");
-    let reason = abandoned["reason"].as_str().expect("a reason");
-    assert!(reason.contains("init"), "{reason}");
     runs(&lan, "debian:1").expect("it went back by itself");
     let words = ["debian:1", "debian:2 is abandoned here"];
     boots::noted(&lan, "desk", &words).expect("the transcript says why");
+    let aborted = lan.daemon.json(["rollout", "abort"]).expect("ended");
+    assert_eq!(aborted["counts"]["left"], 1, "{aborted}");
+    let node = node(&lan).expect("shown");
+    assert_eq!(node["settings"]["image"], "debian:1", "{node}");
+
+    // Who runs can be told to start anew without a rollout.
+    let before = node["boot"]["boot"].clone();
+    let told = lan.daemon.json(["node", "reboot", "desk"]).expect("told");
+    assert_eq!(told["nodes"][0], "desk", "{told}");
+    wait::until("another boot", BOOT_LIMIT, || {
+        let node = lan.daemon.json(["node", "show", "desk"])?;
+        Ok((node["boot"]["boot"] != before).then_some(()))
+    })
+    .expect("it starts anew");
     drop(machine);
 }

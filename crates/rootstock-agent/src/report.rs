@@ -17,6 +17,7 @@ use crate::service::Service;
 use crate::stats::Stats;
 
 pub(crate) mod up;
+pub(crate) mod users;
 
 /// How often it looks for something to tell.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -182,6 +183,7 @@ fn report(source: &mut Source, up: bool) -> u32 {
     let mut report = NodeReport {
         uptime_seconds: uptime().as_secs(),
         up,
+        users: up.then(users::count),
         ..NodeReport::default()
     };
     source.stats.report(&mut report);

@@ -1,6 +1,7 @@
 //! Starting the machine anew because its site said so: by the image's own init, in
 //! order, and by the kernel only where that was allowed.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use rustix::system::{RebootCommand, reboot};
 
 use crate::console;
 use crate::report::Switched;
-use crate::report::up;
+use crate::report::{up, users};
 use crate::sys;
 
 /// systemd's order to start anew in an orderly way: `SIGRTMIN+5` (systemd(1)). The
@@ -26,7 +27,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Obeys the first order of this boot; there is no second one.
 pub(crate) struct Restart {
-    was_ordered: AtomicBool,
+    was_ordered: Arc<AtomicBool>,
+    /// Whether it is to start anew once nobody is logged in.
+    when_idle: Arc<AtomicBool>,
     switched: Switched,
 }
 
@@ -34,27 +37,58 @@ impl Restart {
     /// For a machine whose own init runs once this says so.
     pub(crate) fn new(switched: Switched) -> Self {
         Self {
-            was_ordered: AtomicBool::new(false),
+            was_ordered: Arc::default(),
+            when_idle: Arc::default(),
             switched,
         }
     }
 
-    /// Obeys an order, in the background.
-    pub(crate) fn order(&self, order: RebootOrder) {
-        if !self.is_first() {
-            return;
-        }
-        let switched = self.switched.clone();
-        let thread = thread::Builder::new().name("restart".to_owned());
-        let started = thread.spawn(move || obey(order, &switched));
-        if let Err(error) = started {
-            console::warn(format_args!("the machine cannot be started anew: {error}"));
+    /// Obeys what holds now, in the background. An order that was taken back is not
+    /// obeyed any more if it waits.
+    pub(crate) fn order(&self, order: Option<RebootOrder>) {
+        match order {
+            None => self.when_idle.store(false, Ordering::Relaxed),
+            Some(RebootOrder::Idle) => {
+                if !self.when_idle.swap(true, Ordering::Relaxed) {
+                    let (when_idle, was_ordered) = (&self.when_idle, &self.was_ordered);
+                    let (when_idle, was_ordered) = (Arc::clone(when_idle), Arc::clone(was_ordered));
+                    self.spawn(move |switched| {
+                        if wait_until_idle(&when_idle, users::count) && is_first(&was_ordered) {
+                            obey(RebootOrder::Idle, switched);
+                        }
+                    });
+                }
+            }
+            Some(order) => {
+                if is_first(&self.was_ordered) {
+                    self.spawn(move |switched| obey(order, switched));
+                }
+            }
         }
     }
 
-    fn is_first(&self) -> bool {
-        !self.was_ordered.swap(true, Ordering::Relaxed)
+    fn spawn(&self, work: impl FnOnce(&Switched) + Send + 'static) {
+        let switched = self.switched.clone();
+        let thread = thread::Builder::new().name("restart".to_owned());
+        if let Err(error) = thread.spawn(move || work(&switched)) {
+            console::warn(format_args!("the machine cannot be started anew: {error}"));
+        }
     }
+}
+
+fn is_first(was_ordered: &AtomicBool) -> bool {
+    !was_ordered.swap(true, Ordering::Relaxed)
+}
+
+/// Whether nobody is logged in before the order is taken back.
+fn wait_until_idle(when_idle: &AtomicBool, users: impl Fn() -> u32) -> bool {
+    while when_idle.load(Ordering::Relaxed) {
+        if users() == 0 {
+            return true;
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+    false
 }
 
 fn obey(order: RebootOrder, switched: &Switched) {
@@ -71,7 +105,7 @@ fn obey(order: RebootOrder, switched: &Switched) {
         console::warn(format_args!("init cannot be told: {error}"));
     }
     match order {
-        RebootOrder::Orderly => {}
+        RebootOrder::Orderly | RebootOrder::Idle => {}
         RebootOrder::Forced => {
             thread::sleep(INIT_LIMIT);
             console::error("init took too long: the kernel starts the machine anew");
@@ -84,12 +118,31 @@ fn obey(order: RebootOrder, switched: &Switched) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
     fn one_boot_obeys_one_order() {
-        let restart = Restart::new(Switched::default());
-        assert!(restart.is_first());
-        assert!(!restart.is_first());
+        let was_ordered = AtomicBool::default();
+        assert!(is_first(&was_ordered));
+        assert!(!is_first(&was_ordered));
+    }
+
+    #[test]
+    fn an_order_that_waits_can_be_taken_back() {
+        let when_idle = AtomicBool::new(true);
+        assert!(wait_until_idle(&when_idle, || 0));
+        let left = Cell::new(2);
+        let leaving = || {
+            left.set(left.get() - 1);
+            left.get()
+        };
+        assert!(wait_until_idle(&when_idle, leaving));
+        let taken_back = || {
+            when_idle.store(false, Ordering::Relaxed);
+            1
+        };
+        assert!(!wait_until_idle(&when_idle, taken_back));
     }
 }

@@ -85,9 +85,7 @@ pub(crate) fn run(control: &UnixStream) -> io::Result<()> {
     let restart = Restart::new(reporter.switched());
     let told = served.told;
     let each = move |control: NodeControl| {
-        if let Some(order) = control.reboot {
-            restart.order(order);
-        }
+        restart.order(control.reboot);
         told(control);
     };
     steer::start(served.steered, start.urls.clone(), each)?;

@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use rootstock_core::{Digest, ImageName, VersionNumber};
+use rootstock_core::{Digest, ImageName, VersionNumber, VersionSelector, VersionSpec};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use utoipa::ToSchema;
 
@@ -403,6 +403,8 @@ pub struct NodeControl {
 pub enum RebootOrder {
     /// By its own init, in order.
     Orderly,
+    /// The same, once nobody is logged in, if that holds still.
+    Idle,
     /// By the kernel, when its init does not do it in time.
     Forced,
 }
@@ -419,6 +421,17 @@ pub struct NextVersion {
     /// The manifest's id.
     #[schema(value_type = String)]
     pub manifest: Digest,
+}
+
+impl NextVersion {
+    /// It as it is written, such as `lab:8`.
+    #[must_use]
+    pub fn spec(&self) -> VersionSpec {
+        VersionSpec {
+            image: self.image.clone(),
+            selector: VersionSelector::Number(self.version),
+        }
+    }
 }
 
 /// Where the root file system is on the disk.
@@ -577,6 +590,10 @@ pub struct NodeReport {
     pub overlay_bytes_max: u64,
     /// Whether the image's own init says that the system is up.
     pub up: bool,
+    /// How many people are logged in; absent while the image's own system does not
+    /// run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users: Option<u32>,
     /// Bytes of chunks that came from the machine's own disk.
     pub local_bytes: u64,
     /// How the disk that it keeps chunks on does; absent without one.
@@ -611,6 +628,24 @@ pub struct DiskCacheReport {
     /// The estimate until the version is complete, while it is being fetched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds_to_complete: Option<u64>,
+    /// How far the version is that is to run next; absent when that is what runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<NextReport>,
+}
+
+/// How far a version is that a machine is to run next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NextReport {
+    /// The version, as `lab:8`.
+    #[schema(value_type = String)]
+    pub version: VersionSpec,
+    /// Bytes that came over the network for it in this boot.
+    pub fetched_bytes: u64,
+    /// Whether all of it is on the disk.
+    pub complete: bool,
+    /// Why it does not come, while it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// The answer to a report.

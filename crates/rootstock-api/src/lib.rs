@@ -16,6 +16,7 @@ pub mod paths;
 pub mod problem;
 pub mod recipe;
 pub mod record;
+pub mod rollout;
 pub mod settings;
 pub mod volume;
 
@@ -42,6 +43,10 @@ pub use node::{
 pub use problem::{Holder, HolderKind, Problem, ProblemCode};
 pub use recipe::{RecipeDiff, RecipeList, RecipeProgress, RecipeSummary};
 pub use record::{Bitmap, Record, RecordError, Records};
+pub use rollout::{
+    Rollout, RolloutCounts, RolloutDetail, RolloutForecast, RolloutLeft, RolloutList, RolloutNode,
+    RolloutReboot, RolloutStart, RolloutStarted, RolloutState,
+};
 pub use settings::{FillSwitch, Setting, SettingError, Settings};
 pub use volume::{
     Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize, VolumeSnapshot,

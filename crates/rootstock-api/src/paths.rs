@@ -102,6 +102,16 @@ pub const PROFILES: &str = "/v1/profiles";
 pub const PROFILE: &str = "/v1/profiles/{profile}";
 /// POST: brings a profile back to the image before.
 pub const PROFILE_ROLLBACK: &str = "/v1/profiles/{profile}/rollback";
+/// All rollouts.
+pub const ROLLOUTS: &str = "/v1/rollouts";
+/// One rollout.
+pub const ROLLOUT: &str = "/v1/rollouts/{rollout}";
+/// POST: halts a rollout.
+pub const ROLLOUT_PAUSE: &str = "/v1/rollouts/{rollout}/pause";
+/// POST: has a rollout go on.
+pub const ROLLOUT_RESUME: &str = "/v1/rollouts/{rollout}/resume";
+/// POST: ends a rollout, and puts nodes back that did not come up with the version.
+pub const ROLLOUT_ABORT: &str = "/v1/rollouts/{rollout}/abort";
 /// What can be opened over NBD.
 pub const EXPORTS: &str = "/v1/exports";
 /// Who has what open.
@@ -260,6 +270,30 @@ pub fn profile(profile: &ProfileName) -> String {
 #[must_use]
 pub fn profile_rollback(profile: &ProfileName) -> String {
     format!("{PROFILES}/{profile}/rollback")
+}
+
+/// [`ROLLOUT`] of this rollout.
+#[must_use]
+pub fn rollout(rollout: u64) -> String {
+    format!("{ROLLOUTS}/{rollout}")
+}
+
+/// [`ROLLOUT_PAUSE`] of this rollout.
+#[must_use]
+pub fn rollout_pause(id: u64) -> String {
+    format!("{}/pause", rollout(id))
+}
+
+/// [`ROLLOUT_RESUME`] of this rollout.
+#[must_use]
+pub fn rollout_resume(id: u64) -> String {
+    format!("{}/resume", rollout(id))
+}
+
+/// [`ROLLOUT_ABORT`] of this rollout.
+#[must_use]
+pub fn rollout_abort(id: u64) -> String {
+    format!("{}/abort", rollout(id))
 }
 
 /// [`TOKEN`] of this token.

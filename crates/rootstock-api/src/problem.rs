@@ -96,6 +96,7 @@ impl fmt::Display for Holder {
             HolderKind::Operation => "operation",
             HolderKind::Node => "node",
             HolderKind::Profile => "profile",
+            HolderKind::Rollout => "rollout",
             HolderKind::Unknown => "holder",
         };
         write!(f, "{kind} {}", self.name)
@@ -118,6 +119,8 @@ pub enum HolderKind {
     Node,
     /// A profile that names it.
     Profile,
+    /// A rollout that brings it to nodes.
+    Rollout,
     /// One that a newer release knows.
     #[serde(other)]
     Unknown,
@@ -190,6 +193,8 @@ codes! {
     NodeNotFound = "node-not-found", 404, "No such node";
     /// No such profile.
     ProfileNotFound = "profile-not-found", 404, "No such profile";
+    /// No such rollout.
+    RolloutNotFound = "rollout-not-found", 404, "No such rollout";
     /// No such boot.
     BootNotFound = "boot-not-found", 404, "No such boot";
     /// No such import: committed, aborted or expired.

@@ -107,6 +107,28 @@ pub enum CatalogError {
         /// Its name.
         name: String,
     },
+    /// No such rollout.
+    #[error("there is no rollout {rollout}")]
+    RolloutNotFound {
+        /// Its number.
+        rollout: u64,
+    },
+    /// The rollout is over.
+    #[error("rollout {rollout} is {state}")]
+    RolloutOver {
+        /// Its number.
+        rollout: u64,
+        /// How it ended.
+        state: &'static str,
+    },
+    /// A node is in one rollout at a time.
+    #[error("node '{node}' is in rollout {rollout}, which is not over")]
+    InRollout {
+        /// The node.
+        node: NodeName,
+        /// The rollout that it is in.
+        rollout: u64,
+    },
     /// Another node has the card.
     #[error("node '{node}' has the MAC address {mac} already")]
     MacTaken {
@@ -243,6 +265,8 @@ pub enum Holder {
     Node(NodeName),
     /// A profile names it.
     Profile(ProfileName),
+    /// A rollout that is not over brings it to nodes.
+    Rollout(u64),
 }
 
 impl fmt::Display for Holder {
@@ -252,6 +276,7 @@ impl fmt::Display for Holder {
             Self::Volume(volume) => write!(f, "volume {volume}"),
             Self::Node(node) => write!(f, "node {node}"),
             Self::Profile(profile) => write!(f, "profile {profile}"),
+            Self::Rollout(rollout) => write!(f, "rollout {rollout}"),
         }
     }
 }

@@ -18,6 +18,7 @@ mod nodes;
 mod profiles;
 mod reboots;
 mod recipes;
+mod rollouts;
 mod schema;
 mod strategies;
 mod tokens;
@@ -42,6 +43,10 @@ pub use nodes::{
 pub use profiles::{NewProfile, PROFILE_DEPTH_MAX, PROFILES_MAX, ProfileRow};
 pub use reboots::RebootKind;
 pub use recipes::{RECIPE_VERSIONS_MAX, RecipeRow};
+pub use rollouts::{
+    NewRollout, ROLLOUTS_ENDED_MAX, ROLLOUTS_OPEN_MAX, RolloutNodeRow, RolloutNodeState,
+    RolloutReboot, RolloutRow, RolloutState, RolloutTerms,
+};
 pub use schema::{Catalog, SCHEMA_VERSION};
 pub use strategies::STRATEGIES_MAX;
 pub use tokens::{Role, TOKENS_MAX, TokenRow};

@@ -14,6 +14,8 @@ use crate::{
 pub enum RebootKind {
     /// By its own init.
     Orderly,
+    /// By its own init, once nobody is logged in.
+    Idle,
     /// By the kernel, when its init does not do it in time.
     Forced,
 }
@@ -22,6 +24,7 @@ impl RebootKind {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Orderly => "orderly",
+            Self::Idle => "idle",
             Self::Forced => "forced",
         }
     }
@@ -29,6 +32,7 @@ impl RebootKind {
     fn parse(text: &str) -> Result<Self, CatalogError> {
         match text {
             "orderly" => Ok(Self::Orderly),
+            "idle" => Ok(Self::Idle),
             "forced" => Ok(Self::Forced),
             _ => Err(CatalogError::Corrupt {
                 column: "boot's reboot",
@@ -69,6 +73,22 @@ impl Catalog {
         }
         tx.commit().await.map_err(failed(doing))?;
         Ok(ordered)
+    }
+
+    /// Takes back that the machines of these nodes are to start anew. One that began
+    /// to goes on with it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Database`].
+    pub async fn withdraw_reboots(&self, nodes: &[NodeName]) -> Result<(), CatalogError> {
+        for node in nodes {
+            sqlx::query("UPDATE boot SET reboot = NULL WHERE node = $1 AND ended_ms IS NULL")
+                .bind(node.as_str())
+                .execute(&self.pool)
+                .await
+                .map_err(failed("take back that a machine is to start anew"))?;
+        }
+        Ok(())
     }
 
     /// The boots that are to end with a start anew.

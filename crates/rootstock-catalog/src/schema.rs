@@ -133,6 +133,11 @@ fn migrator() -> Migrator {
             include_str!("../migrations/sqlite/0008_assignments.sql"),
         ),
         migration(
+            9,
+            "rollouts",
+            include_str!("../migrations/sqlite/0009_rollouts.sql"),
+        ),
+        migration(
             10,
             "installations",
             include_str!("../migrations/sqlite/0010_installations.sql"),

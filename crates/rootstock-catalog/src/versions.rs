@@ -480,6 +480,17 @@ async fn holders(
     for (node,) in nodes {
         holders.push(Holder::Node(parse("node name", &node)?));
     }
+    let rollouts: Vec<(i64,)> = sqlx::query_as(
+        "SELECT id FROM rollout WHERE image = $1 AND version = $2 AND ended_ms IS NULL ORDER BY id",
+    )
+    .bind(image.as_str())
+    .bind(i64::from(number.0))
+    .fetch_all(&mut **tx)
+    .await
+    .map_err(failed(doing))?;
+    for (rollout,) in rollouts {
+        holders.push(Holder::Rollout(unsigned("rollout's number", rollout)?));
+    }
     Ok(holders)
 }
 

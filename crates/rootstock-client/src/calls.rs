@@ -10,9 +10,10 @@ use rootstock_api::{
     ImportCreate, ImportList, ImportReceipt, Node, NodeCreate, NodeDelete, NodeEvent, NodeFormat,
     NodeImport, NodeList, NodeNames, NodeReboot, NodeRollback, NodeSet, NodeText, NodesDone,
     NodesTold, Profile, ProfileCreate, ProfileList, ProfileRollback, ProfileSet, RecipeList,
-    SEAL_HEADER, ScrubStatus, Site, StoreReport, TagSet, TagTarget, TokenCreate, TokenCreated,
-    TokenList, VERSION_HEADER, VerifyEvent, VerifyReport, VersionDetail, Volume, VolumeCommit,
-    VolumeCommitted, VolumeCreate, VolumeList, VolumeResize, VolumeSnapshot, paths, record,
+    RolloutDetail, RolloutList, RolloutStart, RolloutStarted, SEAL_HEADER, ScrubStatus, Site,
+    StoreReport, TagSet, TagTarget, TokenCreate, TokenCreated, TokenList, VERSION_HEADER,
+    VerifyEvent, VerifyReport, VersionDetail, Volume, VolumeCommit, VolumeCommitted, VolumeCreate,
+    VolumeList, VolumeResize, VolumeSnapshot, paths, record,
 };
 use rootstock_core::{
     ChunkId, ImageName, NodeName, ProfileName, TagName, VersionSelector, VersionSpec, VolumeName,
@@ -313,6 +314,36 @@ impl Client {
     /// Wakes machines up.
     pub fn node_wake(&self, names: &NodeNames) -> Answer<NodesTold> {
         self.send(Method::POST, paths::NODES_WAKE, names)
+    }
+
+    /// All rollouts that are not over, and the last that are.
+    pub fn rollouts(&self) -> Answer<RolloutList> {
+        self.get(paths::ROLLOUTS)
+    }
+
+    /// A rollout and its nodes.
+    pub fn rollout(&self, rollout: u64) -> Answer<RolloutDetail> {
+        self.get(&paths::rollout(rollout))
+    }
+
+    /// Begins a rollout, or works out what it would do.
+    pub fn rollout_start(&self, start: &RolloutStart) -> Answer<RolloutStarted> {
+        self.send(Method::POST, paths::ROLLOUTS, start)
+    }
+
+    /// Halts a rollout.
+    pub fn rollout_pause(&self, rollout: u64) -> Answer<RolloutDetail> {
+        self.send(Method::POST, &paths::rollout_pause(rollout), &())
+    }
+
+    /// Has a rollout go on.
+    pub fn rollout_resume(&self, rollout: u64) -> Answer<RolloutDetail> {
+        self.send(Method::POST, &paths::rollout_resume(rollout), &())
+    }
+
+    /// Ends a rollout.
+    pub fn rollout_abort(&self, rollout: u64) -> Answer<RolloutDetail> {
+        self.send(Method::POST, &paths::rollout_abort(rollout), &())
     }
 
     /// All nodes as text.

@@ -48,6 +48,8 @@ pub(crate) struct App {
     pub(crate) recipes: Recipes,
     pub(crate) boot: Boot,
     pub(crate) traces: Traces,
+    /// Held while a rollout is changed: its steps, and what an administrator says.
+    pub(crate) rollouts: tokio::sync::Mutex<()>,
     /// There once the daemon has started.
     pub(crate) first_stages: OnceLock<FirstStages>,
     pub(crate) body_places: Arc<Semaphore>,
@@ -70,6 +72,7 @@ impl App {
             scrub: Scrub::new(config.store.scrub_rate_bytes, &config.data),
             boot: Boot::new(&config),
             traces: Traces::default(),
+            rollouts: tokio::sync::Mutex::default(),
             config,
             catalog,
             store,

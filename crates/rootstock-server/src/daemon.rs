@@ -23,7 +23,7 @@ use crate::{
     http::{self, ApiServer, ListenError},
     imports,
     nbd::{self, NbdLimits, NbdListener, NbdServer},
-    recipes, scrub,
+    recipes, rollouts, scrub,
     stop::Stop,
     tls::{self, TlsError},
     traces,
@@ -181,6 +181,7 @@ impl Daemon {
         workers.spawn(scrub::work(Arc::clone(&app), stopped.clone()));
         workers.spawn(recipes::work(Arc::clone(&app), stopped.clone()));
         workers.spawn(boot::work(Arc::clone(&app), data.keys(), stopped.clone()));
+        workers.spawn(rollouts::work(Arc::clone(&app), stopped.clone()));
         workers.spawn(traces::work(Arc::clone(&app), stopped.clone()));
         workers.spawn(flush_volumes(Arc::clone(&app), stopped.clone()));
         workers.spawn(tend_imports(Arc::clone(&app), stopped.clone()));

@@ -21,6 +21,7 @@ pub mod nbd;
 mod nodes;
 mod pages;
 mod recipes;
+mod rollouts;
 mod scrub;
 mod sizes;
 mod stop;

@@ -413,6 +413,33 @@ pub(crate) fn write_settings(settings: &Settings) -> Result<String, ApiError> {
     serde_json::to_string(settings).map_err(|error| ApiError::internal("write settings", &error))
 }
 
+/// Changes settings as the catalog keeps them; what it cannot read it leaves.
+pub(crate) fn edit_settings(json: &mut String, set: &Settings, unset: &[Setting]) {
+    let Ok(mut settings) = read_settings(json) else {
+        return;
+    };
+    settings.set_all(set);
+    for setting in unset {
+        settings.clear(*setting);
+    }
+    if let Ok(written) = write_settings(&settings) {
+        *json = written;
+    }
+}
+
+/// Sets the image in settings as the catalog keeps them.
+pub(crate) fn assign(settings: &mut String, image: Option<&VersionSpec>) {
+    let set = Settings {
+        image: image.cloned(),
+        ..Settings::default()
+    };
+    let unset: &[Setting] = match image {
+        Some(_) => &[],
+        None => &[Setting::Image],
+    };
+    edit_settings(settings, &set, unset);
+}
+
 /// Refuses settings that could never work.
 pub(crate) fn check_settings(settings: &Settings) -> Result<(), ApiError> {
     for setting in Setting::ALL {

@@ -92,6 +92,9 @@ enum Command {
     /// Make and look after settings that nodes inherit
     #[command(subcommand)]
     Profile(command::profile::ProfileCommand),
+    /// Bring a version to many nodes, a few at first
+    #[command(subcommand)]
+    Rollout(command::rollout::RolloutCommand),
     /// Look after the services that boot machines
     #[command(subcommand)]
     Boot(command::boot::BootCommand),
@@ -156,6 +159,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Volume(verb) => command::volume::run(verb, &session),
         Command::Node(verb) => command::node::run(verb, &session),
         Command::Profile(verb) => command::profile::run(verb, &session),
+        Command::Rollout(verb) => command::rollout::run(verb, &session),
         Command::Boot(verb) => command::boot::run(verb, &session),
         Command::Gc(args) => command::gc::run(args, &session),
         Command::Scrub(verb) => command::scrub::run(verb, &session),

@@ -7,6 +7,7 @@ pub(crate) mod image;
 pub(crate) mod import;
 pub(crate) mod node;
 pub(crate) mod profile;
+pub(crate) mod rollout;
 pub(crate) mod scrub;
 pub(crate) mod serve;
 pub(crate) mod settings;

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rootstock_api::boot::{DiskCacheReport, FillOrder, NextVersion};
+use rootstock_api::boot::{DiskCacheReport, FillOrder, NextReport, NextVersion};
 use rootstock_core::units::HumanBytes;
 use rootstock_image::manifest::{Manifest, PageSource};
 use rootstock_store::ReadError;
@@ -42,6 +42,8 @@ pub(crate) struct Fill<F> {
     tiers: Arc<Tiers<F>>,
     pace: Pace,
     next: Mutex<Option<NextVersion>>,
+    /// How far that is.
+    progress: Mutex<Option<NextReport>>,
     next_changed: Condvar,
     /// Where the next search for what lacks begins.
     cursor: AtomicUsize,
@@ -74,6 +76,7 @@ impl<F: Fetch + 'static> Fill<F> {
             tiers,
             pace: Pace::new(order),
             next: Mutex::default(),
+            progress: Mutex::default(),
             next_changed: Condvar::new(),
             cursor: AtomicUsize::new(0),
             fetched: AtomicU64::new(0),
@@ -106,12 +109,24 @@ impl<F: Fetch + 'static> Fill<F> {
 
     /// What the machine is to run next, when that is not what runs.
     pub(crate) fn set_next(&self, next: Option<NextVersion>) {
-        *self.lock_next() = next;
+        let mut present = self.lock_next();
+        if *present == next {
+            return;
+        }
+        *self.lock_progress() = next.as_ref().map(|next| NextReport {
+            version: next.spec(),
+            fetched_bytes: 0,
+            complete: false,
+            trouble: None,
+        });
+        *present = next;
+        drop(present);
         self.next_changed.notify_all();
     }
 
     /// Enters how the filling does.
     pub(crate) fn report(&self, report: &mut DiskCacheReport) {
+        report.next.clone_from(&self.lock_progress());
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         let seconds = rate.at.elapsed().as_secs_f64().max(0.001);
         let fetched = self.fetched.load(Ordering::Relaxed);
@@ -326,18 +341,21 @@ impl<F: Fetch + 'static> Fill<F> {
 
     /// Brings versions that are to run next to the disk, for as long as it is used.
     fn prepare(&self, disk: &Keeper, upgrade: &Upgrade<ServiceUpgrades>) {
-        let mut done = None;
         while disk.is_on() && disk.plan().is_some() {
-            let same = |next: &mut Option<NextVersion>| next.is_none() || *next == done;
-            let waited = self
-                .next_changed
-                .wait_timeout_while(self.lock_next(), NEXT_PAUSE, same);
+            let is_done = |next: &mut Option<NextVersion>| next.is_none() || self.has_next();
+            let waited =
+                self.next_changed
+                    .wait_timeout_while(self.lock_next(), NEXT_PAUSE, is_done);
             let (next, _) = waited.unwrap_or_else(PoisonError::into_inner);
-            let Some(next) = next.clone().filter(|next| done.as_ref() != Some(next)) else {
+            let Some(next) = next.clone().filter(|_| !self.has_next()) else {
                 continue;
             };
             let began = Cell::new(Instant::now());
             let pace = |bytes: u64| {
+                self.note(&next, |progress| {
+                    progress.fetched_bytes += bytes;
+                    progress.trouble = None;
+                });
                 let mbit_max = self.pace.allowed();
                 while self.tiers.foreground().is_busy(CALM) && bytes == 0 {
                     thread::sleep(LOOK_EVERY);
@@ -345,20 +363,45 @@ impl<F: Fetch + 'static> Fill<F> {
                 self.pace
                     .hold(mbit_max, bytes, began.replace(Instant::now()));
             };
-            let spec = format!("{}:{}", next.image, next.version);
+            let spec = next.spec();
             match upgrade.fetch(disk, &next, &pace) {
                 Ok(bytes) => {
                     console::info(format_args!(
                         "{spec} is on this machine's disk for its next boot: {bytes} B were fetched"
                     ));
-                    done = Some(next);
+                    self.note(&next, |progress| {
+                        progress.fetched_bytes = progress.fetched_bytes.max(bytes);
+                        progress.complete = true;
+                        progress.trouble = None;
+                    });
                 }
                 Err(error) => {
-                    console::warn(format_args!("{spec}: {}", console::chain(&error)));
+                    let why = console::chain(&error);
+                    console::warn(format_args!("{spec}: {why}"));
+                    self.note(&next, |progress| progress.trouble = Some(why));
                     thread::sleep(NEXT_PAUSE);
                 }
             }
         }
+    }
+
+    /// Whether the version that is to run next is on the disk.
+    fn has_next(&self) -> bool {
+        let progress = self.lock_progress();
+        progress.as_ref().is_some_and(|progress| progress.complete)
+    }
+
+    /// Notes how far a version is, unless another is to run next by now.
+    fn note(&self, next: &NextVersion, change: impl FnOnce(&mut NextReport)) {
+        let spec = next.spec();
+        let mut progress = self.lock_progress();
+        if let Some(progress) = progress.as_mut().filter(|one| one.version == spec) {
+            change(progress);
+        }
+    }
+
+    fn lock_progress(&self) -> MutexGuard<'_, Option<NextReport>> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_next(&self) -> MutexGuard<'_, Option<NextVersion>> {

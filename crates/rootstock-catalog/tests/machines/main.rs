@@ -6,4 +6,5 @@ mod health;
 mod installations;
 mod leases;
 mod nodes;
+mod rollouts;
 mod support;

@@ -204,6 +204,7 @@ async fn holds(
     let other = |next: &VersionRow| next.image != runs.image || next.number != runs.number;
     let reboot = set.reboots.get(&session.boot).map(|kind| match kind {
         RebootKind::Orderly => RebootOrder::Orderly,
+        RebootKind::Idle => RebootOrder::Idle,
         RebootKind::Forced => RebootOrder::Forced,
     });
     let next = next.filter(other).map(|next| NextVersion {

@@ -141,7 +141,7 @@ async fn note(app: &App, facts: &BootFacts, verdict: &Verdict, now: Timestamp) {
 }
 
 /// How long boots with these settings have.
-pub(super) fn limit(settings: &Settings) -> TimeLimit {
+pub(crate) fn limit(settings: &Settings) -> TimeLimit {
     settings.boot_limit.unwrap_or(nodes::BOOT_LIMIT)
 }
 

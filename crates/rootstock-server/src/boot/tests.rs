@@ -37,6 +37,7 @@ mod control;
 mod deltas;
 mod health;
 mod installs;
+mod rollouts;
 mod traces;
 
 const MAC: &str = "52-54-00-12-34-56";

@@ -7,14 +7,20 @@ use std::{
     ffi::OsString,
     io,
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    sync::Arc,
     time::Duration,
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
-use rootstock_core::MacAddress;
+use rootstock_api::ProblemCode;
+use rootstock_core::{MacAddress, NodeName};
 
 use super::interfaces::{self, BootPlace, Wanted};
-use crate::config::{BootMode, Config};
+use crate::{
+    app::App,
+    config::{BootMode, Config},
+    http::ApiError,
+};
 
 /// The discard service: what listens there, if anything does, ignores it.
 const PORT: u16 = 9;
@@ -63,12 +69,36 @@ impl Way {
     }
 }
 
+/// Wakes the machines of these nodes.
+pub(crate) async fn wake_nodes(app: &Arc<App>, nodes: &[NodeName]) -> Result<(), ApiError> {
+    let mut cards = Vec::new();
+    for node in nodes {
+        cards.extend(app.catalog.node(node).await?.macs);
+    }
+    if cards.is_empty() {
+        return Ok(());
+    }
+    let sent = app.blocking(move |app| Ok(wake(&app.config, &cards)));
+    let hint = "`rootstock boot doctor` says where machines are booted";
+    let refused = |detail| ApiError::new(ProblemCode::Unavailable, detail).with_hint(hint);
+    match sent.await? {
+        Ok(0) => {
+            return Err(refused(
+                "there is no interface to wake machines from".to_owned(),
+            ));
+        }
+        Ok(interfaces) => tracing::info!(nodes = nodes.len(), interfaces, "machines are woken"),
+        Err(error) => return Err(refused(format!("nothing could be sent: {error}"))),
+    }
+    Ok(())
+}
+
 /// Wakes these cards, and answers on how many interfaces. It takes a fraction of a
 /// second, and blocks.
 ///
 /// # Errors
 /// When nothing could be sent on any of them.
-pub(crate) fn wake(config: &Config, cards: &[MacAddress]) -> io::Result<usize> {
+fn wake(config: &Config, cards: &[MacAddress]) -> io::Result<usize> {
     let wanted = Wanted {
         interfaces: &config.boot.interfaces,
         networks: &config.network,

@@ -97,6 +97,18 @@ impl From<CatalogError> for ApiError {
                 ProblemCode::BootNotFound,
                 "`rootstock node log` shows a node's last boots",
             ),
+            CatalogError::RolloutNotFound { .. } => (
+                ProblemCode::RolloutNotFound,
+                "`rootstock rollout list` shows the rollouts",
+            ),
+            CatalogError::RolloutOver { .. } => (
+                ProblemCode::BadValue,
+                "`rootstock rollout start` begins another one",
+            ),
+            CatalogError::InRollout { .. } => (
+                ProblemCode::Busy,
+                "wait for its end, or end it with `rootstock rollout abort`",
+            ),
             CatalogError::NothingBefore { .. } => {
                 (ProblemCode::BadValue, "set the image that it is to have")
             }
@@ -141,10 +153,12 @@ impl From<CatalogError> for ApiError {
 }
 
 fn in_use_hint(holders: &[rootstock_catalog::Holder]) -> &'static str {
-    use rootstock_catalog::Holder::{Node, Profile, Tag, Volume};
+    use rootstock_catalog::Holder::{Node, Profile, Rollout, Tag, Volume};
     let of_nodes = |holder: &_| matches!(holder, Node(_) | Profile(_));
     let of_images = |holder: &_| matches!(holder, Tag(_) | Volume(_));
-    if holders.iter().all(of_images) {
+    if holders.iter().any(|holder| matches!(holder, Rollout(_))) {
+        "wait until the rollout is over, or end it with `rootstock rollout abort`"
+    } else if holders.iter().all(of_images) {
         "remove the tags and delete the volumes that need it first"
     } else if holders.iter().all(of_nodes) {
         "set the nodes and profiles that need it to something else first, and let running nodes boot anew"
@@ -162,6 +176,10 @@ fn holder(holder: &rootstock_catalog::Holder) -> Holder {
         rootstock_catalog::Holder::Profile(profile) => Holder {
             kind: HolderKind::Profile,
             name: profile.to_string(),
+        },
+        rootstock_catalog::Holder::Rollout(rollout) => Holder {
+            kind: HolderKind::Rollout,
+            name: rollout.to_string(),
         },
         rootstock_catalog::Holder::Tag(tag) => Holder {
             kind: HolderKind::Tag,

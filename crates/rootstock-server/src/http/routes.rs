@@ -28,6 +28,7 @@ mod node_health;
 mod node_power;
 mod nodes;
 mod profiles;
+mod rollouts;
 mod tokens;
 mod versions;
 mod volumes;
@@ -101,6 +102,11 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(profiles::list, profiles::create))
         .routes(routes!(profiles::show, profiles::set, profiles::delete))
         .routes(routes!(profiles::rollback))
+        .routes(routes!(rollouts::list, rollouts::start))
+        .routes(routes!(rollouts::show))
+        .routes(routes!(rollouts::pause))
+        .routes(routes!(rollouts::resume))
+        .routes(routes!(rollouts::abort))
         .routes(routes!(admin::exports))
         .routes(routes!(admin::clients))
         .routes(routes!(tokens::list, tokens::create))

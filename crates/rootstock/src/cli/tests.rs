@@ -148,6 +148,7 @@ fn help_teaches() {
       volume       Make and look after writable clones (a seat's writeback, a super client)
       node         Add and look after machines (seats, PCs), and see them boot
       profile      Make and look after settings that nodes inherit
+      rollout      Bring a version to many nodes, a few at first
       boot         Look after the services that boot machines
       gc           Free the space of what nothing needs
       scrub        Start and watch the check of all stored data

@@ -160,8 +160,7 @@ pub(crate) fn change(
     if confirm.dry_run || planned.changes.is_empty() {
         return show(session, &planned);
     }
-    let asks = !confirm.yes && std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    if asks {
+    if asks(confirm) {
         eprintln!("{}", text(&planned));
         if !agreed("change this?")? {
             return Err(Failure {
@@ -173,6 +172,11 @@ pub(crate) fn change(
     }
     let done = change(DryRun::No)?;
     show(session, &done)
+}
+
+/// Whether there is somebody to ask, who did not say yes before.
+pub(crate) fn asks(confirm: ConfirmArgs) -> bool {
+    !confirm.yes && std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
 /// Whether a change is only worked out.

@@ -161,8 +161,4 @@ async fn a_disk_that_does_not_start_is_left_alone_and_the_machine_boots() {
     reports(&site, &session, InstallState::Installed).await;
     let session = boots(&site, "").await;
     assert!(!lays(&site, &session).await);
-    let mut nodes = Vec::new();
-    installs::describe(&site.app, &mut nodes)
-        .await
-        .expect("reads");
 }

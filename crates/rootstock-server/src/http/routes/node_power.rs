@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::extract::State;
-use rootstock_api::{NodeNames, NodeReboot, NodeState, NodesTold, Problem, ProblemCode, paths};
+use rootstock_api::{NodeNames, NodeReboot, NodeState, NodesTold, Problem, paths};
 use rootstock_catalog::RebootKind;
 use rootstock_core::NodeName;
 
@@ -47,24 +47,7 @@ pub(crate) async fn wake(
     ApiJson(request): ApiJson<NodeNames>,
 ) -> Result<ApiJson<NodesTold>, ApiError> {
     let (others, off) = split(&app, request.nodes.names()).await?;
-    let mut cards = Vec::new();
-    for node in &off {
-        cards.extend(app.catalog.node(node).await?.macs);
-    }
-    if !cards.is_empty() {
-        let sent = app.blocking(move |app| Ok(wake::wake(&app.config, &cards)));
-        let hint = "`rootstock boot doctor` says where machines are booted";
-        let refused = |detail| ApiError::new(ProblemCode::Unavailable, detail).with_hint(hint);
-        match sent.await? {
-            Ok(0) => {
-                return Err(refused(
-                    "there is no interface to wake machines from".to_owned(),
-                ));
-            }
-            Ok(interfaces) => tracing::info!(nodes = off.len(), interfaces, "machines are woken"),
-            Err(error) => return Err(refused(format!("nothing could be sent: {error}"))),
-        }
-    }
+    wake::wake_nodes(&app, &off).await?;
     Ok(ApiJson(NodesTold { nodes: off, others }))
 }
 

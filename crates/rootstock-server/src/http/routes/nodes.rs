@@ -12,10 +12,10 @@ use rootstock_api::{
     BootEvent, BootList, BootTranscript, Change, ChangeReport, FieldChange, Holder, HolderKind,
     NamedChange, Node, NodeCreate, NodeDelete, NodeEvent, NodeFormat, NodeImport, NodeList,
     NodeNames, NodeRollback, NodeSet, NodeSpec, NodeText, NodesDone, Problem, ProblemCode, Setting,
-    Settings, boot::NodeReport, paths,
+    boot::NodeReport, paths,
 };
 use rootstock_catalog::{BootRow, NewNode, NodeChange, NodeRow, Pass, StepRow};
-use rootstock_core::{MacAddress, NodeName, ProfileName, VersionSpec};
+use rootstock_core::{MacAddress, NodeName, ProfileName};
 use serde::Deserialize;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
@@ -153,7 +153,7 @@ pub(crate) async fn rollback(
         Pass::Keep
     };
     let rolled = app.catalog.roll_nodes_back(names, pass, |row, image| {
-        assign(&mut row.settings, image.as_ref());
+        nodes::assign(&mut row.settings, image.as_ref());
         row.image = image;
     });
     let changed = rolled.await?;
@@ -162,19 +162,6 @@ pub(crate) async fn rollback(
         app.nodes.note_change();
     }
     changed_as(&app, &changed, pass).await
-}
-
-/// Sets the image in settings as the catalog keeps them.
-pub(super) fn assign(settings: &mut String, image: Option<&VersionSpec>) {
-    let set = Settings {
-        image: image.cloned(),
-        ..Settings::default()
-    };
-    let unset: &[Setting] = match image {
-        Some(_) => &[],
-        None => &[Setting::Image],
-    };
-    edit_settings(settings, &set, unset);
 }
 
 async fn changed_as(
@@ -483,7 +470,7 @@ fn edit(row: &mut NodeRow, request: &NodeSet) {
     row.macs.extend(&request.add_macs);
     row.macs.sort_unstable();
     row.macs.dedup();
-    edit_settings(&mut row.settings, &request.set, &request.unset);
+    nodes::edit_settings(&mut row.settings, &request.set, &request.unset);
     if request.set.image.is_some() || request.unset.contains(&Setting::Image) {
         row.image.clone_from(&request.set.image);
     }
@@ -494,20 +481,6 @@ pub(super) fn apply<T: Clone>(value: &mut Option<T>, change: &Change<T>) {
         Change::Keep => {}
         Change::Unset => *value = None,
         Change::Set(new) => *value = Some(new.clone()),
-    }
-}
-
-/// Changes settings as the catalog keeps them; what it cannot read it leaves.
-pub(super) fn edit_settings(json: &mut String, set: &Settings, unset: &[Setting]) {
-    let Ok(mut settings) = nodes::read_settings(json) else {
-        return;
-    };
-    settings.set_all(set);
-    for setting in unset {
-        settings.clear(*setting);
-    }
-    if let Ok(written) = nodes::write_settings(&settings) {
-        *json = written;
     }
 }
 

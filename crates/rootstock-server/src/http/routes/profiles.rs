@@ -11,7 +11,7 @@ use rootstock_api::{
 use rootstock_catalog::{NewProfile, Pass, ProfileRow};
 use rootstock_core::ProfileName;
 
-use super::nodes::{apply, assign, edit_settings, push_change, settings_difference};
+use super::nodes::{apply, push_change, settings_difference};
 use crate::{
     app::App,
     http::{
@@ -89,7 +89,7 @@ pub(crate) async fn set(
     };
     let changed = app.catalog.update_profile(&profile, pass, |row| {
         apply(&mut row.parent, &request.parent);
-        edit_settings(&mut row.settings, &request.set, &request.unset);
+        nodes::edit_settings(&mut row.settings, &request.set, &request.unset);
         if request.set.image.is_some() || request.unset.contains(&Setting::Image) {
             row.image.clone_from(&request.set.image);
         }
@@ -119,7 +119,7 @@ pub(crate) async fn rollback(
         Pass::Keep
     };
     let rolled = app.catalog.roll_profile_back(&profile, pass, |row, image| {
-        assign(&mut row.settings, image.as_ref());
+        nodes::assign(&mut row.settings, image.as_ref());
         row.image = image;
     });
     let (before, after) = rolled.await?;

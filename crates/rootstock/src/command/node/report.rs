@@ -66,6 +66,7 @@ fn disk_fields(disk: &DiskCacheReport, paused: Option<&str>) -> Vec<(&'static st
         let text = format!("complete, {}", output::bytes(disk.version_bytes));
         fields.push(("version", text));
         fields.extend(native(disk));
+        fields.extend(next(disk));
         return fields;
     }
     let text = format!(
@@ -76,6 +77,7 @@ fn disk_fields(disk: &DiskCacheReport, paused: Option<&str>) -> Vec<(&'static st
     fields.push(("version", text));
     fields.extend(native(disk));
     fields.push(("filling", filling(disk, paused)));
+    fields.extend(next(disk));
     fields
 }
 
@@ -122,6 +124,18 @@ pub(super) fn installed(node: &Node) -> Option<(&'static str, String)> {
         "installed",
         format!("{version} on {device} at {at}{control}"),
     ))
+}
+
+/// How far the version is that it is to run next.
+fn next(disk: &DiskCacheReport) -> Option<(&'static str, String)> {
+    let next = disk.next.as_ref()?;
+    let fetched = output::bytes(next.fetched_bytes);
+    let how = match &next.trouble {
+        _ if next.complete => format!("on disk, {fetched} were fetched"),
+        Some(why) => format!("{fetched} fetched: {why}"),
+        None => format!("{fetched} fetched"),
+    };
+    Some(("next", format!("{}, {how}", next.version)))
 }
 
 /// What the machine's kernel reads without the agent.
@@ -244,6 +258,7 @@ mod tests {
             native_bytes: 0,
             fill_bytes_per_second: 11_200_000,
             seconds_to_complete: Some(268),
+            next: None,
         }
     }
 
