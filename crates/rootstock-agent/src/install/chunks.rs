@@ -1,6 +1,7 @@
 //! Chunks for an installation: as gently as the fill brings them, and from the same places.
 
 use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
@@ -16,8 +17,6 @@ use crate::remote::{Asker, Fetch};
 use crate::tiers::Tiers;
 use crate::tiers::keeper::Local;
 use crate::tiers::pace::{CALM, LOOK_EVERY};
-
-use std::sync::Arc;
 
 /// Chunks fetched at once when nobody waits for anything.
 const BATCH_MAX: usize = 32;
