@@ -72,12 +72,15 @@ fn a_rollout_waits_for_who_is_logged_in_and_stops_at_a_version_without_init() {
     let good = changed(&lan, &image, "write /dev/null another\n").expect("a file more");
     lan.import("debian", &good).expect("version 3");
     lan.add_node("desk", 5, "debian:3").expect("a node");
+    let words = ["node", "set", "desk", "--check", "test -d /etc", "--yes"];
+    lan.daemon.run(words).expect("a check");
 
     let off = lan.daemon.json(["node", "reboot", "desk"]).expect("told");
     assert_eq!(off["others"][0], "desk", "it does not run: {off}");
     let mut machine = lan.power_on("desk", 5, Firmware::Bios).expect("on");
     lan.log_in(&mut machine, "desk").expect("a shell");
     runs(&lan, "debian:3").expect("the first boot");
+    boots::noted(&lan, "desk", &["and the check passes"]).expect("the check ran");
 
     roll_out(&lan, "debian:1").expect("begins");
     comes_to(&lan, "running", "in use").expect("somebody is logged in");
@@ -105,13 +108,22 @@ fn a_rollout_waits_for_who_is_logged_in_and_stops_at_a_version_without_init() {
     assert_eq!(node["settings"]["image"], "debian:1", "{node}");
 
     // Who runs can be told to start anew without a rollout.
-    let before = node["boot"]["boot"].clone();
+    let check = "echo no display; false";
+    let words = [
+        "node",
+        "set",
+        "desk",
+        "--check",
+        check,
+        "--boot-limit",
+        "1m",
+    ];
+    lan.daemon
+        .run(words.into_iter().chain(["--yes"]))
+        .expect("another check");
     let told = lan.daemon.json(["node", "reboot", "desk"]).expect("told");
     assert_eq!(told["nodes"][0], "desk", "{told}");
-    wait::until("another boot", BOOT_LIMIT, || {
-        let node = lan.daemon.json(["node", "show", "desk"])?;
-        Ok((node["boot"]["boot"] != before).then_some(()))
-    })
-    .expect("it starts anew");
+    let words = ["the check does not pass: no display"];
+    boots::noted(&lan, "desk", &words).expect("it is told why");
     drop(machine);
 }

@@ -274,6 +274,7 @@ mod tests {
             install: None,
             fill: Default::default(),
             report_seconds: 30,
+            check: None,
             keep: Vec::new(),
             rescue_shell: false,
             identity: Identity {

@@ -114,7 +114,8 @@ impl Installation {
         self.pace.set(fill);
     }
 
-    /// The image's own init says that the system is up.
+    /// The image's own init says that the system is up, and its check, if there is one,
+    /// that it works.
     pub(crate) fn system_is_up(&self) {
         self.lock().is_up = true;
         self.changed.notify_all();

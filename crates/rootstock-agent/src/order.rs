@@ -219,6 +219,7 @@ mod tests {
             install: None,
             fill: Default::default(),
             report_seconds: 30,
+            check: None,
             keep: Vec::new(),
             rescue_shell: false,
             identity: Identity::default(),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rootstock_api::boot::{BootStep, NodeReport, STEPS_MAX, StepReport, Steps};
+use rootstock_api::boot::{BootStep, Check, NodeReport, STEPS_MAX, StepReport, Steps};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::console;
@@ -16,6 +16,7 @@ use crate::server::{DiskOf, FillOf, enter_fill};
 use crate::service::Service;
 use crate::stats::Stats;
 
+mod check;
 pub(crate) mod up;
 pub(crate) mod users;
 
@@ -31,6 +32,8 @@ const STEPS_WAITING_MAX: usize = 256;
 const WARN_AT: [u8; 2] = [80, 95];
 /// Between reports, when the server does not say.
 const REPORT_SECONDS: u32 = 30;
+/// So much sooner than the server a check that does not pass is a failure.
+const CHECK_MARGIN: Duration = Duration::from_secs(15);
 /// The longest time between reports.
 const REPORT_SECONDS_MAX: u32 = 3600;
 
@@ -50,6 +53,8 @@ pub(crate) struct Source {
     pub(crate) install: Option<Arc<Installation>>,
     /// Seconds between reports.
     pub(crate) report_seconds: u32,
+    /// What says that the system works, once it is up.
+    pub(crate) check: Option<Check>,
 }
 
 /// The thread that tells.
@@ -129,7 +134,7 @@ fn lock(waiting: &Waiting) -> MutexGuard<'_, VecDeque<StepReport>> {
     waiting.steps.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn tell(mut source: Source, waiting: &Waiting) {
+fn tell(mut source: Source, waiting: &Arc<Waiting>) {
     let mut up = false;
     let mut warned = 0;
     let mut next_report = Instant::now();
@@ -142,11 +147,7 @@ fn tell(mut source: Source, waiting: &Waiting) {
             if let Some(how) = up::look() {
                 up = true;
                 source.stats.trace.system_is_up();
-                if let Some(install) = &source.install {
-                    install.system_is_up();
-                }
-                let bytes = source.stats.fetched_bytes();
-                push(waiting, step(BootStep::Up, bytes, how));
+                works(&source, waiting, how);
                 next_report = Instant::now();
             }
         }
@@ -162,6 +163,37 @@ fn tell(mut source: Source, waiting: &Waiting) {
             let seconds = report(&mut source, up);
             next_report = Instant::now() + Duration::from_secs(u64::from(seconds));
         }
+    }
+}
+
+/// Tells that the system is up: at once, or when its check passes.
+fn works(source: &Source, waiting: &Arc<Waiting>, how: &'static str) {
+    let (stats, install) = (Arc::clone(&source.stats), source.install.clone());
+    let up = move |waiting: &Waiting, how: &str| {
+        if let Some(install) = &install {
+            install.system_is_up();
+        }
+        push(waiting, step(BootStep::Up, stats.fetched_bytes(), how));
+    };
+    let Some(check) = source.check.clone() else {
+        return up(waiting, how);
+    };
+    let queue = Arc::clone(waiting);
+    let pass = move || {
+        // The server counts, too, and would only say that it took too long.
+        let limit = Duration::from_secs(check.limit_seconds.into());
+        let limit = limit.saturating_sub(uptime() + CHECK_MARGIN);
+        check::until_passed(&check.command, limit, |why| {
+            push(&queue, step(BootStep::Failed, 0, why));
+        });
+        up(&queue, &format!("{how}, and the check passes"));
+    };
+    let thread = thread::Builder::new().name("check".to_owned());
+    if let Err(error) = thread.spawn(pass) {
+        push(
+            waiting,
+            step(BootStep::Failed, 0, format!("no check: {error}")),
+        );
     }
 }
 

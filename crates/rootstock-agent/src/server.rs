@@ -81,6 +81,7 @@ pub(crate) fn run(control: &UnixStream) -> io::Result<()> {
         disk: served.disk,
         install: served.install,
         report_seconds: start.order.report_seconds,
+        check: start.order.check.clone(),
     })?;
     let restart = Restart::new(reporter.switched());
     let told = served.told;

@@ -6,6 +6,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// `PR_SET_IO_FLUSHER` of `include/uapi/linux/prctl.h`.
 const IO_FLUSHER: libc::c_int = 57;
@@ -24,17 +26,20 @@ pub(crate) fn become_io_flusher() -> io::Result<()> {
     }
 }
 
+/// What asks a process to end.
+const IGNORED: [libc::c_int; 7] = [
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGPIPE,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+];
+
 /// Ignores what asks a process to end: the root's server ends with the machine.
 pub(crate) fn ignore_signals() {
-    for signal in [
-        libc::SIGTERM,
-        libc::SIGHUP,
-        libc::SIGINT,
-        libc::SIGQUIT,
-        libc::SIGPIPE,
-        libc::SIGUSR1,
-        libc::SIGUSR2,
-    ] {
+    for signal in IGNORED {
         // SAFETY: SIG_IGN installs no handler, so no code of ours runs in a
         // signal's context.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
@@ -45,6 +50,34 @@ pub(crate) fn ignore_signals() {
 pub(crate) fn signal_init(signal: libc::c_int) -> io::Result<()> {
     // SAFETY: kill reads its two numbers and no memory of ours.
     if unsafe { libc::kill(1, signal) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Has a program run in the root that is above this process's directory, which is its
+/// `/run`, and with signals as programs expect them.
+pub(crate) fn enter_image(command: &mut Command) {
+    let enter = || {
+        rustix::process::chroot("..")?;
+        rustix::process::chdir("/")?;
+        for signal in IGNORED {
+            // SAFETY: SIG_DFL installs no handler.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec there are system calls alone, which allocate
+    // nothing and take no lock.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// Kills a group of processes.
+pub(crate) fn kill_group(leader: u32) -> io::Result<()> {
+    let group = libc::pid_t::try_from(leader).map_err(io::Error::other)?;
+    // SAFETY: kill reads its two numbers and no memory of ours.
+    if unsafe { libc::kill(-group, libc::SIGKILL) } == 0 {
         Ok(())
     } else {
         Err(io::Error::last_os_error())

@@ -238,11 +238,23 @@ pub struct BootOrder {
     pub keep: Vec<KeptPath>,
     /// Seconds between reports.
     pub report_seconds: u32,
+    /// What says that its system works, once it is up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
     /// Whether a failure offers a shell of the image on the console.
     #[serde(default)]
     pub rescue_shell: bool,
     /// Who the machine is.
     pub identity: Identity,
+}
+
+/// A command of the image that says whether its system works.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Check {
+    /// For the image's `/bin/sh`, as root; it passes when it ends with 0.
+    pub command: String,
+    /// How long the boot has not failed while it does not pass.
+    pub limit_seconds: u32,
 }
 
 /// Which of its own disks a machine keeps chunks on: `auto`, `none`, or a device.

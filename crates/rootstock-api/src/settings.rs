@@ -162,6 +162,8 @@ settings! {
     exam: bool as bool => Exam;
     /// How long a boot of a version that is new to it may take until the system is up.
     boot_limit: TimeLimit as String => BootLimit;
+    /// A command of the image that must end with 0 for its system to count as up.
+    check: String as String => Check;
     /// Whether a boot that fails offers a shell on the console.
     rescue_shell: bool as bool => RescueShell;
 }
@@ -396,6 +398,7 @@ mod tests {
             (Setting::FillHours, "22:00-06:00,12:00-13:00"),
             (Setting::Exam, "yes"),
             (Setting::BootLimit, "15m"),
+            (Setting::Check, "systemctl is-active gdm"),
             (Setting::RescueShell, "yes"),
         ] {
             settings.set_text(setting, value).expect(value);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use rootstock_api::{
     ProblemCode,
-    boot::{BootOrder, Identity, NodeMode, ORDER_BYTES_MAX, VolumePlace},
+    boot::{BootOrder, Check, Identity, NodeMode, ORDER_BYTES_MAX, VolumePlace},
     settings::Settings,
 };
 use rootstock_catalog::NodeRow;
@@ -14,7 +14,7 @@ use super::{
     control,
     exports::export_name,
     files::url,
-    identity, installs,
+    health, identity, installs,
     networks::Network,
     sessions::{REPORT_SECONDS, Session},
     told::{self, Additions},
@@ -85,6 +85,10 @@ pub(crate) async fn make(
         fill: control::fill(&settings, &app.boot.clock.now()).order,
         keep: settings.keep.clone().unwrap_or_default(),
         report_seconds: REPORT_SECONDS,
+        check: settings.check.clone().map(|command| Check {
+            command,
+            limit_seconds: health::limit(&settings).seconds(),
+        }),
         rescue_shell: settings.rescue_shell.unwrap_or(false),
         identity: identity(app, &node, &settings, &network, &additions).await?,
     };

@@ -87,6 +87,10 @@ pub(crate) struct SettingArgs {
     /// the one before: 10m
     #[arg(long, value_name = "TIME")]
     boot_limit: Option<TimeLimit>,
+    /// A command of the image that must end with 0 before a boot counts as up, within
+    /// --boot-limit: 'systemctl is-active gdm'
+    #[arg(long, value_name = "COMMAND")]
+    check: Option<String>,
     /// Whether a boot that fails offers a shell on the console
     #[arg(long, value_name = "true|false")]
     rescue_shell: Option<bool>,
@@ -130,6 +134,7 @@ impl SettingArgs {
             fill_hours: self.fill_hours.clone(),
             exam: self.exam,
             boot_limit: self.boot_limit,
+            check: self.check.clone(),
             rescue_shell: self.rescue_shell,
         }
     }

@@ -1,3 +1,5 @@
+//! The planner: fleets whose machines do what they are told, or do not.
+
 use proptest::prelude::*;
 use rootstock_catalog::RolloutTerms;
 

@@ -1,3 +1,5 @@
+//! What is said of rollouts.
+
 use rootstock_api::{NodeState, RolloutLeft};
 
 use super::*;
