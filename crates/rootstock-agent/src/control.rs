@@ -30,7 +30,7 @@ pub(crate) struct Start {
     pub(crate) join: Option<Join>,
     /// The authority of TLS certificates, PEM.
     pub(crate) authority_pem: String,
-    /// The order, without the machine's identity.
+    /// The order; without the machine's identity, unless it is to be installed.
     pub(crate) order: BootOrder,
     /// The manifest's bytes, checked.
     pub(crate) manifest: Vec<u8>,

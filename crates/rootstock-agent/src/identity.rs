@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use rootstock_api::boot::{BootOrder, NodeMode};
+use rootstock_api::boot::{BootOrder, Identity, NodeMode};
 use serde_json::json;
 
 use crate::cmdline::Ipv4Config;
@@ -42,24 +42,7 @@ pub(crate) fn apply(
     link: Option<Link<'_>>,
     root: &Root,
 ) -> Result<(), IdentityError> {
-    let write = |path: &str, mode: u32, text: &str| {
-        root.write(path, mode, text.as_bytes())
-            .map_err(|source| IdentityError {
-                path: path.to_owned(),
-                source,
-            })
-    };
-    let identity = &order.identity;
-    if !identity.host_name.is_empty() {
-        write("/etc/hostname", FILE, &format!("{}\n", identity.host_name))?;
-        let hosts = hosts(&root.read("/etc/hosts").unwrap_or_default(), order);
-        write("/etc/hosts", FILE, &hosts)?;
-    }
-    if !identity.machine_id.is_empty() {
-        // Read-only, as systemd makes it (`machine-id(5)`).
-        let text = format!("{}\n", identity.machine_id);
-        write("/etc/machine-id", 0o444, &text)?;
-    }
+    apply_own(&order.identity, root)?;
     if let Some(text) = resolv_conf(order, link.map(|link| link.address)) {
         // Mostly a link to what some program would write; that program is told
         // below to leave the boot card alone, so it would write nothing.
@@ -70,11 +53,8 @@ pub(crate) fn apply(
                 source,
             })?;
     }
-    for file in &identity.files {
-        write(&file.path, file.mode, &file.text)?;
-    }
     for (path, text) in in_root(order, link.map(|link| link.nic), root) {
-        write(&path, FILE, &text)?;
+        write(root, &path, FILE, &text)?;
     }
     for (path, text) in in_run(order, link) {
         let made = Path::new(&path).parent().map_or(Ok(()), fs::create_dir_all);
@@ -84,9 +64,35 @@ pub(crate) fn apply(
     Ok(())
 }
 
+/// Writes who the machine is into a root: what holds however the root is booted.
+pub(crate) fn apply_own(identity: &Identity, root: &Root) -> Result<(), IdentityError> {
+    if !identity.host_name.is_empty() {
+        let name = format!("{}\n", identity.host_name);
+        write(root, "/etc/hostname", FILE, &name)?;
+        let hosts = hosts(&root.read("/etc/hosts").unwrap_or_default(), identity);
+        write(root, "/etc/hosts", FILE, &hosts)?;
+    }
+    if !identity.machine_id.is_empty() {
+        // Read-only, as systemd makes it (`machine-id(5)`).
+        let text = format!("{}\n", identity.machine_id);
+        write(root, "/etc/machine-id", 0o444, &text)?;
+    }
+    for file in &identity.files {
+        write(root, &file.path, file.mode, &file.text)?;
+    }
+    Ok(())
+}
+
+fn write(root: &Root, path: &str, mode: u32, text: &str) -> Result<(), IdentityError> {
+    let written = root.write(path, mode, text.as_bytes());
+    written.map_err(|source| IdentityError {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// The image's hosts with this machine's own name and the lines it is given.
-fn hosts(image: &str, order: &BootOrder) -> String {
-    let identity = &order.identity;
+fn hosts(image: &str, identity: &Identity) -> String {
     let name = &identity.host_name;
     let own = match &identity.domain {
         Some(domain) => format!("127.0.1.1 {name}.{domain} {name}"),
@@ -246,7 +252,7 @@ fn public(order: &BootOrder) -> serde_json::Value {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use rootstock_api::boot::{Identity, NodeFile, RootPlace, VolumePlace};
+    use rootstock_api::boot::{NodeFile, RootPlace, VolumePlace};
     use rootstock_core::Digest;
 
     use super::*;
@@ -276,6 +282,7 @@ mod tests {
             cache_bytes: 1,
             cache: Default::default(),
             cache_disk_bytes_max: None,
+            install: None,
             fill: Default::default(),
             report_seconds: 30,
             check: None,
@@ -332,10 +339,10 @@ mod tests {
         let image = "127.0.0.1 localhost golden\n127.0.1.1 golden\n::1 ip6-localhost\n";
         let expected = "127.0.0.1 localhost golden\n::1 ip6-localhost\n\
                         127.0.1.1 n1.lab.example n1\n10.0.0.2 n2\n";
-        assert_eq!(hosts(image, &order()), expected);
+        assert_eq!(hosts(image, &order().identity), expected);
         // A volume keeps its root: the second boot changes nothing.
-        assert_eq!(hosts(expected, &order()).matches("n2").count(), 1);
-        assert!(hosts("", &order()).starts_with("127.0.0.1 localhost\n"));
+        assert_eq!(hosts(expected, &order().identity).matches("n2").count(), 1);
+        assert!(hosts("", &order().identity).starts_with("127.0.0.1 localhost\n"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod disk;
 mod engine;
 mod identity;
 mod init;
+mod install;
 mod inventory;
 mod keep;
 mod local;

@@ -109,18 +109,7 @@ impl Native {
     fn build(parts: Parts) -> io::Result<Arc<Self>> {
         let mapper = Mapper::open()?;
         let name = switch::partition_name(parts.partition);
-        switch::wait_for_partition(&format!("/dev/{name}"))?;
-        let sectors = |of: &str| -> io::Result<u64> {
-            let text = fs::read_to_string(format!("/sys/class/block/{name}/{of}"))?;
-            let number = text.trim().parse::<u64>().map_err(io::Error::other)?;
-            Ok(number * SECTOR_BYTES)
-        };
-        let start = if parts.partition == 0 {
-            0
-        } else {
-            sectors("start")?
-        };
-        let partition = ByteRange::new(start, sectors("size")?);
+        let partition = switch::partition_range(parts.partition)?;
         let agent_device = format!("/dev/{name}");
         let agent = number_of(&agent_device)?;
         let mut superblock = vec![0; 1024];

@@ -254,6 +254,7 @@ mod tests {
             cache_bytes: 1 << 26,
             cache: Default::default(),
             cache_disk_bytes_max: None,
+            install: None,
             fill: Default::default(),
             report_seconds: 30,
             check: None,

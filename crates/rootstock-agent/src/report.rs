@@ -11,6 +11,7 @@ use rootstock_api::boot::{BootStep, Check, NodeReport, STEPS_MAX, StepReport, St
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::console;
+use crate::install::Installation;
 use crate::server::{DiskOf, FillOf, enter_fill};
 use crate::service::Service;
 use crate::stats::Stats;
@@ -48,6 +49,8 @@ pub(crate) struct Source {
     pub(crate) fill: FillOf,
     /// How the machine's own disk does.
     pub(crate) disk: DiskOf,
+    /// How the image is laid out on a disk, if it is to be.
+    pub(crate) install: Option<Arc<Installation>>,
     /// Seconds between reports.
     pub(crate) report_seconds: u32,
     /// What says that the system works, once it is up.
@@ -158,6 +161,9 @@ fn tell(mut source: Source, waiting: &Arc<Waiting>) {
             warned = warn(&source, warned);
         }
         tell_steps(&mut source, waiting);
+        if source.install.as_ref().is_some_and(|it| it.has_news()) {
+            next_report = Instant::now();
+        }
         if next_report <= Instant::now() {
             let works = waiting.works.load(Ordering::Relaxed);
             let users = up.then(users::count);
@@ -169,8 +175,11 @@ fn tell(mut source: Source, waiting: &Arc<Waiting>) {
 
 /// Tells that the system is up: at once, or when its check passes.
 fn works(source: &Source, waiting: &Arc<Waiting>, how: &'static str) {
-    let stats = Arc::clone(&source.stats);
+    let (stats, install) = (Arc::clone(&source.stats), source.install.clone());
     let up = move |waiting: &Waiting, how: &str| {
+        if let Some(install) = &install {
+            install.system_is_up();
+        }
         push(waiting, step(BootStep::Up, stats.fetched_bytes(), how));
     };
     let Some(check) = source.check.clone() else {
@@ -224,9 +233,16 @@ fn report(source: &mut Source, works: bool, users: Option<u32>) -> u32 {
         report.local_bytes += on_disk.native_read_bytes;
         report.disk_cache = Some(on_disk.report);
     }
+    report.install = source.install.as_ref().map(|install| install.report());
     match source.service.report(&source.urls[0], &report) {
-        Ok(answer) if answer.report_seconds > 0 => source.report_seconds = answer.report_seconds,
-        Ok(_) => {}
+        Ok(answer) => {
+            if let (Some(install), Some(told)) = (&source.install, &report.install) {
+                install.was_told(told.state);
+            }
+            if answer.report_seconds > 0 {
+                source.report_seconds = answer.report_seconds;
+            }
+        }
         Err(_) => source.urls.rotate_left(1),
     }
     match source.report_seconds {

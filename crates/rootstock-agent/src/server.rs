@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rootstock_api::boot::{BootOrder, DiskCacheReport, NodeControl, NodeMode, NodeReport};
+use rootstock_api::boot::{
+    BootOrder, DiskCacheReport, FillOrder, NodeControl, NodeMode, NodeReport,
+};
 use rootstock_image::manifest::Manifest;
 use rootstock_volume::{BlockDevice, ChunkCache, ChunkSource, VersionDisk};
 use rustix::mm::MlockAllFlags;
@@ -20,6 +22,9 @@ use crate::console;
 use crate::control::{FromServer, Lines, Start, ToServer, send};
 use crate::cow::CowDisk;
 use crate::engine::{self, Engine, Writes};
+use crate::install::chunks::Chunks;
+use crate::install::mark::Mark;
+use crate::install::{self, Installation};
 use crate::local::keep::Common;
 use crate::native::{self, Native};
 use crate::nbd;
@@ -76,6 +81,7 @@ pub(crate) fn run(control: &UnixStream) -> io::Result<()> {
         stats: Arc::clone(&stats),
         fill: served.fill,
         disk: served.disk,
+        install: served.install,
         report_seconds: start.order.report_seconds,
         check: start.order.check.clone(),
     })?;
@@ -129,6 +135,7 @@ struct Served {
     root: Option<String>,
     fill: FillOf,
     disk: DiskOf,
+    install: Option<Arc<Installation>>,
     engine: thread::JoinHandle<io::Result<()>>,
 }
 
@@ -149,8 +156,12 @@ fn serve(start: &Start, stats: &Arc<Stats>) -> Result<Served, String> {
         root: None,
         fill: parts.fill,
         disk: parts.disk,
+        install: None,
         engine,
     };
+    if let Some(wanted) = parts.install {
+        served.install(wanted, start.order.fill.clone());
+    }
     match parts.native.map(Native::start) {
         Some(Ok(native)) => served.put_below(native),
         Some(Err(error)) => console::info(format_args!(
@@ -162,6 +173,17 @@ fn serve(start: &Start, stats: &Arc<Stats>) -> Result<Served, String> {
 }
 
 impl Served {
+    /// Has the version laid out on a disk, too.
+    fn install(&mut self, wanted: install::Wanted, fill: FillOrder) {
+        let installation = Installation::start(wanted, fill);
+        self.install = Some(Arc::clone(&installation));
+        let others = std::mem::replace(&mut self.told, Box::new(|_| {}));
+        self.told = Box::new(move |control: NodeControl| {
+            installation.set_order(control.fill.clone());
+            others(control);
+        });
+    }
+
     /// Has the root on the kernel's own devices.
     fn put_below(&mut self, native: Arc<Native>) {
         self.root = Some(native.device());
@@ -189,6 +211,8 @@ struct Parts {
     writes: Writes,
     /// What the kernel may read and write without the agent.
     native: Option<native::Parts>,
+    /// What is laid out on a disk.
+    install: Option<install::Wanted>,
 }
 
 fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, String> {
@@ -203,6 +227,7 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
             told: Box::new(|_| {}),
             writes: Writes::Pooled,
             native: None,
+            install: None,
         });
     }
     let manifest = Manifest::decode(&start.manifest).map_err(|error| error.to_string())?;
@@ -265,6 +290,24 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
         service: service.clone(),
         urls: order.chunk_urls.clone(),
     };
+    let install = match &order.install {
+        Some(install) => Some(install::Wanted {
+            order: install.clone(),
+            mark: Mark {
+                site: site()?.file.public_key,
+                node: order.node.clone(),
+            },
+            root: order.root.clone(),
+            identity: start.identity.clone(),
+            grid: manifest.grid().clone(),
+            version: format!("{}:{}", order.image, order.version),
+            chunks: Box::new(Chunks {
+                tiers: Arc::clone(&tiers),
+                version: VersionDisk::new(manifest.clone(), Arc::clone(&cache)),
+            }),
+        }),
+        None => None,
+    };
     let version = VersionDisk::new(manifest.clone(), Arc::clone(&cache));
     let busy = Arc::clone(&tiers);
     let sink = Arc::new(BootSink::new(tiers, Arc::clone(&landing)));
@@ -298,6 +341,7 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
     });
     let mut parts = cow(manifest, cache, bytes_max, disk, told);
     parts.native = native;
+    parts.install = install;
     Ok(parts)
 }
 
@@ -351,6 +395,7 @@ fn cow<S: ChunkSource + 'static>(
         told,
         writes: Writes::AtOnce,
         native: None,
+        install: None,
     }
 }
 

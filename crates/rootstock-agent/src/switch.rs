@@ -13,8 +13,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rootstock_api::boot::RootPlace;
+use rootstock_core::ByteRange;
 use rustix::mount::{MountFlags, mount, mount_move};
 
+use crate::mapper::SECTOR_BYTES;
 use crate::nbd;
 
 /// Where the root is mounted before it becomes the root.
@@ -113,6 +115,23 @@ pub(crate) fn wait_for_partition(device: &str) -> io::Result<()> {
         thread::sleep(LOOK_EVERY);
     }
     Ok(())
+}
+
+/// Where a partition is on the image's disk, once the kernel has found it; 0 is all of
+/// the disk.
+///
+/// # Errors
+/// When it does not.
+pub(crate) fn partition_range(number: u32) -> io::Result<ByteRange> {
+    let name = partition_name(number);
+    wait_for_partition(&format!("/dev/{name}"))?;
+    let bytes = |of: &str| -> io::Result<u64> {
+        let text = fs::read_to_string(format!("/sys/class/block/{name}/{of}"))?;
+        let sectors = text.trim().parse::<u64>().map_err(io::Error::other)?;
+        Ok(sectors * SECTOR_BYTES)
+    };
+    let start = if number == 0 { 0 } else { bytes("start")? };
+    Ok(ByteRange::new(start, bytes("size")?))
 }
 
 /// Where this program is for an administrator who is logged in.

@@ -12,6 +12,8 @@ use rootstock_core::{Digest, ImageName, VersionNumber, VersionSelector, VersionS
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use utoipa::ToSchema;
 
+use crate::install::{InstallOrder, InstallReport};
+
 /// Where a boot token is given in for a session.
 pub const SESSION: &str = "/node/v1/session";
 /// What this machine is to run: a [`BootOrder`], with its signature in
@@ -179,6 +181,9 @@ pub enum NodeMode {
     Ram,
     /// The machine's own volume on the server: writes stay.
     Personal,
+    /// As diskless, while the image is laid out on a disk of the machine's own, which
+    /// then boots without us.
+    Install,
 }
 
 /// What a machine is to run. The bytes on the wire are what is signed.
@@ -221,6 +226,9 @@ pub struct BootOrder {
     /// What it may take of that disk; all of the cache when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_disk_bytes_max: Option<u64>,
+    /// That the version is to be laid out on a disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub install: Option<InstallOrder>,
     /// How it fetches what nobody has asked for yet, until it is told otherwise.
     #[serde(default)]
     pub fill: FillOrder,
@@ -279,20 +287,23 @@ impl FromStr for CacheChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let inside = |path: &str| {
-            path.len() <= DEVICE_BYTES_MAX
-                && path.bytes().all(|byte| byte.is_ascii_graphic())
-                && path.split('/').all(|part| part != "..")
-        };
         match text {
             "auto" => Ok(Self::Auto),
             "none" => Ok(Self::None),
-            path if path.starts_with("/dev/") && path.len() > 5 && inside(path) => {
-                Ok(Self::Device(path.to_owned()))
-            }
+            path if is_device(path) => Ok(Self::Device(path.to_owned())),
             _ => Err("write auto, none, or a device such as /dev/sda3".to_owned()),
         }
     }
+}
+
+/// Whether this is the path of a device.
+pub(crate) fn is_device(path: &str) -> bool {
+    path.len() <= DEVICE_BYTES_MAX
+        && path
+            .strip_prefix("/dev/")
+            .is_some_and(|name| !name.is_empty())
+        && path.bytes().all(|byte| byte.is_ascii_graphic())
+        && path.split('/').all(|part| part != "..")
 }
 
 impl Serialize for CacheChoice {
@@ -537,6 +548,8 @@ pub enum BootStep {
     Switched,
     /// The system says it is up.
     Up,
+    /// It starts what is installed on its own disk, and says nothing more.
+    OwnDisk,
     /// It was shut down or went silent.
     Gone,
     /// It failed.
@@ -598,6 +611,9 @@ pub struct NodeReport {
     /// How the disk that it keeps chunks on does; absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_cache: Option<DiskCacheReport>,
+    /// How it lays its image out on a disk; absent when it is not to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub install: Option<InstallReport>,
 }
 
 /// How the disk does that a machine keeps chunks on.

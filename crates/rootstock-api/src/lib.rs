@@ -10,6 +10,7 @@ pub mod boot;
 pub mod doctor;
 pub mod image;
 pub mod import;
+pub mod install;
 pub mod local;
 pub mod node;
 pub mod paths;
@@ -33,6 +34,7 @@ pub use image::{
 pub use import::{
     Import, ImportCommit, ImportCommitted, ImportCreate, ImportList, ImportReceipt, Outcome,
 };
+pub use install::Installation;
 pub use node::{
     Abandoned, BootEvent, BootList, BootSummary, BootTranscript, Change, ChangeReport, FieldChange,
     NamedChange, Node, NodeCreate, NodeDelete, NodeEvent, NodeFormat, NodeImport, NodeList,

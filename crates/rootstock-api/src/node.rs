@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::{
     boot::{BootStep, Inventory, NodeReport},
+    install::Installation,
     settings::{Setting, Settings, strict},
 };
 
@@ -66,6 +67,9 @@ pub struct Node {
     /// Why it does not boot the version that is assigned to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abandoned: Option<Abandoned>,
+    /// What it has on a disk of its own, and boots by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed: Option<Installation>,
     /// Why it would fetch nothing ahead now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fill_paused: Option<String>,
@@ -104,6 +108,9 @@ pub enum NodeState {
     Gone,
     /// Its last boot failed.
     Failed,
+    /// It was sent to its own disk, and is under control again at its next boot from
+    /// the network.
+    OwnDisk,
     /// One that a newer release knows.
     #[serde(other)]
     Unknown,
@@ -120,6 +127,7 @@ impl NodeState {
             Self::Up => "up",
             Self::Gone => "gone",
             Self::Failed => "failed",
+            Self::OwnDisk => "own-disk",
             Self::Unknown => "unknown",
         }
     }

@@ -79,13 +79,24 @@ pub const NODES_REBOOT: &str = "/v1/nodes/reboot";
 pub const NODES_WAKE: &str = "/v1/nodes/wake";
 /// POST: lets nodes try versions again that failed there.
 pub const NODES_RETRY: &str = "/v1/nodes/retry";
+/// POST: has nodes lay their image out on their disk anew.
+pub const NODES_REINSTALL: &str = "/v1/nodes/reinstall";
 /// One node.
 pub const NODE: &str = "/v1/nodes/{node}";
 /// A node's boots: `?limit=1`.
 pub const NODE_BOOTS: &str = "/v1/nodes/{node}/boots";
 /// Names that no node can have: paths have them.
-pub const NODE_NAMES_RESERVED: [&str; 9] = [
-    "watch", "export", "import", "approve", "delete", "retry", "reboot", "wake", "rollback",
+pub const NODE_NAMES_RESERVED: [&str; 10] = [
+    "watch",
+    "export",
+    "import",
+    "approve",
+    "delete",
+    "retry",
+    "reboot",
+    "wake",
+    "rollback",
+    "reinstall",
 ];
 /// All profiles.
 pub const PROFILES: &str = "/v1/profiles";

@@ -6,7 +6,10 @@ use rootstock_core::{DailyHours, TimeLimit, VersionSpec};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use crate::boot::{CacheChoice, KeptPath, NodeMode};
+use crate::{
+    boot::{CacheChoice, KeptPath, NodeMode},
+    install::InstallDisk,
+};
 
 /// The most paths that one machine keeps.
 const KEPT_PATHS_MAX: usize = 64;
@@ -146,6 +149,9 @@ settings! {
     cache: CacheChoice as String => Cache;
     /// What it may take of that disk.
     cache_disk_bytes_max: u64 as u64 => CacheDiskBytesMax;
+    /// The disk that its image is laid out on in the mode `install`; all that is on it
+    /// is lost.
+    install_disk: InstallDisk as String => InstallDisk;
     /// Whether it fetches what nobody has asked for yet.
     fill: FillSwitch as FillSwitch => Fill;
     /// The most that this may take of the network, in Mbit/s.
@@ -201,7 +207,7 @@ impl FromStr for Setting {
 
 impl NodeMode {
     /// The modes, as people write them.
-    pub const WORDS: &str = "diskless (or frozen: every boot is fresh), ram, personal";
+    pub const WORDS: &str = "diskless (or frozen: every boot is fresh), ram, personal, install";
 
     /// The mode as it stands in documents.
     #[must_use]
@@ -210,6 +216,7 @@ impl NodeMode {
             Self::Diskless => "diskless",
             Self::Ram => "ram",
             Self::Personal => "personal",
+            Self::Install => "install",
         }
     }
 }
@@ -228,6 +235,7 @@ impl FromStr for NodeMode {
             "diskless" | "frozen" => Ok(Self::Diskless),
             "ram" => Ok(Self::Ram),
             "personal" => Ok(Self::Personal),
+            "install" => Ok(Self::Install),
             _ => Err(format!("the modes are {}", Self::WORDS)),
         }
     }
@@ -344,6 +352,7 @@ text_by_from_str! {
     VersionSpec, |error: rootstock_core::NameError| error.to_string();
     NodeMode, |error: String| error;
     CacheChoice, |error: String| error;
+    InstallDisk, |error: String| error;
     FillSwitch, |error: String| error;
     DailyHours, |error: rootstock_core::HoursError| error.to_string();
     TimeLimit, |error: rootstock_core::TimeLimitError| error.to_string();
@@ -383,6 +392,7 @@ mod tests {
             (Setting::Keep, "/home /var/lib/docker"),
             (Setting::Cache, "/dev/disk/by-partlabel/cache"),
             (Setting::CacheDiskBytesMax, "100GiB"),
+            (Setting::InstallDisk, "/dev/disk/by-id/ata-1"),
             (Setting::Fill, "paused"),
             (Setting::FillMbitMax, "200"),
             (Setting::FillHours, "22:00-06:00,12:00-13:00"),
@@ -446,6 +456,7 @@ mod tests {
             (Setting::Cache, "sda3", "write auto, none, or a device"),
             (Setting::Cache, "/dev/../etc/shadow", "write auto, none, or"),
             (Setting::CacheDiskBytesMax, "much", "is not a size"),
+            (Setting::InstallDisk, "auto", "write a whole disk"),
             (Setting::Fill, "off", "write on or paused"),
             (
                 Setting::FillMbitMax,

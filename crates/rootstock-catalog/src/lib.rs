@@ -12,6 +12,7 @@ mod error;
 mod health;
 mod images;
 mod imports;
+mod installations;
 mod leases;
 mod nodes;
 mod profiles;
@@ -33,6 +34,7 @@ pub use error::{CatalogError, Holder, OpenError};
 pub use health::{BootFacts, Verdict, VersionHealthRow};
 pub use images::{HISTORY_LIST_MAX, HistoryRow, ImageRow, TagRow};
 pub use imports::{IMPORTS_MAX, ImportRow, NewImport};
+pub use installations::InstallationRow;
 pub use leases::{LeaseRow, LeaseState, Taken};
 pub use nodes::{
     HELD_MAX, MACS_PER_NODE_MAX, NODES_MAX, NewNode, NodeChange, NodeRow, NodeSettingsRow,

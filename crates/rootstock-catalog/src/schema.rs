@@ -13,7 +13,7 @@ use sqlx::{
 use crate::error::{CatalogError, OpenError, failed};
 
 /// The newest schema that this release knows.
-pub const SCHEMA_VERSION: i64 = 9;
+pub const SCHEMA_VERSION: i64 = 10;
 
 /// How long a statement waits for another's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -136,6 +136,11 @@ fn migrator() -> Migrator {
             9,
             "rollouts",
             include_str!("../migrations/sqlite/0009_rollouts.sql"),
+        ),
+        migration(
+            10,
+            "installations",
+            include_str!("../migrations/sqlite/0010_installations.sql"),
         ),
     ])
 }

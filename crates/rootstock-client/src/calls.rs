@@ -292,6 +292,11 @@ impl Client {
         self.send(Method::POST, paths::NODES_RETRY, names)
     }
 
+    /// Has nodes lay their image out on their disk anew.
+    pub fn node_reinstall(&self, names: &NodeNames) -> Answer<NodesDone> {
+        self.send(Method::POST, paths::NODES_REINSTALL, names)
+    }
+
     /// Brings nodes back to the image before.
     pub fn node_rollback(&self, rollback: &NodeRollback) -> Answer<ChangeReport> {
         self.send(Method::POST, paths::NODES_ROLLBACK, rollback)

@@ -32,6 +32,7 @@ pub(crate) use checksum::crc32;
 pub(crate) use ext::{FileExtent, ext_files};
 pub use facts::KERNELS_MAX;
 pub(crate) use gpt::named as read_gpt;
+pub use gpt::{GrowError, GrownGpt, grown_gpt};
 
 use free::FreeSet;
 

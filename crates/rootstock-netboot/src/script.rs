@@ -291,6 +291,27 @@ sanboot --no-describe --drive 0x80 || exit 1
     script
 }
 
+/// The script of a machine that starts what is installed on its own disk. A BIOS that
+/// cannot start it says so, and the machine asks `again`; UEFI goes on with its next
+/// entry, and comes back to the network when there is none.
+#[must_use]
+pub fn ipxe_own_disk(title: &str, again: &str) -> String {
+    let mut script = begin(title);
+    let _ = write!(
+        script,
+        "\
+iseq ${{platform}} efi && exit 1 ||
+sanboot --no-describe --drive 0x80 ||
+echo Rootstock: the disk does not start
+:again
+chain --replace {again} ||
+sleep {RETRY_SECONDS}
+goto again
+"
+    );
+    script
+}
+
 /// The script of a machine whose boot the server cannot prepare: it names the
 /// step and the reason and tries again.
 #[must_use]
@@ -408,6 +429,23 @@ mod tests {
             arguments,
             shim: None,
         }
+    }
+
+    #[test]
+    fn an_installed_machine_starts_its_disk_or_asks_again() {
+        let again = "http://10.0.0.1:8480/boot/ipxe/52-54-00-12-34-56?disk=failed";
+        let script = ipxe_own_disk("n001 starts lab:3 from its own disk", again);
+        insta::assert_snapshot!(script, @"
+        #!ipxe
+        echo Rootstock: n001 starts lab:3 from its own disk
+        iseq ${platform} efi && exit 1 ||
+        sanboot --no-describe --drive 0x80 ||
+        echo Rootstock: the disk does not start
+        :again
+        chain --replace http://10.0.0.1:8480/boot/ipxe/52-54-00-12-34-56?disk=failed ||
+        sleep 10
+        goto again
+        ");
     }
 
     #[test]

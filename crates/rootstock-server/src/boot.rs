@@ -40,6 +40,7 @@ pub(crate) mod health;
 mod held;
 mod http;
 mod identity;
+pub(crate) mod installs;
 mod interfaces;
 mod leasing;
 mod listen;

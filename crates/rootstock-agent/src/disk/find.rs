@@ -22,7 +22,7 @@ const DISKS_MAX: usize = 256;
 const BEGIN_BYTES: usize = 4096;
 
 /// Kinds of disks that are of the kernel's own making, or our own.
-const OTHERS: [&str; 8] = ["loop", "ram", "zram", "nbd", "dm-", "md", "sr", "fd"];
+pub(crate) const OTHERS: [&str; 8] = ["loop", "ram", "zram", "nbd", "dm-", "md", "sr", "fd"];
 
 /// Room for a machine's own writes that is less is none.
 pub(crate) const SPARE_BYTES_MIN: u64 = 64 << 20;
@@ -63,6 +63,16 @@ impl Devices {
         Ok(Self {
             dev: rustix::fs::open("/dev", flags, Mode::empty())?,
             block: PathBuf::from("/sys/class/block"),
+        })
+    }
+
+    /// As [`Devices::open`], of directories in the place of the machine's.
+    #[cfg(test)]
+    pub(crate) fn at(dev: &Path, block: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self {
+            dev: rustix::fs::open(dev, flags, Mode::empty())?,
+            block: block.to_owned(),
         })
     }
 
@@ -127,8 +137,16 @@ impl Devices {
         names
     }
 
+    /// Opens a device for this process alone.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn open_device(&self, name: &str) -> io::Result<Device> {
+        Device::open_at(self.dev.as_fd(), name)
+    }
+
     /// A device's name below `/dev`, of a link such as those in `/dev/disk/by-id`, too.
-    fn name(&self, path: &Path) -> Option<String> {
+    pub(crate) fn name(&self, path: &Path) -> Option<String> {
         let inside = path.strip_prefix("/dev").ok()?;
         let target = rustix::fs::readlinkat(&self.dev, inside, Vec::new());
         let name = match target {
@@ -204,11 +222,7 @@ mod tests {
                 Cache::format(&device, &label).expect("prepared");
             }
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        Devices {
-            dev: rustix::fs::open(&dev, flags, Mode::empty()).expect("dev"),
-            block,
-        }
+        Devices::at(&dev, &block).expect("dev")
     }
 
     #[test]

@@ -286,7 +286,7 @@ fn open(device: &str) -> Result<Device, PrepareError> {
 }
 
 /// What a disk holds, as far as its two ends tell; nothing when both are zeros.
-fn holds(disk: &Device) -> io::Result<Option<String>> {
+pub(crate) fn holds(disk: &Device) -> io::Result<Option<String>> {
     let len_bytes = disk.len()?;
     let part = LOOK_BYTES.min(len_bytes) / BLOCK_BYTES * BLOCK_BYTES;
     let mut bytes = vec![0; part as usize];

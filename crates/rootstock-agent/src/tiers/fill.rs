@@ -22,6 +22,7 @@ use super::Tiers;
 use super::flights::Flight;
 use super::keeper::{Keeper, Local};
 use super::next::{ServiceUpgrades, Upgrade};
+use super::pace::{CALM, FETCHERS, LOOK_EVERY, Pace};
 use super::plan::{Plan, Planned};
 use super::remember::{self, Version};
 use super::starts::Starts;
@@ -30,12 +31,6 @@ use crate::remote::{Asker, Fetch};
 
 /// Chunks fetched at once when nobody waits for anything.
 const BATCH_MAX: usize = 32;
-/// Threads that fetch: one's chunks travel while the other's are decompressed.
-const FETCHERS: usize = 2;
-/// So long after a read that was waited for, the next one is likely.
-const CALM: Duration = Duration::from_millis(250);
-/// Between looks while there is nothing to do.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Between chunks that are only read to be checked: 26 MB of them a second.
 const CHECK_EVERY: Duration = Duration::from_millis(10);
 /// Time to fetch the manifest's pages again, when that failed.
@@ -55,11 +50,10 @@ pub(crate) struct More {
 /// The filling of one version.
 pub(crate) struct Fill<F> {
     tiers: Arc<Tiers<F>>,
-    order: Mutex<FillOrder>,
+    pace: Pace,
     next: Mutex<Option<NextVersion>>,
     /// How far that is.
     progress: Mutex<Option<NextReport>>,
-    changed: Condvar,
     next_changed: Condvar,
     /// Where the next search for what lacks begins.
     cursor: AtomicUsize,
@@ -90,10 +84,9 @@ impl<F: Fetch + 'static> Fill<F> {
     ) -> io::Result<Arc<Self>> {
         let fill = Arc::new(Self {
             tiers,
-            order: Mutex::new(order),
+            pace: Pace::new(order),
             next: Mutex::default(),
             progress: Mutex::default(),
-            changed: Condvar::new(),
             next_changed: Condvar::new(),
             cursor: AtomicUsize::new(0),
             fetched: AtomicU64::new(0),
@@ -126,8 +119,7 @@ impl<F: Fetch + 'static> Fill<F> {
 
     /// What holds from now on.
     pub(crate) fn set_order(&self, order: FillOrder) {
-        *self.lock_order() = order;
-        self.changed.notify_all();
+        self.pace.set(order);
     }
 
     /// What the machine is to run next, when that is not what runs.
@@ -211,7 +203,7 @@ impl<F: Fetch + 'static> Fill<F> {
     fn fetch_pages(&self, disk: &Keeper) {
         let pages = disk.plan().map(Plan::pages).unwrap_or_default();
         for page in pages {
-            self.allowed();
+            self.pace.allowed();
             if !disk.has(*page)
                 && let Some(flight) = self.tiers.flights().lead(*page)
             {
@@ -225,7 +217,7 @@ impl<F: Fetch + 'static> Fill<F> {
         let mut size = 1;
         let mut idle = 0;
         while disk.is_on() && !self.complete.load(Ordering::Relaxed) {
-            let mbit_max = self.allowed();
+            let mbit_max = self.pace.allowed();
             if self.tiers.is_booting() {
                 thread::sleep(LOOK_EVERY);
                 continue;
@@ -251,15 +243,8 @@ impl<F: Fetch + 'static> Fill<F> {
             idle = 0;
             let bytes = self.fetch(disk, batch);
             size = (size * 2).min(BATCH_MAX);
-            self.pace(mbit_max, bytes, began);
+            self.pace.hold(mbit_max, bytes, began);
         }
-    }
-
-    /// Waits while it is paused; then the most it may take, in Mbit/s.
-    fn allowed(&self) -> Option<u32> {
-        let paused = |order: &mut FillOrder| order.paused.is_some();
-        let waited = self.changed.wait_while(self.lock_order(), paused);
-        waited.unwrap_or_else(PoisonError::into_inner).mbit_max
     }
 
     /// The next chunks that are not here, and that nobody else fetches.
@@ -331,19 +316,6 @@ impl<F: Fetch + 'static> Fill<F> {
         bytes
     }
 
-    fn pace(&self, mbit_max: Option<u32>, bytes: u64, began: Instant) {
-        let Some(mbit_max) = mbit_max.filter(|mbit| *mbit > 0) else {
-            return;
-        };
-        // Each fetcher has its share.
-        let per_second = f64::from(mbit_max) * 125_000.0 / FETCHERS as f64;
-        let due = Duration::from_secs_f64(bytes as f64 / per_second);
-        if let Some(rest) = due.checked_sub(began.elapsed()) {
-            let unchanged = self.changed.wait_timeout(self.lock_order(), rest);
-            drop(unchanged);
-        }
-    }
-
     /// Reads what earlier boots wrote of this version, and so checks it: the kernel
     /// is to read it without the agent, and whoever had the machine then could write
     /// to its disk. Ends when nothing is left to be checked or brought again.
@@ -364,7 +336,7 @@ impl<F: Fetch + 'static> Fill<F> {
                 continue;
             }
             found = true;
-            self.allowed();
+            self.pace.allowed();
             while self.tiers.is_booting() || self.tiers.foreground().is_busy(CALM) {
                 thread::sleep(LOOK_EVERY);
             }
@@ -404,11 +376,12 @@ impl<F: Fetch + 'static> Fill<F> {
                     progress.fetched_bytes += bytes;
                     progress.trouble = None;
                 });
-                let mbit_max = self.allowed();
+                let mbit_max = self.pace.allowed();
                 while self.tiers.foreground().is_busy(CALM) && bytes == 0 {
                     thread::sleep(LOOK_EVERY);
                 }
-                self.pace(mbit_max, bytes, began.replace(Instant::now()));
+                self.pace
+                    .hold(mbit_max, bytes, began.replace(Instant::now()));
             };
             let spec = next.spec();
             match more.upgrade.fetch(disk, &next, &pace) {
@@ -459,10 +432,6 @@ impl<F: Fetch + 'static> Fill<F> {
 
     fn lock_next(&self) -> MutexGuard<'_, Option<NextVersion>> {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock_order(&self) -> MutexGuard<'_, FillOrder> {
-        self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,6 +3,7 @@
 mod assignments;
 mod boots;
 mod health;
+mod installations;
 mod leases;
 mod nodes;
 mod rollouts;

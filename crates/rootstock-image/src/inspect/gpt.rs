@@ -11,6 +11,10 @@ use super::{
 };
 use crate::{fields::Fields, read_at::ReadAt};
 
+mod grown;
+
+pub use grown::{GrowError, GrownGpt, grown_gpt};
+
 /// Logical sector sizes that disks have, in bytes.
 const SECTOR_BYTES: [u64; 2] = [512, 4096];
 

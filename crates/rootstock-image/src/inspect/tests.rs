@@ -218,6 +218,39 @@ fn a_damaged_gpt_falls_back_to_its_copy() {
 }
 
 #[test]
+fn a_gpt_goes_to_a_longer_disk() {
+    let mut image = Disk::new(16 * MIB);
+    image.gpt(512, &[(2048, 8191, "EFI"), (8192, 24_575, "root")]);
+    let before = partitions(&image.bytes).expect("read");
+    let mut disk = Disk::new(48 * MIB + 1536);
+    let front = &image.bytes[..MIB as usize];
+    let grown = grown_gpt(front, disk.bytes.len() as u64);
+    let grown = grown.expect("fits").expect("is a GPT");
+    disk.put(0, &grown.front);
+    disk.put(grown.tail_at_bytes, &grown.tail);
+    let end = grown.tail_at_bytes + grown.tail.len() as u64;
+    assert_eq!(end, disk.bytes.len() as u64);
+    let report = inspect(&disk.bytes, FreeSpace::Keep).expect("read");
+    assert_eq!(report.notes, Vec::<String>::new());
+    assert_eq!(report.partitions, before);
+    // Either copy holds alone, and the same again changes nothing.
+    let alone = disk.with_damage(512, GptCopy::Primary, "header");
+    assert_eq!(partitions(&alone.bytes).expect("read"), before);
+    let again = grown_gpt(&grown.front, disk.bytes.len() as u64);
+    assert_eq!(again.expect("fits"), Some(grown));
+
+    let damaged = image.with_damage(512, GptCopy::Primary, "header");
+    let front = &damaged.bytes[..MIB as usize];
+    assert_eq!(grown_gpt(front, 48 * MIB), Err(GrowError::Damaged));
+    let front = &image.bytes[..MIB as usize];
+    let small = GrowError::TooSmall { disk_bytes: 20_000 };
+    assert_eq!(grown_gpt(front, 20_000), Err(small));
+    for front in [&[][..], &[0; 600], &Disk::new(MIB).bytes] {
+        assert_eq!(grown_gpt(front, 48 * MIB), Ok(None));
+    }
+}
+
+#[test]
 fn hostile_gpts() {
     let with = |entries: &[(u64, u64, &str)]| {
         let mut disk = Disk::new(16 * MIB);

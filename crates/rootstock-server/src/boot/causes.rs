@@ -17,7 +17,9 @@ pub(crate) fn patience(step: BootStep) -> Option<Duration> {
         BootStep::FirstStage | BootStep::Network | BootStep::Session => 120,
         BootStep::DeviceUp | BootStep::RootMounted => 180,
         BootStep::Switched => 900,
-        BootStep::Held | BootStep::Up | BootStep::Gone | BootStep::Failed => return None,
+        BootStep::Held | BootStep::Up | BootStep::OwnDisk | BootStep::Gone | BootStep::Failed => {
+            return None;
+        }
     };
     Some(Duration::from_secs(seconds))
 }
@@ -71,7 +73,9 @@ pub(crate) fn usual(step: BootStep) -> &'static str {
             "the system runs and does not say that it is up. A unit of it waits or failed: look \
              at the machine's screen"
         }
-        BootStep::Up | BootStep::Gone | BootStep::Failed => "nothing is to follow",
+        BootStep::Up | BootStep::OwnDisk | BootStep::Gone | BootStep::Failed => {
+            "nothing is to follow"
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use rootstock_api::{boot::BootStep, settings::Settings};
 use rootstock_catalog::{
-    BootRow, CatalogError, NewBoot, NewToken, NodeRow, NodeState, Registered, Registration,
+    BootRow, CatalogError, InstallationRow, NewBoot, NewToken, NodeRow, NodeState, Registered,
+    Registration,
 };
 use rootstock_core::{Digest, HostList, MacAddress, VersionSpec};
 use rootstock_netboot::{
@@ -19,6 +20,7 @@ use rootstock_netboot::{
 use super::{
     files::{Asked, url},
     health::{self, Chosen},
+    installs::{self, Way},
     networks::Network,
     orders,
     stage::Stage,
@@ -29,7 +31,7 @@ use super::{
 use crate::{
     app::{App, random_id},
     config::UnknownPolicy,
-    http::chain,
+    http::{ApiError, chain},
     nodes,
 };
 
@@ -46,6 +48,11 @@ pub(crate) enum Decision {
     Refused {
         /// For its screen.
         lines: Vec<String>,
+    },
+    /// To start what is installed on its own disk.
+    OwnDisk {
+        /// For its screen.
+        title: String,
     },
     /// To boot what it has on its own disk.
     Local {
@@ -138,7 +145,7 @@ fn noted(app: &App, mac: MacAddress, decided: Step<Ready>) -> Decision {
             .transcripts
             .step(mac, Told::new(BootStep::Held, "")),
         Decision::Local { reason } => tracing::info!(%mac, reason, "machine boots its own disk"),
-        Decision::Boot(_) | Decision::Refused { .. } => {}
+        Decision::Boot(_) | Decision::OwnDisk { .. } | Decision::Refused { .. } => {}
     }
     decision
 }
@@ -165,7 +172,17 @@ async fn decided(
     };
     let goes_on = app.boot.transcripts.open_boot(mac);
     health::judge_earlier(app, &node.name, goes_on.as_deref()).await;
-    let staged = stage(app, &node, &settings, image).await;
+    let chosen = choose(app, &node, &settings, image).await;
+    let mut back_from = None;
+    if let Ok(chosen) = &chosen
+        && !held
+    {
+        back_from = own_disk(app, asked, &node, mac, &settings, chosen).await?;
+    }
+    let staged = match chosen {
+        Ok(chosen) => stage(app, &settings, chosen).await,
+        Err(decision) => Err(decision),
+    };
     let (chosen, stage) = match staged {
         Ok(staged) => staged,
         // The machine would have nothing to wait in.
@@ -215,12 +232,40 @@ async fn decided(
     app.boot
         .transcripts
         .step(mac, Told::new(BootStep::ScriptServed, says));
+    if let (Some(row), Some(boot)) = (back_from, app.boot.transcripts.open_boot(mac)) {
+        app.boot.transcripts.note(&boot, installs::says_back(&row));
+    }
     Ok(Ready {
         title,
         token,
         arguments,
         address,
     })
+}
+
+/// Sends a machine to its own disk that has what it is to run installed there, and ends
+/// its way here. Answers the installation when it was there and is back.
+async fn own_disk(
+    app: &Arc<App>,
+    asked: Asked<'_>,
+    node: &NodeRow,
+    mac: MacAddress,
+    settings: &Settings,
+    chosen: &Chosen,
+) -> Step<Option<InstallationRow>> {
+    let lost = |error: ApiError| failed("look for an installation", error.0.to_string());
+    let way = installs::way(app, &node.name, settings, &chosen.version, asked.query).await;
+    match way.map_err(lost)? {
+        Way::Network => Ok(None),
+        Way::BackFrom(row) => Ok(Some(row)),
+        Way::OwnDisk(row) => {
+            let left = installs::leave(app, node, mac, &row).await;
+            left.map_err(lost)?;
+            Err(Decision::OwnDisk {
+                title: format!("{} starts {} from its own disk", node.name, row.version),
+            })
+        }
+    }
 }
 
 /// The address that a plug-in gave the machine, when it is one of its network.
@@ -331,13 +376,13 @@ async fn register(
     }
 }
 
-/// The version that a node is to run, and what it boots with.
-async fn stage(
+/// The version that a node is to run.
+async fn choose(
     app: &Arc<App>,
     node: &NodeRow,
     settings: &Settings,
     image: VersionSpec,
-) -> Step<(Chosen, Stage)> {
+) -> Step<Chosen> {
     let volume = match orders::volume_of(&node.name) {
         Ok(name) => app.catalog.volume(&name).await.ok(),
         Err(_) => None,
@@ -347,7 +392,11 @@ async fn stage(
     let version = app.catalog.resolve(&spec).await;
     let version = version.map_err(|error| failed("find the image", chain(&error)))?;
     let chosen = health::choose(app, &node.name, settings, version).await;
-    let chosen = chosen.map_err(|error| failed("choose the version", error.0.to_string()))?;
+    chosen.map_err(|error| failed("choose the version", error.0.to_string()))
+}
+
+/// What a version boots with.
+async fn stage(app: &Arc<App>, settings: &Settings, chosen: Chosen) -> Step<(Chosen, Stage)> {
     let Some(stages) = app.boot.stages() else {
         return Err(failed(
             "make a first stage",
@@ -369,7 +418,7 @@ async fn begin(
     peer: IpAddr,
 ) -> Result<(String, String), String> {
     let now = Timestamp::now();
-    let id = |error: crate::http::ApiError| error.0.to_string();
+    let id = |error: ApiError| error.0.to_string();
     let token = random_id().map_err(id)?;
     let new = new_token(&token, peer);
     if let Some(boot) = app.boot.transcripts.open_boot(mac) {

@@ -16,6 +16,7 @@ use super::{
     body::{Content, OnSent},
     decide::{self, Decision},
     held::Changes,
+    installs::DISK_FAILED,
     local, neighbours, programs,
     transcript::Told,
 };
@@ -146,6 +147,10 @@ async fn ipxe(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Found {
         Decision::Wait { lines } | Decision::Refused { lines } => {
             script::ipxe_wait(&base, &dashed, &lines)
         }
+        Decision::OwnDisk { title } => {
+            let again = format!("{base}/boot/ipxe/{dashed}?{DISK_FAILED}");
+            script::ipxe_own_disk(&title, &again)
+        }
         Decision::Local { reason } => script::ipxe_local(&reason),
         Decision::Failed { step, reason } => script::ipxe_failed(&base, &dashed, step, &reason),
     })
@@ -167,7 +172,9 @@ async fn grub(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Found {
         Decision::Wait { lines } | Decision::Refused { lines } => {
             script::grub_wait(source, &dashed, &lines)
         }
-        Decision::Local { reason } => script::grub_local(&reason),
+        Decision::OwnDisk { title: reason } | Decision::Local { reason } => {
+            script::grub_local(&reason)
+        }
         Decision::Failed { step, reason } => failed(step, reason),
     })
 }

@@ -341,6 +341,7 @@ pub(super) async fn token(
             Err(Missing::Otherwise(lines.join(" ")))
         }
         Decision::Local { reason } => Err(Missing::Otherwise(reason)),
+        Decision::OwnDisk { title } => Err(Missing::Otherwise(title)),
         Decision::Failed { step, reason } => Err(Missing::Otherwise(format!(
             "the server could not {step}: {reason}"
         ))),

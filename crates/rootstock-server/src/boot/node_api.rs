@@ -373,7 +373,8 @@ async fn steps(
             detail: plain(&step.detail),
         };
         // Those of the server's own knowledge no machine can tell.
-        if told.step < BootStep::FirstStage || told.step == BootStep::Held {
+        let is_ours = matches!(told.step, BootStep::Held | BootStep::OwnDisk);
+        if told.step < BootStep::FirstStage || is_ours {
             continue;
         }
         let is_up = told.step == BootStep::Up;

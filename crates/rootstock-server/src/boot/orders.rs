@@ -16,7 +16,7 @@ use super::{
     control,
     exports::export_name,
     files::url,
-    health, identity,
+    health, identity, installs,
     networks::Network,
     sessions::{REPORT_SECONDS, Session},
     told::{self, Additions},
@@ -66,11 +66,12 @@ pub(crate) async fn make(
     let mode = settings.mode.unwrap_or_default();
     let volume = match mode {
         NodeMode::Personal => Some(personal(app, session, &spec, local).await?),
-        NodeMode::Diskless | NodeMode::Ram => None,
+        NodeMode::Diskless | NodeMode::Ram | NodeMode::Install => None,
     };
     let order = BootOrder {
         boot: secret.to_owned(),
         volume,
+        install: installs::order(app, session, &settings).await?,
         fill: control::fill(&settings, &app.boot.clock.now()).order,
         identity: identity(app, &node, &settings, &network, &additions).await?,
         ..plain(app, &node.name, version, &settings, stage.root, local)
@@ -102,6 +103,7 @@ pub(super) fn plain(
         cache_bytes: settings.cache_bytes.unwrap_or(CACHE_BYTES),
         cache: settings.cache.clone().unwrap_or_default(),
         cache_disk_bytes_max: settings.cache_disk_bytes_max,
+        install: None,
         fill: FillOrder::default(),
         keep: settings.keep.clone().unwrap_or_default(),
         report_seconds: REPORT_SECONDS,

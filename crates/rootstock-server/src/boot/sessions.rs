@@ -15,6 +15,7 @@ use std::{
 
 use jiff::Timestamp;
 use rootstock_api::boot::{BootStep, NodeReport};
+use rootstock_api::install::InstallState;
 use rootstock_catalog::{BootRow, VersionRow};
 use rootstock_core::{ChunkId, Digest, MacAddress, NodeName, VersionSelector, VersionSpec};
 use rootstock_store::ChunkStore;
@@ -83,6 +84,8 @@ struct State {
     /// Why its disk went out of use, as far as that was noted.
     off_noted: Option<String>,
     address_kept: Option<Instant>,
+    /// How far its installation is, as far as that was noted.
+    install_noted: Option<InstallState>,
     /// What it is to run next, and when that was found out.
     next: Option<(Instant, VersionRow)>,
 }
@@ -159,6 +162,16 @@ impl Session {
             came_up,
             cache_off: off,
         }
+    }
+
+    /// How far its installation is, as far as that was noted.
+    pub(crate) fn noted_install(&self) -> Option<InstallState> {
+        self.state().install_noted
+    }
+
+    /// It is noted how far its installation is.
+    pub(crate) fn note_install(&self, state: InstallState) {
+        self.state().install_noted = Some(state);
     }
 
     /// Ends an earlier request for control that is still held: the machine asks on
@@ -382,6 +395,7 @@ async fn load(app: &App, row: BootRow) -> Result<Session, ApiError> {
             report: None,
             off_noted: None,
             address_kept: None,
+            install_noted: None,
             next: None,
         }),
         relieved: Notify::new(),

@@ -36,6 +36,7 @@ use crate::{app::App, config::Config, volumes::Volumes};
 mod control;
 mod deltas;
 mod health;
+mod installs;
 mod local;
 mod rollouts;
 mod traces;

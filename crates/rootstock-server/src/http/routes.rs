@@ -95,6 +95,7 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(nodes::delete))
         .routes(routes!(nodes::rollback))
         .routes(routes!(node_health::retry))
+        .routes(routes!(node_health::reinstall))
         .routes(routes!(node_power::reboot))
         .routes(routes!(node_power::wake))
         .routes(routes!(nodes::show))

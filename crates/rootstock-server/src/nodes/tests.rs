@@ -152,6 +152,7 @@ fn a_state_is_read_from_the_last_step() {
         (true, Some(BootStep::Up), NodeState::Gone),
         (true, Some(BootStep::Failed), NodeState::Failed),
         (false, Some(BootStep::Gone), NodeState::Gone),
+        (false, Some(BootStep::OwnDisk), NodeState::OwnDisk),
     ] {
         let boot = (boot(ended), last.map(step));
         assert_eq!(state(&node(None, "{}"), Some(&boot)), expected, "{last:?}");

@@ -35,6 +35,9 @@ pub(crate) enum NodeCommand {
     Approve(NamesArgs),
     /// Try versions again that nodes did not come up with
     Retry(NamesArgs),
+    /// Lay the image out anew at their next boot, on nodes whose mode is install: what
+    /// was written to their disk since is lost
+    Reinstall(NamesArgs),
     /// Start machines anew that run
     Reboot(RebootArgs),
     /// Wake machines up by Wake-on-LAN
@@ -104,6 +107,14 @@ pub(crate) fn run(command: &NodeCommand, session: &Session) -> anyhow::Result<()
                 return output::line("no version failed there");
             }
             told(session, &done, "the next boot tries again")
+        }
+        NodeCommand::Reinstall(args) => {
+            let nodes = args.nodes.clone();
+            let done = session.client()?.node_reinstall(&NodeNames { nodes })?;
+            if done.nodes.is_empty() && !session.json() {
+                return output::line("nothing is installed there");
+            }
+            told(session, &done, "the next boot installs anew")
         }
         NodeCommand::Reboot(args) => {
             let done = session.client()?.node_reboot(&NodeReboot {

@@ -6,6 +6,7 @@ use clap::Args;
 use rootstock_api::{
     ChangeReport, FillSwitch, NamedChange, Origin, Setting, Settings,
     boot::{CacheChoice, KeptPath, NodeMode},
+    install::InstallDisk,
 };
 use rootstock_core::{DailyHours, NodeName, TimeLimit, VersionSpec, fold, units::parse_size_bytes};
 
@@ -19,7 +20,8 @@ pub(crate) struct SettingArgs {
     #[arg(long, value_name = "VERSION")]
     image: Option<VersionSpec>,
     /// How it treats its root: diskless (or frozen: every boot is fresh), ram (all of
-    /// the image in memory), personal (its own volume on the server)
+    /// the image in memory), personal (its own volume on the server), install (diskless,
+    /// while the image is laid out on its disk, which it boots from then on)
     #[arg(long)]
     mode: Option<NodeMode>,
     /// The network it boots in, by the server's interface
@@ -63,6 +65,11 @@ pub(crate) struct SettingArgs {
     /// What it may take of that disk: 100G
     #[arg(long, value_name = "SIZE", value_parser = parse_size_bytes)]
     cache_disk_bytes_max: Option<u64>,
+    /// The disk that the mode install lays the image out on, all of which is lost:
+    /// /dev/sda, or better /dev/disk/by-id/...; without one, only a disk that is empty or
+    /// was installed for this node
+    #[arg(long, value_name = "DISK")]
+    install_disk: Option<InstallDisk>,
     /// Whether it fetches the rest of the image in the background: on or paused; holds
     /// at once, as the three below do
     #[arg(long, value_name = "on|paused")]
@@ -121,6 +128,7 @@ impl SettingArgs {
             keep: (!self.keep.is_empty()).then(|| self.keep.clone()),
             cache: self.cache.clone(),
             cache_disk_bytes_max: self.cache_disk_bytes_max,
+            install_disk: self.install_disk.clone(),
             fill: self.fill,
             fill_mbit_max: self.fill_mbit_max,
             fill_hours: self.fill_hours.clone(),

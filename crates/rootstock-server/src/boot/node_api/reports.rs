@@ -16,6 +16,7 @@ use super::{Machine, json, plain, up};
 use crate::{
     app::App,
     boot::{
+        installs,
         sessions::{REPORT_SECONDS, Reported, Session},
         transcript::Told,
     },
@@ -30,6 +31,11 @@ pub(super) async fn report(
 ) -> Result<Json<ReportAnswer>, ApiError> {
     let report = presentable(json(request).await?);
     let session = &machine.session;
+    if let Some(install) = &report.install
+        && let Some(detail) = installs::reported(&app, session, install).await?
+    {
+        note_once(&app, session, detail).await;
+    }
     app.nodes.tell_watchers(|| NodeEvent::Report {
         node: session.node.clone(),
         report: report.clone(),
@@ -61,6 +67,10 @@ fn presentable(mut report: NodeReport) -> NodeReport {
     if let Some(disk) = &mut report.disk_cache {
         disk.device = plain(&disk.device);
         disk.off = disk.off.as_deref().map(plain);
+    }
+    if let Some(install) = &mut report.install {
+        install.device = plain(&install.device);
+        install.reason = install.reason.as_deref().map(plain);
     }
     report
 }

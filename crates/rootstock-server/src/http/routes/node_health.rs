@@ -1,4 +1,4 @@
-//! Versions that nodes do not come up with.
+//! Versions that nodes do not come up with, and those that they have installed.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,7 +7,7 @@ use rootstock_api::{Node, NodeNames, NodesDone, Problem, paths};
 
 use crate::{
     app::App,
-    boot::health,
+    boot::{health, installs},
     http::{ApiError, extract::ApiJson},
     recipes,
 };
@@ -28,8 +28,26 @@ pub(crate) async fn retry(
     }))
 }
 
-/// Says of nodes which version they do not come up with.
+/// Has nodes lay their image out on their disk anew, at their next boot
+#[utoipa::path(post, path = paths::NODES_REINSTALL, tag = "nodes",
+    operation_id = "node_reinstall", request_body = NodeNames,
+    responses((status = 200, body = NodesDone), (status = "default", body = Problem)))]
+pub(crate) async fn reinstall(
+    State(app): State<Arc<App>>,
+    ApiJson(request): ApiJson<NodeNames>,
+) -> Result<ApiJson<NodesDone>, ApiError> {
+    let nodes = app.catalog.forget_installations(request.nodes.names());
+    let nodes = nodes.await?;
+    app.nodes.note_change();
+    Ok(ApiJson(NodesDone {
+        nodes,
+        running: Vec::new(),
+    }))
+}
+
+/// Says of nodes which version they do not come up with, and which they have installed.
 pub(super) async fn describe(app: &App, nodes: &mut [Node]) -> Result<(), ApiError> {
+    installs::describe(app, nodes).await?;
     let mut rows = match nodes {
         [node] => HashMap::from([(
             node.name.clone(),

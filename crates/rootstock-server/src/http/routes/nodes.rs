@@ -603,6 +603,7 @@ fn describe(
         boot: status.boot,
         report: status.report,
         abandoned: None,
+        installed: None,
         fill_paused: fill.order.paused,
     })
 }

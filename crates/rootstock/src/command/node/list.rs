@@ -135,6 +135,7 @@ fn fields(node: &Node) -> String {
         fields.push(("running", running.to_string()));
     }
     fields.extend(health::fields(node));
+    fields.extend(report::installed(node));
     fields.extend(report::fields(node));
     if let Some(inventory) = &node.inventory {
         fields.extend(machine(inventory));

@@ -89,6 +89,7 @@ pub(super) fn step(step: BootStep) -> String {
         BootStep::RootMounted => "root mounted",
         BootStep::Switched => "switched to the image",
         BootStep::Up => "up",
+        BootStep::OwnDisk => "starts from its own disk",
         BootStep::Gone => "gone",
         BootStep::Failed => "failed",
     };

@@ -1,8 +1,9 @@
 //! How a node that runs does, by its last report, for people.
 
 use rootstock_api::{
-    Node,
+    Installation, Node, NodeState,
     boot::{DiskCacheReport, NodeReport},
+    install::{InstallReport, InstallState},
 };
 
 use crate::output;
@@ -37,6 +38,7 @@ pub(super) fn fields(node: &Node) -> Vec<(&'static str, String)> {
             ),
         ),
     ];
+    fields.extend(report.install.as_ref().map(installing));
     match &report.disk_cache {
         None => fields.push(("disk", "none".to_owned())),
         Some(disk) => fields.extend(disk_fields(disk, node.fill_paused.as_deref())),
@@ -77,6 +79,51 @@ fn disk_fields(disk: &DiskCacheReport, paused: Option<&str>) -> Vec<(&'static st
     fields.push(("filling", filling(disk, paused)));
     fields.extend(next(disk));
     fields
+}
+
+/// How far an installation is.
+fn installing(report: &InstallReport) -> (&'static str, String) {
+    let reason = report.reason.as_deref().unwrap_or("the system is not up");
+    let done = match report.bytes {
+        0 => 0,
+        bytes => report.done_bytes.min(bytes).saturating_mul(100) / bytes,
+    };
+    let text = match (report.state, &report.reason, report.seconds_to_complete) {
+        (InstallState::Installed, ..) => format!(
+            "done, {} of {} were written",
+            output::bytes(report.written_bytes),
+            output::bytes(report.bytes)
+        ),
+        (InstallState::Failed, ..) => format!("no: {reason}"),
+        (InstallState::Laying, Some(reason), _) => {
+            format!("{done} % on {}, paused: {reason}", report.device)
+        }
+        (InstallState::Laying, None, Some(seconds)) => {
+            let left = lasting(seconds.saturating_mul(1000));
+            format!("{done} % on {}, done in {left}", report.device)
+        }
+        (InstallState::Laying, None, None) => format!("{done} % on {}", report.device),
+        (InstallState::Waiting | InstallState::Unknown, ..) => format!("not yet: {reason}"),
+    };
+    ("installing", text)
+}
+
+/// What a node has on a disk of its own.
+pub(super) fn installed(node: &Node) -> Option<(&'static str, String)> {
+    let Installation {
+        version,
+        device,
+        at,
+    } = node.installed.as_ref()?;
+    let control = match node.state {
+        NodeState::OwnDisk => ", not under control until its next boot from the network",
+        _ => "",
+    };
+    let at = output::time(at);
+    Some((
+        "installed",
+        format!("{version} on {device} at {at}{control}"),
+    ))
 }
 
 /// How far the version is that it is to run next.
@@ -159,7 +206,7 @@ fn lasting(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use insta::assert_snapshot;
-    use rootstock_api::{NodeState, Settings};
+    use rootstock_api::Settings;
 
     use super::*;
 
@@ -181,6 +228,7 @@ mod tests {
             boot: None,
             report,
             abandoned: None,
+            installed: None,
             fill_paused: None,
         }
     }
@@ -240,6 +288,56 @@ mod tests {
         assert!(shown(&node).ends_with("filling      paused: outside 22:00-06:00"));
         node.report = None;
         assert_eq!(shown(&node), "");
+    }
+
+    #[test]
+    fn an_installation_from_its_beginning_to_its_end() {
+        let report = |state, done_bytes, reason: Option<&str>, seconds| InstallReport {
+            state,
+            device: "/dev/sda".to_owned(),
+            reason: reason.map(str::to_owned),
+            bytes: 2_000_000_000,
+            done_bytes,
+            written_bytes: 600_000_000,
+            fetched_bytes: 200_000_000,
+            seconds_to_complete: seconds,
+        };
+        use InstallState::{Failed, Installed, Laying, Waiting};
+        for (report, expected) in [
+            (
+                report(Waiting, 0, None, None),
+                "not yet: the system is not up",
+            ),
+            (report(Laying, 0, None, None), "0 % on /dev/sda"),
+            (
+                report(Laying, 500_000_000, None, Some(90)),
+                "25 % on /dev/sda, done in 1 min 30 s",
+            ),
+            (
+                report(Laying, 500_000_000, Some("exam mode"), None),
+                "25 % on /dev/sda, paused: exam mode",
+            ),
+            (report(Failed, 0, Some("no disk"), None), "no: no disk"),
+            (
+                report(Installed, 2_000_000_000, None, None),
+                "done, 600 MB of 2.00 GB were written",
+            ),
+        ] {
+            assert_eq!(installing(&report).1, expected);
+        }
+        let mut node = node(None);
+        assert_eq!(installed(&node), None);
+        node.installed = Some(Installation {
+            version: "lab:7".parse().expect("a version"),
+            device: "/dev/sda".to_owned(),
+            at: "2026-11-21T12:35:07Z".to_owned(),
+        });
+        let here = "lab:7 on /dev/sda at 2026-11-21 12:35";
+        assert_eq!(installed(&node), Some(("installed", here.to_owned())));
+        node.state = NodeState::OwnDisk;
+        let (_, text) = installed(&node).expect("is");
+        let more = ", not under control until its next boot from the network";
+        assert_eq!(text.strip_prefix(here), Some(more));
     }
 
     #[test]

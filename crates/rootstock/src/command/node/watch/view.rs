@@ -81,8 +81,9 @@ const fn urgency(state: NodeState) -> u8 {
         NodeState::Booting => 2,
         NodeState::Gone => 3,
         NodeState::Up => 4,
-        NodeState::Ready => 5,
-        NodeState::Unknown => 6,
+        NodeState::OwnDisk => 5,
+        NodeState::Ready => 6,
+        NodeState::Unknown => 7,
     }
 }
 
