@@ -186,6 +186,11 @@ fn without_swap(fstab: &str) -> Option<String> {
     Some(fstab.lines().map(line).collect())
 }
 
+/// Names of disks are first of all of the root's device (`udev(7)`, `link_priority`).
+const NAMES: &str = r#"SUBSYSTEM=="block", KERNEL=="nbd0*", OPTIONS+="link_priority=100"
+SUBSYSTEM=="block", ATTR{dm/name}=="rootstock-root", OPTIONS+="link_priority=200"
+"#;
+
 /// Files of this boot alone.
 fn in_run(order: &BootOrder, link: Option<Link<'_>>) -> Vec<(String, String)> {
     let mut files = vec![
@@ -195,6 +200,14 @@ fn in_run(order: &BootOrder, link: Option<Link<'_>>) -> Vec<(String, String)> {
         ),
         (format!("{RUN}/order.json"), public(order).to_string()),
     ];
+    if order.mode == NodeMode::Install {
+        // The image is on another disk of this machine, too, with the same labels and
+        // UUIDs: those names are of what the machine booted.
+        files.push((
+            "/run/udev/rules.d/60-rootstock.rules".to_owned(),
+            NAMES.to_owned(),
+        ));
+    }
     if let Some(Link { nic, address }) = link {
         // NetworkManager: the card is the boot's, and stays as it is.
         files.push((

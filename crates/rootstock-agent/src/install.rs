@@ -202,9 +202,8 @@ impl Installation {
             chunks: &*wanted.chunks,
             installation: self,
         };
-        let mark = wanted.mark.encode().unwrap_or_default();
         let disk: &dyn DiskFile = &target.disk;
-        let layout = Layout::prepare(disk, &wanted.grid, &source, &mark);
+        let layout = Layout::prepare(disk, &wanted.grid, &source, &wanted.mark);
         let layout = layout.map_err(|error| console::chain(&error))?;
         // A site that counts on the disk would send the machine there.
         self.set(InstallState::Laying);

@@ -32,6 +32,8 @@ const STEPS_WAITING_MAX: usize = 256;
 const WARN_AT: [u8; 2] = [80, 95];
 /// Between reports, when the server does not say.
 const REPORT_SECONDS: u32 = 30;
+/// Between reports whose news the server did not take.
+const NEWS_PAUSE: Duration = Duration::from_secs(3);
 /// So much sooner than the server a check that does not pass is a failure.
 const CHECK_MARGIN: Duration = Duration::from_secs(15);
 /// The longest time between reports.
@@ -143,6 +145,7 @@ fn tell(mut source: Source, waiting: &Arc<Waiting>) {
     let mut up = false;
     let mut warned = 0;
     let mut next_report = Instant::now();
+    let mut last_report = Instant::now();
     let mut next_look = Instant::now();
     let mut next_fill = Instant::now();
     loop {
@@ -161,12 +164,14 @@ fn tell(mut source: Source, waiting: &Arc<Waiting>) {
             warned = warn(&source, warned);
         }
         tell_steps(&mut source, waiting);
-        if source.install.as_ref().is_some_and(|it| it.has_news()) {
+        let has_news = source.install.as_ref().is_some_and(|it| it.has_news());
+        if has_news && last_report.elapsed() >= NEWS_PAUSE {
             next_report = Instant::now();
         }
         if next_report <= Instant::now() {
             let works = waiting.works.load(Ordering::Relaxed);
             let users = up.then(users::count);
+            last_report = Instant::now();
             let seconds = report(&mut source, works, users);
             next_report = Instant::now() + Duration::from_secs(u64::from(seconds));
         }

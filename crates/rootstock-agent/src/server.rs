@@ -296,6 +296,7 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
             mark: Mark {
                 site: site()?.file.public_key,
                 node: order.node.clone(),
+                table: None,
             },
             root: order.root.clone(),
             identity: start.identity.clone(),

@@ -218,8 +218,10 @@ pub struct RolloutCounts {
     pub waiting: u64,
     /// The version is assigned to them.
     pub assigned: u64,
-    /// They were told to start anew, or woken.
+    /// They were told to start anew.
     pub restarting: u64,
+    /// They were off, and were woken.
+    pub waking: u64,
     /// They came up with the version.
     pub good: u64,
     /// They did not.

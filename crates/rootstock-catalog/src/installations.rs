@@ -56,33 +56,56 @@ impl InstallationRow {
 }
 
 impl Catalog {
-    /// Records that a node has a version on a disk, whole, in the place of what it had.
+    /// Records that a version is laid out on a node's disk in this boot: what was there
+    /// counts no more.
     ///
     /// # Errors
     /// [`CatalogError::Database`], also when there is no such node or version.
-    pub async fn set_installation(
+    pub async fn begin_installation(
         &self,
         node: &NodeName,
-        image: &ImageName,
-        number: VersionNumber,
+        (image, number): (&ImageName, VersionNumber),
+        boot: &str,
         device: &str,
-        now: Timestamp,
     ) -> Result<(), CatalogError> {
         sqlx::query(
-            "INSERT INTO installation (node, image, version, device, at_ms) \
+            "INSERT INTO installation (node, image, version, boot, device) \
              VALUES ($1, $2, $3, $4, $5) ON CONFLICT (node) DO UPDATE SET \
-             image = excluded.image, version = excluded.version, device = excluded.device, \
-             at_ms = excluded.at_ms",
+             image = excluded.image, version = excluded.version, boot = excluded.boot, \
+             device = excluded.device, at_ms = NULL",
         )
         .bind(node.as_str())
         .bind(image.as_str())
         .bind(i64::from(number.0))
+        .bind(boot)
         .bind(device)
+        .execute(&self.pool)
+        .await
+        .map_err(failed("record that an installation begins"))?;
+        Ok(())
+    }
+
+    /// Records that what is laid out in this boot is whole. Answers whether that is
+    /// news: it may be known, or have been forgotten meanwhile.
+    ///
+    /// # Errors
+    /// [`CatalogError::Database`].
+    pub async fn finish_installation(
+        &self,
+        node: &NodeName,
+        boot: &str,
+        now: Timestamp,
+    ) -> Result<bool, CatalogError> {
+        let done = sqlx::query(
+            "UPDATE installation SET at_ms = $3 WHERE node = $1 AND boot = $2 AND at_ms IS NULL",
+        )
+        .bind(node.as_str())
+        .bind(boot)
         .bind(now.as_millisecond())
         .execute(&self.pool)
         .await
         .map_err(failed("record an installation"))?;
-        Ok(())
+        Ok(done.rows_affected() > 0)
     }
 
     /// What a node has installed.
@@ -93,11 +116,14 @@ impl Catalog {
         &self,
         node: &NodeName,
     ) -> Result<Option<InstallationRow>, CatalogError> {
-        let row: Option<Columns> = sqlx::query_as("SELECT * FROM installation WHERE node = $1")
-            .bind(node.as_str())
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(failed("look for an installation"))?;
+        let row: Option<Columns> = sqlx::query_as(
+            "SELECT node, image, version, device, at_ms FROM installation \
+             WHERE node = $1 AND at_ms IS NOT NULL",
+        )
+        .bind(node.as_str())
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(failed("look for an installation"))?;
         row.map(TryInto::try_into).transpose()
     }
 
@@ -106,10 +132,13 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Database`], [`CatalogError::Corrupt`].
     pub async fn installations(&self) -> Result<Vec<InstallationRow>, CatalogError> {
-        let rows: Vec<Columns> = sqlx::query_as("SELECT * FROM installation ORDER BY node")
-            .fetch_all(&self.pool)
-            .await
-            .map_err(failed("list the installations"))?;
+        let rows: Vec<Columns> = sqlx::query_as(
+            "SELECT node, image, version, device, at_ms FROM installation \
+             WHERE at_ms IS NOT NULL ORDER BY node",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(failed("list the installations"))?;
         rows.into_iter().map(TryInto::try_into).collect()
     }
 

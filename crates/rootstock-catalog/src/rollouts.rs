@@ -95,8 +95,10 @@ pub enum RolloutNodeState {
     Waiting,
     /// The version is assigned to it.
     Assigned,
-    /// It was told to start anew, or woken.
+    /// It was told to start anew.
     Restarting,
+    /// It was off, and was woken.
+    Waking,
     /// It came up with the version.
     Good,
     /// It did not.
@@ -113,6 +115,7 @@ words!(
     Waiting = "waiting",
     Assigned = "assigned",
     Restarting = "restarting",
+    Waking = "waking",
     Good = "good",
     Failed = "failed",
     Later = "later",

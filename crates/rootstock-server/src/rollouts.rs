@@ -78,6 +78,7 @@ impl Fleet {
                 users: self.users(&row.name),
             },
             MachineState::Booting => Power::Booting,
+            MachineState::OwnDisk => Power::OwnDisk,
             _ => Power::Off,
         }
     }
@@ -175,7 +176,9 @@ async fn take(
     match step {
         Step::Assign(node) => {
             let names = std::slice::from_ref(node);
-            set_image(app, names, Some(&rollout.version)).await?;
+            let before = nodes.iter().find(|(row, _)| row.node == *node);
+            let before = before.and_then(|(row, _)| row.before.as_ref());
+            set_image(app, names, before, Some(&rollout.version)).await?;
             let assigned = RolloutNodeState::Assigned;
             app.catalog
                 .set_rollout_node(id, node, assigned, "", now)
@@ -202,7 +205,7 @@ async fn take(
             // One that cannot be woken is waited for like one that does not wake.
             let woken = wake::wake_nodes(app, std::slice::from_ref(node)).await;
             app.catalog
-                .set_rollout_node(id, node, restarting, "waking up", now)
+                .set_rollout_node(id, node, RolloutNodeState::Waking, "waking up", now)
                 .await?;
             woken?;
         }
@@ -229,15 +232,19 @@ async fn take(
     Ok(())
 }
 
-/// Sets the image of nodes, and has it tried.
+/// Sets the image of nodes that have another one, and has it tried. What somebody set
+/// in the meantime stays.
 async fn set_image(
     app: &App,
     names: &[NodeName],
+    before: Option<&VersionSpec>,
     image: Option<&VersionSpec>,
 ) -> Result<(), ApiError> {
     let set = app.catalog.update_nodes(names, Pass::Keep, |row| {
-        nodes::assign(&mut row.settings, image);
-        row.image = image.cloned();
+        if row.image.as_ref() == before {
+            nodes::assign(&mut row.settings, image);
+            row.image = image.cloned();
+        }
     });
     set.await?;
     app.catalog.forget_failures(names).await?;
@@ -276,8 +283,10 @@ async fn finish(
             .map(|(row, _)| row.node.clone())
             .collect();
         let inherit = app.catalog.update_nodes(&names, Pass::Keep, |row| {
-            nodes::assign(&mut row.settings, None);
-            row.image = None;
+            if row.image.as_ref() == version {
+                nodes::assign(&mut row.settings, None);
+                row.image = None;
+            }
         });
         inherit.await?;
         app.nodes.note_change();
@@ -331,7 +340,7 @@ pub(crate) async fn abort(app: &App, id: u64, actor: &str) -> Result<(), ApiErro
     }
     for (image, names) in back.into_values() {
         app.catalog.withdraw_reboots(&names).await?;
-        set_image(app, &names, image.as_ref()).await?;
+        set_image(app, &names, Some(&rollout.version), image.as_ref()).await?;
         for node in names {
             let (left, detail) = (RolloutNodeState::Left, "has what it had before");
             app.catalog
@@ -384,6 +393,7 @@ fn of(counts: &mut RolloutCounts, state: RolloutNodeState) -> &mut u64 {
         RolloutNodeState::Waiting => &mut counts.waiting,
         RolloutNodeState::Assigned => &mut counts.assigned,
         RolloutNodeState::Restarting => &mut counts.restarting,
+        RolloutNodeState::Waking => &mut counts.waking,
         RolloutNodeState::Good => &mut counts.good,
         RolloutNodeState::Failed => &mut counts.failed,
         RolloutNodeState::Later => &mut counts.later,

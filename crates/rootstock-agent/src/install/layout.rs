@@ -22,12 +22,12 @@ use rootstock_store::ReadError;
 use rootstock_store::disk::DiskFile;
 use rootstock_volume::BlockError;
 
-use super::mark;
+use super::mark::{self, Mark};
 
 /// What is written last, at most: it ends before the first partition.
 const FRONT_BYTES_MAX: u64 = 1 << 20;
 /// The boot record and the header of the GPT, in sectors of either length.
-const TABLE_BYTES: u64 = 8192;
+pub(crate) const TABLE_BYTES: u64 = 8192;
 const SECTOR_BYTES: u64 = 512;
 /// Chunks that one thread looks at before it fetches what lacks.
 const RUN: u64 = 32;
@@ -110,7 +110,7 @@ impl<'a> Layout<'a> {
         disk: &'a dyn DiskFile,
         grid: &'a Grid,
         source: &'a dyn Source,
-        mark: &[u8],
+        mark: &Mark,
     ) -> Result<Self, LayoutError> {
         let disk_bytes = disk.len().map_err(reading)?;
         let disk_bytes = disk_bytes / SECTOR_BYTES * SECTOR_BYTES;
@@ -135,11 +135,17 @@ impl<'a> Layout<'a> {
         if let Some(gpt) = &mut layout.gpt {
             layout.front = std::mem::take(&mut gpt.front);
         }
+        let mark = Mark {
+            table: mark::table_of(&layout.front),
+            ..mark.clone()
+        };
+        let mark = mark.encode().unwrap_or_default();
         let place = mark::AT_BYTES as usize..mark::AT_BYTES as usize + mark.len();
         if let Some(place) = layout.front.get_mut(place)
+            && !place.is_empty()
             && is_zero(place)
         {
-            place.copy_from_slice(mark);
+            place.copy_from_slice(&mark);
             layout.is_marked = true;
         }
         Ok(layout)

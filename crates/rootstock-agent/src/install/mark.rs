@@ -20,6 +20,25 @@ pub(crate) struct Mark {
     pub(crate) site: String,
     /// The node.
     pub(crate) node: String,
+    /// What the image's partition table is called, if it has a name of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) table: Option<String>,
+}
+
+/// What a partition table is called: the disk GUID of a GPT (UEFI 2.10, table 5-5), or
+/// the disk signature of an MBR (5.2.1).
+pub(crate) fn table_of(front: &[u8]) -> Option<String> {
+    let hex = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    if front.get(512..520)? == b"EFI PART" {
+        return front.get(568..584).map(|guid| format!("gpt {}", hex(guid)));
+    }
+    let signature = front.get(440..444).filter(|bytes| **bytes != [0; 4])?;
+    Some(format!("mbr {}", hex(signature)))
 }
 
 impl Mark {
@@ -37,6 +56,18 @@ impl Mark {
         block.extend(text);
         block.resize(BYTES, 0);
         Some(block)
+    }
+
+    /// Whether it is of the same node of the same site.
+    pub(crate) fn is_for(&self, other: &Self) -> bool {
+        (&self.site, &self.node) == (&other.site, &other.node)
+    }
+
+    /// Whether the disk that begins so still is what was installed, or is on its way
+    /// there: then it has no table.
+    pub(crate) fn is_on(&self, front: &[u8]) -> bool {
+        let is_on_its_way = front.iter().all(|byte| *byte == 0);
+        is_on_its_way || (self.table.is_some() && self.table == table_of(front))
     }
 
     /// The mark in this block, if there is one that holds.
@@ -60,6 +91,7 @@ mod tests {
         let mark = Mark {
             site: "ab".repeat(32),
             node: "n1".to_owned(),
+            table: Some("mbr 01020304".to_owned()),
         };
         let block = mark.encode().expect("has room");
         assert_eq!(block.len(), BYTES);
@@ -72,6 +104,12 @@ mod tests {
             assert_eq!(Mark::decode(&block[..at]), None, "length {at}");
         }
         assert_eq!(Mark::decode(&[0; BYTES]), None);
+        let mut front = [0; 4096];
+        assert!(mark.is_on(&front));
+        front[440..444].copy_from_slice(&[1, 2, 3, 4]);
+        assert!(mark.is_on(&front));
+        front[443] = 5;
+        assert!(!mark.is_on(&front));
         let long = Mark {
             node: "n".repeat(BYTES),
             ..mark

@@ -80,10 +80,17 @@ impl OwnRoot {
                 start_sectors: self.partition.start / SECTOR_BYTES,
             },
         };
-        let mapped = self.mapper.create(NAME, &[target])?;
-        let written = self.write_mapped(&mapped, identity);
-        let _ = fs::remove_file(DEVICE);
-        self.mapper.remove(&mapped);
+        let mapped = self.mapper.create(NAME, &[target]);
+        let written = mapped.and_then(|mapped| {
+            let written = self.write_mapped(&mapped, identity);
+            let _ = fs::remove_file(DEVICE);
+            self.mapper.remove(&mapped);
+            written
+        });
+        // What is written from here on must be nobody else's.
+        if !disk.take_back() {
+            return Err(io::Error::other("somebody else took the disk"));
+        }
         written
     }
 

@@ -9,6 +9,7 @@ use rootstock_api::install::InstallOrder;
 use rootstock_store::disk::DiskFile;
 use rustix::fs::{Dir, Mode, OFlags, openat};
 
+use super::layout::TABLE_BYTES;
 use super::mark::{self, Mark};
 use crate::disk::device::Device;
 use crate::disk::find::{Devices, OTHERS};
@@ -166,7 +167,7 @@ impl Disks {
     /// Disks that stay in the machine, by name.
     fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in Dir::read_from(&self.block)?.take(DISKS_MAX) {
+        for entry in Dir::read_from(&self.block)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().to_str() else {
                 continue;
@@ -175,6 +176,10 @@ impl Disks {
             let is = |attribute: &str| self.attribute(name, attribute).as_deref() == Some("1");
             if !name.starts_with('.') && !is_other && !is("removable") && !is("ro") {
                 names.push(name.to_owned());
+            }
+            if names.len() > DISKS_MAX {
+                let what = format!("there are more than {DISKS_MAX}: name one");
+                return Err(io::Error::other(what));
             }
         }
         names.sort_unstable();
@@ -199,8 +204,16 @@ fn holds(disk: &Device, mark: &Mark) -> io::Result<Holds> {
     if disk.len()? > mark::AT_BYTES + mark::BYTES as u64 {
         disk.read_at(mark::AT_BYTES, &mut block)?;
     }
+    let mut front = vec![0; TABLE_BYTES as usize];
+    if disk.len()? > TABLE_BYTES {
+        disk.read_at(0, &mut front)?;
+    }
     match Mark::decode(&block) {
-        Some(found) if found == *mark => Ok(Holds::Ours),
+        // Somebody may have given the disk another use since.
+        Some(found) if found.is_for(mark) => Ok(match found.is_on(&front) {
+            true => Holds::Ours,
+            false => Holds::Something("another table than the one installed there".to_owned()),
+        }),
         Some(found) => Ok(Holds::Something(format!(
             "what was installed for the node {}",
             found.node.escape_debug()
@@ -225,7 +238,16 @@ mod tests {
         Mark {
             site: "site".to_owned(),
             node: node.to_owned(),
+            table: mark::table_of(&gpt()),
         }
+    }
+
+    /// The first sectors of a disk with a GPT.
+    fn gpt() -> Vec<u8> {
+        let mut front = vec![0; 4096];
+        front[510..520].copy_from_slice(b"\x55\xaaEFI PART");
+        front[568..584].fill(7);
+        front
     }
 
     /// A disk's name, and what is where on it.
@@ -266,10 +288,18 @@ mod tests {
         let block = |node: &str| (mark::AT_BYTES, mark(node).encode().expect("has room"));
         let data = (0, vec![1; 4096]);
         let tail = ((4 << 20) - 512, vec![1; 512]);
-        let ours = [data.clone(), block("n1")];
-        let theirs = [block("n2")];
+        let ours = [(0, gpt()), block("n1")];
+        let half = [block("n1")];
+        let theirs = [(0, gpt()), block("n2")];
+        // It was ours, and somebody gave it another table since, or none.
+        let other = [data.clone(), block("n1")];
         let (data, tail) = ([data], [tail]);
-        let cases: [(&[Disk<'_>], Result<&str, &str>); 7] = [
+        let cases: [(&[Disk<'_>], Result<&str, &str>); 9] = [
+            (&[("sda", &[]), ("sdb", &half)], Ok("/dev/sdb")),
+            (
+                &[("sda", &data), ("sdb", &other)],
+                Err("sdb holds another table"),
+            ),
             (&[("sda", &[])], Ok("/dev/sda")),
             (&[("sda", &data), ("sdb", &[])], Ok("/dev/sdb")),
             (&[("sda", &[]), ("sdb", &ours)], Ok("/dev/sdb")),

@@ -44,8 +44,10 @@ fn in_sessions(dir: &Path) -> u32 {
 
 /// A greeter, a service manager or a session that was left is none.
 fn is_of_a_person(session: &str) -> bool {
-    let has = |wanted: &str| session.lines().any(|line| line == wanted);
-    has("CLASS=user") && !has("STATE=closing")
+    let mut lines = session.lines();
+    // `user`, and since systemd 256 `user-early` (root's), `user-light` and more.
+    let is_of_a_user = lines.any(|line| line.starts_with("CLASS=user"));
+    is_of_a_user && !session.lines().any(|line| line == "STATE=closing")
 }
 
 #[cfg(test)]
@@ -69,7 +71,7 @@ mod tests {
         assert_eq!(in_sessions(&dir.path().join("none")), 0);
         for (name, text) in [
             ("1", "UID=0\nSTATE=active\nCLASS=user\n"),
-            ("2", "UID=1000\nSTATE=online\nCLASS=user\n"),
+            ("2", "UID=0\nSTATE=online\nCLASS=user-early\n"),
             ("3", "UID=1000\nSTATE=closing\nCLASS=user\n"),
             ("c1", "UID=115\nSTATE=active\nCLASS=greeter\n"),
             ("4", "UID=1000\nSTATE=active\nCLASS=manager\n"),

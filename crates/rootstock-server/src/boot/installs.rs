@@ -30,6 +30,11 @@ pub(crate) const DISK_FAILED: &str = "disk=failed";
 /// it: firmware went on to the network.
 const BACK_LIMIT: SignedDuration = SignedDuration::from_secs(60);
 
+/// One that was sent there so often within so long was not either: some firmware takes
+/// minutes until it is back.
+const SENT_MAX: usize = 3;
+const SENT_LIMIT: SignedDuration = SignedDuration::from_mins(30);
+
 /// Where a node with an installation goes.
 pub(super) enum Way {
     /// To the network: nothing that it is to run is installed.
@@ -72,17 +77,20 @@ pub(super) async fn way(
     Ok(Way::OwnDisk(row))
 }
 
-/// Whether the node's last boot was from its own disk, and began a moment ago.
+/// Whether the node was sent to its disk a moment ago, or again and again.
 async fn was_just_sent(app: &App, node: &NodeName) -> Result<bool, ApiError> {
-    let Some(last) = app.catalog.boots_of(node).await?.into_iter().next() else {
-        return Ok(false);
-    };
-    let (_, steps) = app.catalog.boot_transcript(&last.id).await?;
-    let own_disk = name_of(BootStep::OwnDisk);
     let now = Timestamp::now();
-    Ok(steps
-        .last()
-        .is_some_and(|step| step.step == own_disk && now.duration_since(step.time) < BACK_LIMIT))
+    let mut sent = Vec::new();
+    for boot in app.catalog.boots_of(node).await?.into_iter().take(SENT_MAX) {
+        let (_, steps) = app.catalog.boot_transcript(&boot.id).await?;
+        match steps.last() {
+            Some(step) if step.step == name_of(BootStep::OwnDisk) => sent.push(step.time),
+            _ => break,
+        }
+    }
+    let within =
+        |at: Option<&Timestamp>, limit| at.is_some_and(|at| now.duration_since(*at) < limit);
+    Ok(within(sent.first(), BACK_LIMIT) || within(sent.get(SENT_MAX - 1), SENT_LIMIT))
 }
 
 /// Has the way of a machine end at its own disk. What it ran before is over.
@@ -152,18 +160,19 @@ pub(super) async fn reported(
     let node = &session.node;
     match report.state {
         InstallState::Laying => {
-            let nodes = std::slice::from_ref(node);
-            app.catalog.forget_installations(nodes).await?;
+            let version = (&session.version.image, session.version.number);
+            let begun =
+                app.catalog
+                    .begin_installation(node, version, &session.boot, &report.device);
+            begun.await?;
         }
         InstallState::Installed => {
-            let (version, now) = (&session.version, Timestamp::now());
-            let (image, number) = (&version.image, version.number);
-            let set = app
-                .catalog
-                .set_installation(node, image, number, &report.device, now);
-            set.await?;
-            let spec = version.spec();
-            tracing::info!(%node, version = %spec, device = report.device, "node installed");
+            let now = Timestamp::now();
+            let whole = app.catalog.finish_installation(node, &session.boot, now);
+            if whole.await? {
+                let version = session.version.spec();
+                tracing::info!(%node, %version, device = report.device, "node installed");
+            }
         }
         InstallState::Failed => {
             let reason = report.reason.as_deref().unwrap_or("no reason is known");

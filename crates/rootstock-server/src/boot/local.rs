@@ -36,12 +36,10 @@ use super::{
     decide::{self, Decision},
     files::{Asked, Missing},
     held::Changes,
-    networks::Network,
     node_api::Machine,
     orders,
     programs::{LOCAL_PROGRAMS, Program},
     stage::Stage,
-    told,
 };
 use crate::{
     app::{App, hex},
@@ -91,7 +89,6 @@ struct Meant {
     version: VersionRow,
     node: NodeRow,
     settings: Settings,
-    network: Network,
     stage: Stage,
 }
 
@@ -103,11 +100,9 @@ pub(super) async fn order(
 ) -> Result<Response, ApiError> {
     let meant = meant(&app, &machine, query).await?;
     let local = machine.arrival.local.ip().to_canonical();
-    let boot = &machine.session.boot;
-    let spec = meant.version.spec();
     let (node, settings) = (&meant.node, &meant.settings);
-    let additions = told::booting(&app, boot, node, settings, &spec, &meant.network).await;
-    let arguments = decide::arguments(settings, &meant.stage, &additions.kernel_arguments)
+    // What plug-ins add is of one boot, and may be secret.
+    let arguments = decide::arguments(settings, &meant.stage, &[])
         .map_err(|reason| ApiError::new(ProblemCode::BadValue, reason))?;
     let root = meant.stage.root.clone();
     let order = orders::plain(&app, &node.name, &meant.version, settings, root, local);
@@ -213,7 +208,6 @@ async fn meant(app: &Arc<App>, machine: &Machine, query: LocalQuery) -> Result<M
         version,
         node,
         settings,
-        network,
         stage,
     })
 }

@@ -16,6 +16,8 @@ const RESTART_SLACK: SignedDuration = SignedDuration::from_mins(5);
 pub(super) enum Power {
     /// It does not run, as far as is known.
     Off,
+    /// It boots what is installed on its own disk, and cannot be told anything.
+    OwnDisk,
     /// It is on its way.
     Booting,
     /// Its system is up, and so many are logged in.
@@ -97,9 +99,14 @@ pub(super) fn plan(
     }
     let goes_on = rollout.state == RolloutState::Open;
     let mut steps = Vec::new();
+    let good = nodes
+        .iter()
+        .filter(|(row, _)| row.state == NodeState::Good)
+        .count();
+    let is_begun = good >= rollout.terms.canary_count as usize;
     let mut looked: Vec<Node<'_>> = nodes
         .iter()
-        .map(|(row, facts)| look(rollout, row, facts, now, &mut steps))
+        .map(|(row, facts)| look(rollout, row, facts, now, is_begun, &mut steps))
         .collect();
     if !goes_on {
         steps.retain(is_note);
@@ -109,7 +116,14 @@ pub(super) fn plan(
     let (good, failures) = (count(NodeState::Good), count(NodeState::Failed));
     let forgiven = failures.min(rollout.failures_forgiven as usize);
     let unforgiven = failures - forgiven;
-    let candidates = looked.len() - forgiven - count(NodeState::Left);
+    let is_canary = |node: &&Node<'_>| {
+        !matches!(node.state, NodeState::Left) && node.facts.power != Power::OwnDisk
+    };
+    let candidates = looked
+        .iter()
+        .filter(is_canary)
+        .count()
+        .saturating_sub(forgiven);
     let canaries = candidates.min(rollout.terms.canary_count as usize);
     let is_past_canaries = good >= canaries;
     let failures_max = match is_past_canaries {
@@ -121,10 +135,8 @@ pub(super) fn plan(
         steps.push(Step::Stop(reason(&looked, unforgiven, is_past_canaries)));
         return steps;
     }
-    let unfinished = |node: &&Node<'_>| {
-        matches!(node.state, NodeState::Assigned | NodeState::Restarting)
-            && (node.is_active || !is_past_canaries)
-    };
+    let unfinished =
+        |node: &&Node<'_>| is_unfinished(node.state) && (node.is_active || !is_past_canaries);
     let under_way = looked.iter().filter(unfinished).count();
     let room = match is_past_canaries {
         true => rollout.terms.batch_count as usize,
@@ -151,7 +163,16 @@ pub(super) fn plan(
     waiting.sort_by_key(|node| rank(node.facts, rollout.terms.wake));
     for node in waiting {
         // Who is off, and is not woken, keeps nobody waiting.
-        let is_free = is_past_canaries && node.facts.power == Power::Off && !rollout.terms.wake;
+        let is_free = is_past_canaries
+            && match node.facts.power {
+                Power::Off => !rollout.terms.wake,
+                Power::OwnDisk => true,
+                _ => false,
+            };
+        // What cannot come up now is no canary.
+        if !is_past_canaries && node.facts.power == Power::OwnDisk {
+            continue;
+        }
         if room == 0 && !is_free {
             continue;
         }
@@ -161,7 +182,7 @@ pub(super) fn plan(
         node.is_awaited = true;
     }
     let is_awaited = |node: &Node<'_>| match node.state {
-        NodeState::Waiting | NodeState::Restarting => true,
+        NodeState::Waiting | NodeState::Restarting | NodeState::Waking => true,
         NodeState::Assigned => node.is_awaited || !is_past_canaries,
         _ => false,
     };
@@ -177,6 +198,14 @@ pub(super) fn plan(
     steps
 }
 
+/// Whether the version is assigned to a node of which the end is not known yet.
+fn is_unfinished(state: NodeState) -> bool {
+    matches!(
+        state,
+        NodeState::Assigned | NodeState::Restarting | NodeState::Waking
+    )
+}
+
 /// What is done also while the rollout is halted.
 fn is_note(step: &Step) -> bool {
     matches!(step, Step::Note(..) | Step::Withdraw(_))
@@ -190,6 +219,7 @@ fn rank(facts: &Facts, wake: bool) -> u8 {
         Power::Booting => 2,
         Power::Up { .. } => 3,
         Power::Off => 4,
+        Power::OwnDisk => 5,
     }
 }
 
@@ -209,12 +239,13 @@ fn reason(nodes: &[Node<'_>], unforgiven: usize, is_past_canaries: bool) -> Stri
     }
 }
 
-/// How far a node is by now. What changed is noted, what it needs is pushed.
+/// How far a node is by now. What changed is noted, what it could do is kept with it.
 fn look<'a>(
     rollout: &RolloutRow,
     row: &'a RolloutNodeRow,
     facts: &'a Facts,
     now: Timestamp,
+    is_begun: bool,
     steps: &mut Vec<Step>,
 ) -> Node<'a> {
     let mut node = Node {
@@ -225,68 +256,98 @@ fn look<'a>(
         is_awaited: false,
         start: None,
     };
-    let mut note = |state: NodeState, detail: &str| {
-        if state != row.state || detail != row.detail {
-            steps.push(Step::Note(row.node.clone(), state, detail.to_owned()));
-        }
-        state
-    };
     let is_assigned = facts.image.as_ref() == Some(&rollout.version);
-    let set = || match &facts.image {
-        Some(image) => format!("{image} was set meanwhile"),
-        None => "its image was unset meanwhile".to_owned(),
+    let is_taken = match row.state {
+        NodeState::Waiting => facts.image != row.before && !is_assigned,
+        state => is_unfinished(state) && !is_assigned,
     };
-    match row.state {
-        NodeState::Waiting if facts.image != row.before && !is_assigned => {
-            node.state = note(NodeState::Left, &set());
+    let (state, detail) = if is_taken {
+        let detail = match &facts.image {
+            Some(image) => format!("{image} was set meanwhile"),
+            None => "its image was unset meanwhile".to_owned(),
+        };
+        (NodeState::Left, detail)
+    } else if is_unfinished(row.state) {
+        let (state, what, detail) = unfinished(rollout, row, facts, now, is_begun);
+        node.is_active = matches!(
+            what,
+            Some(What::Fetching | What::Booting | What::Restarting)
+        );
+        let waits = matches!(what, Some(What::InUse | What::Starting));
+        node.is_awaited = node.is_active || waits;
+        if what == Some(What::Starting) {
+            node.start = Some(match facts.power {
+                Power::Off => Step::Wake(row.node.clone()),
+                _ => Step::Reboot(row.node.clone()),
+            });
         }
-        NodeState::Assigned | NodeState::Restarting if !is_assigned => {
-            node.state = note(NodeState::Left, &set());
-        }
-        NodeState::Assigned | NodeState::Restarting => {
-            let is_up = matches!(facts.power, Power::Up { .. });
-            let failed = facts.failed.as_ref();
-            if is_up && facts.runs_it {
-                node.state = note(NodeState::Good, "");
-            } else if let Some((_, why)) = failed.filter(|(at, _)| *at >= row.since) {
-                node.state = note(NodeState::Failed, why);
-            } else if row.state == NodeState::Restarting {
-                node.is_active = true;
-                // Somebody was quicker.
-                let is_used = matches!(facts.power, Power::Up { users: 1.. });
-                if is_used && rollout.terms.reboot == RolloutReboot::Idle {
-                    (node.is_active, node.is_awaited) = (false, true);
-                    node.state = note(NodeState::Assigned, What::InUse.text());
-                    steps.push(Step::Withdraw(row.node.clone()));
-                } else if now.duration_since(row.since) > facts.boot_limit + RESTART_SLACK {
-                    node.state = late(facts, &mut note);
-                }
-            } else {
-                let (what, step) = assigned(rollout, row, facts);
-                node.is_active = matches!(what, What::Fetching | What::Booting);
-                node.is_awaited = node.is_active || matches!(what, What::InUse | What::Starting);
-                match &facts.fetch {
-                    Fetch::Trouble(why) if what == What::Fetching => {
-                        note(NodeState::Assigned, &format!("fetching: {why}"))
-                    }
-                    _ => note(NodeState::Assigned, what.text()),
-                };
-                node.start = step;
-            }
-        }
-        _ => {}
+        (state, detail)
+    } else {
+        (row.state, row.detail.clone())
+    };
+    node.state = state;
+    // An order to start anew must not outlive what it was for.
+    let was_told = row.state == NodeState::Restarting;
+    if was_told && !matches!(state, NodeState::Restarting | NodeState::Good) {
+        steps.push(Step::Withdraw(row.node.clone()));
+    }
+    if state != row.state || detail != row.detail {
+        steps.push(Step::Note(row.node.clone(), state, detail));
     }
     node
 }
 
-/// What became of a machine that was to start anew, or to wake up, and did not.
-fn late(facts: &Facts, note: &mut impl FnMut(NodeState, &str) -> NodeState) -> NodeState {
-    match facts.power {
-        Power::Off => note(
-            NodeState::Later,
-            "did not wake up: gets it with its next boot",
-        ),
-        _ => note(NodeState::Failed, "was not up with it in time"),
+/// How far a node is to which the version is assigned: its state, what it does, and
+/// that for people.
+fn unfinished(
+    rollout: &RolloutRow,
+    row: &RolloutNodeRow,
+    facts: &Facts,
+    now: Timestamp,
+    is_begun: bool,
+) -> (NodeState, Option<What>, String) {
+    let is_up = matches!(facts.power, Power::Up { .. });
+    if is_up && facts.runs_it {
+        return (NodeState::Good, None, String::new());
+    }
+    if let Some((_, why)) = facts.failed.as_ref().filter(|(at, _)| *at >= row.since) {
+        return (NodeState::Failed, None, why.clone());
+    }
+    let assigned = || {
+        let what = assigned(rollout, facts);
+        let detail = match &facts.fetch {
+            Fetch::Trouble(why) if is_up => format!("cannot fetch it: {why}"),
+            _ => what.text().to_owned(),
+        };
+        (NodeState::Assigned, Some(what), detail)
+    };
+    if row.state == NodeState::Assigned {
+        return assigned();
+    }
+    // Somebody was quicker, or the rollout was halted.
+    let is_used = matches!(facts.power, Power::Up { users: 1.. });
+    let is_refused = is_used && rollout.terms.reboot == RolloutReboot::Idle;
+    let is_halted = is_up && rollout.state != RolloutState::Open;
+    if is_refused || is_halted {
+        return assigned();
+    }
+    let is_late = now.duration_since(row.since) > facts.boot_limit + RESTART_SLACK;
+    match (row.state, facts.power) {
+        _ if !is_late => (row.state, Some(What::Restarting), row.detail.clone()),
+        // Canaries are waited for, and woken again.
+        (NodeState::Waking, Power::Off) if !is_begun => assigned(),
+        (NodeState::Waking, Power::Off) => {
+            let detail = "did not wake up: gets it with its next boot";
+            (NodeState::Later, None, detail.to_owned())
+        }
+        (_, Power::Off) => {
+            let detail = "was told to start anew, and did not come back";
+            (NodeState::Failed, None, detail.to_owned())
+        }
+        _ => {
+            let detail = "was not up with it in time";
+            (NodeState::Failed, None, detail.to_owned())
+        }
     }
 }
 
@@ -295,11 +356,14 @@ fn late(facts: &Facts, note: &mut impl FnMut(NodeState, &str) -> NodeState) -> N
 enum What {
     Fetching,
     Booting,
-    /// It is told to start anew, or woken.
+    /// It can be told to start anew, or woken.
     Starting,
+    Restarting,
     InUse,
     Ready,
+    Stuck,
     Off,
+    OwnDisk,
 }
 
 impl What {
@@ -307,28 +371,30 @@ impl What {
         match self {
             Self::Fetching => "fetching",
             Self::Booting => "booting",
-            Self::Starting => "has it: its turn to start anew comes",
+            Self::Starting => "its turn to start comes",
+            Self::Restarting => "starting",
             Self::InUse => "in use: starts anew when nobody is logged in",
             Self::Ready => "has it: runs it after its next boot",
+            Self::Stuck => "cannot fetch it",
             Self::Off => "off: gets it with its next boot",
+            Self::OwnDisk => "boots its own disk: gets it with its next boot from the network",
         }
     }
 }
 
-fn assigned(rollout: &RolloutRow, row: &RolloutNodeRow, facts: &Facts) -> (What, Option<Step>) {
-    let reboot = || Some(Step::Reboot(row.node.clone()));
-    match (facts.power, rollout.terms.reboot) {
-        (Power::Off, _) if rollout.terms.wake => {
-            (What::Starting, Some(Step::Wake(row.node.clone())))
-        }
-        (Power::Off, _) => (What::Off, None),
-        (Power::Booting, _) => (What::Booting, None),
-        (Power::Up { .. }, _) if facts.fetch != Fetch::Done => (What::Fetching, None),
-        (Power::Up { .. }, RolloutReboot::No) => (What::Ready, None),
-        (Power::Up { users: 0 }, RolloutReboot::Idle) | (Power::Up { .. }, RolloutReboot::Now) => {
-            (What::Starting, reboot())
-        }
-        (Power::Up { .. }, RolloutReboot::Idle) => (What::InUse, None),
+fn assigned(rollout: &RolloutRow, facts: &Facts) -> What {
+    match (facts.power, &facts.fetch, rollout.terms.reboot) {
+        (Power::OwnDisk, ..) => What::OwnDisk,
+        (Power::Off, ..) if rollout.terms.wake => What::Starting,
+        (Power::Off, ..) => What::Off,
+        (Power::Booting, ..) => What::Booting,
+        (Power::Up { .. }, Fetch::UnderWay, _) => What::Fetching,
+        // It gets the rest over the network when it boots.
+        (Power::Up { .. }, Fetch::Trouble(_), _) => What::Stuck,
+        (Power::Up { .. }, Fetch::Done, RolloutReboot::No) => What::Ready,
+        (Power::Up { users: 0 }, Fetch::Done, RolloutReboot::Idle)
+        | (Power::Up { .. }, Fetch::Done, RolloutReboot::Now) => What::Starting,
+        (Power::Up { .. }, Fetch::Done, RolloutReboot::Idle) => What::InUse,
     }
 }
 

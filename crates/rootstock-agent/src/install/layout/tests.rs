@@ -110,7 +110,12 @@ impl Image {
             Some(gpt) => std::mem::take(&mut gpt.front),
             None => self.bytes[..MIB as usize].to_vec(),
         };
-        front[mark::AT_BYTES as usize..].copy_from_slice(&block());
+        let mark = Mark {
+            table: mark::table_of(&front),
+            ..mark()
+        };
+        let block = mark.encode().expect("has room");
+        front[mark::AT_BYTES as usize..].copy_from_slice(&block);
         (front, gpt)
     }
 
@@ -170,12 +175,12 @@ fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, byte)
 }
 
-fn block() -> Vec<u8> {
-    let mark = Mark {
+fn mark() -> Mark {
+    Mark {
         site: "site".to_owned(),
         node: "n1".to_owned(),
-    };
-    mark.encode().expect("has room")
+        table: None,
+    }
 }
 
 fn empty(len_bytes: u64) -> SimDisk {
@@ -197,8 +202,7 @@ fn bytes_of(disk: &SimDisk) -> Vec<u8> {
 
 fn install(disk: &SimDisk, image: &Image) -> Result<(), LayoutError> {
     let file = disk.open(FILE).map_err(reading)?;
-    let block = block();
-    let layout = Layout::prepare(&*file, &image.grid, image, &block)?;
+    let layout = Layout::prepare(&*file, &image.grid, image, &mark())?;
     assert!(layout.is_marked());
     layout.begin()?;
     layout.fill(1)?;

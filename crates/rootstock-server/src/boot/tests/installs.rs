@@ -96,6 +96,7 @@ async fn what_is_installed_starts_from_its_disk_until_another_version_is_assigne
     // A machine that starts anew meanwhile goes on from the network.
     let session = boots(&site, "").await;
     assert!(lays(&site, &session).await);
+    reports(&site, &session, InstallState::Laying).await;
     reports(&site, &session, InstallState::Installed).await;
     assert_eq!(installed(&site).await.as_deref(), Some("lab:1"));
 
@@ -131,6 +132,7 @@ async fn what_is_installed_starts_from_its_disk_until_another_version_is_assigne
 async fn a_disk_that_does_not_start_is_left_alone_and_the_machine_boots() {
     let site = site().await;
     let session = boots(&site, "").await;
+    reports(&site, &session, InstallState::Laying).await;
     reports(&site, &session, InstallState::Installed).await;
     // BIOS says that the disk did not start.
     assert!(site.script().await.contains("sanboot"));
@@ -158,6 +160,7 @@ async fn a_disk_that_does_not_start_is_left_alone_and_the_machine_boots() {
     let session = boots(&site, "").await;
     assert!(lays(&site, &session).await);
     set(&site, r#"{"image":"lab:1"}"#).await;
+    reports(&site, &session, InstallState::Laying).await;
     reports(&site, &session, InstallState::Installed).await;
     let session = boots(&site, "").await;
     assert!(!lays(&site, &session).await);

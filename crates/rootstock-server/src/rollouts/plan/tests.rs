@@ -91,7 +91,7 @@ impl Machine {
                 self.facts.power = Power::Up { users: 0 };
             }
             Power::Up { .. } => self.facts.fetch = Fetch::Done,
-            Power::Off => {}
+            Power::Off | Power::OwnDisk => {}
         }
     }
 }
@@ -142,10 +142,14 @@ impl Fleet {
                 Self::note(machine, NodeState::Assigned, "", now);
             }
             Step::Reboot(node) | Step::Wake(node) => {
+                let state = match step {
+                    Step::Wake(_) => NodeState::Waking,
+                    _ => NodeState::Restarting,
+                };
                 let machine = self.machine(node);
                 machine.facts.power = Power::Booting;
                 machine.until = soon;
-                Self::note(machine, NodeState::Restarting, "", now);
+                Self::note(machine, state, "", now);
             }
             Step::Withdraw(_) => {}
             Step::Note(node, state, detail) => {
@@ -285,8 +289,8 @@ fn who_logs_in_at_the_last_moment_is_left_alone() {
     fleet.machines[0].facts.power = USED;
     fleet.machines[0].until = None;
     assert_eq!(
-        fleet.turn().last(),
-        Some(&Step::Withdraw("n0".parse().expect("a name")))
+        fleet.turn()[0],
+        Step::Withdraw("n0".parse().expect("a name"))
     );
     fleet.run(60);
     assert_eq!(fleet.states(), [NodeState::Assigned]);
@@ -325,7 +329,7 @@ fn who_does_not_wake_up_has_not_failed() {
         ..terms()
     };
     let mut fleet = Fleet::new(wake, &[Power::Off]);
-    while fleet.machines[0].row.state != NodeState::Restarting {
+    while fleet.machines[0].row.state != NodeState::Waking {
         fleet.turn();
     }
     fleet.machines[0].facts.power = Power::Off;
@@ -333,6 +337,85 @@ fn who_does_not_wake_up_has_not_failed() {
     fleet.run(30);
     assert_eq!(fleet.states(), [NodeState::Later]);
     assert_eq!(fleet.rollout.state, RolloutState::Done);
+}
+
+#[test]
+fn canaries_that_do_not_wake_up_are_waited_for() {
+    let wake = RolloutTerms {
+        wake: true,
+        ..terms()
+    };
+    let mut fleet = Fleet::new(wake, &[Power::Off; 3]);
+    for _ in 0..90 {
+        for machine in &mut fleet.machines {
+            machine.facts.power = Power::Off;
+            machine.until = None;
+        }
+        fleet.turn();
+    }
+    assert_eq!(fleet.rollout.state, RolloutState::Open);
+    assert_eq!(fleet.states()[1..], [NodeState::Waiting; 2]);
+    fleet.run(60);
+    assert_eq!(fleet.states(), [NodeState::Good; 3]);
+}
+
+#[test]
+fn who_was_told_to_start_anew_and_is_gone_has_failed() {
+    let mut fleet = Fleet::new(terms(), &[IDLE; 3]);
+    while fleet.machines[0].row.state != NodeState::Restarting {
+        fleet.turn();
+    }
+    fleet.machines[0].facts.power = Power::Off;
+    fleet.machines[0].until = None;
+    fleet.run(20);
+    assert_eq!(fleet.states()[0], NodeState::Failed);
+    assert_eq!(fleet.rollout.state, RolloutState::Stopped);
+}
+
+#[test]
+fn who_boots_its_own_disk_is_no_canary_and_keeps_nobody_waiting() {
+    let mut fleet = Fleet::new(terms(), &[Power::OwnDisk, IDLE, Power::OwnDisk]);
+    fleet.turn();
+    let expected = [NodeState::Waiting, NodeState::Assigned, NodeState::Waiting];
+    assert_eq!(fleet.states(), expected);
+    fleet.run(30);
+    let expected = [NodeState::Later, NodeState::Good, NodeState::Later];
+    assert_eq!(fleet.states(), expected);
+    assert_eq!(fleet.rollout.state, RolloutState::Done);
+}
+
+#[test]
+fn who_cannot_fetch_it_keeps_nobody_waiting() {
+    let mut fleet = Fleet::new(terms(), &[IDLE; 3]);
+    fleet.run(8);
+    for machine in &mut fleet.machines[1..] {
+        machine.facts.fetch = Fetch::Trouble("the disk is full".to_owned());
+        machine.until = None;
+    }
+    fleet.run(5);
+    assert_eq!(fleet.rollout.state, RolloutState::Done);
+    let expected = [NodeState::Good, NodeState::Later, NodeState::Later];
+    assert_eq!(fleet.states(), expected);
+}
+
+#[test]
+fn a_halted_rollout_takes_its_orders_back() {
+    let mut fleet = Fleet::new(terms(), &[IDLE]);
+    while fleet.machines[0].row.state != NodeState::Restarting {
+        fleet.turn();
+    }
+    // It has not begun to.
+    fleet.machines[0].facts.power = IDLE;
+    fleet.machines[0].until = None;
+    fleet.rollout.state = RolloutState::Paused;
+    assert_eq!(
+        fleet.turn()[0],
+        Step::Withdraw("n0".parse().expect("a name"))
+    );
+    assert_eq!(fleet.states(), [NodeState::Assigned]);
+    fleet.rollout.state = RolloutState::Open;
+    fleet.run(10);
+    assert_eq!(fleet.states(), [NodeState::Good]);
 }
 
 #[test]
