@@ -26,7 +26,12 @@ const LINE_CHARS_MAX: usize = 200;
 pub(crate) fn until_passed(command: &str, limit: Duration, failed: impl FnOnce(String)) {
     let began = Instant::now();
     let mut failed = Some(failed);
+    let mut said = None;
     while let Err(why) = run(in_image(command), RUN_LIMIT) {
+        if said.as_ref() != Some(&why) {
+            console::info(format_args!("the check does not pass yet: {why}"));
+            said = Some(why.clone());
+        }
         if began.elapsed() >= limit
             && let Some(failed) = failed.take()
         {
@@ -62,15 +67,17 @@ fn shell(command: &str) -> Command {
 
 /// Runs it once; why it did not pass.
 fn run(mut command: Command, limit: Duration) -> Result<(), String> {
+    // No `/dev/null`: this process's root is empty.
     command
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .process_group(0);
     let mut child = command.spawn().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => "the image has no /bin/sh".to_owned(),
         _ => format!("it cannot be run: {error}"),
     })?;
+    drop((child.stdin.take(), child.stderr.take()));
     let said = listen(&mut child).map_err(|error| error.to_string())?;
     let began = Instant::now();
     let status = loop {
