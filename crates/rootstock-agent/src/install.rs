@@ -16,6 +16,7 @@ use rootstock_image::grid::Grid;
 use rootstock_store::disk::DiskFile;
 
 use crate::console;
+use crate::disk::device::Device;
 use crate::tiers::pace::{FETCHERS, Pace};
 
 pub(crate) mod chunks;
@@ -177,8 +178,8 @@ impl Installation {
             Err(error) => return self.fail(console::chain(&error)),
         };
         self.lock().device.clone_from(&target.device);
-        match self.install(ground, wanted, &target) {
-            Ok(()) => {
+        let _claim = match self.install(ground, wanted, &target) {
+            Ok(held) => {
                 self.set(InstallState::Installed);
                 console::info(format_args!(
                     "{} is installed on {}: {} were written, {} fetched for that",
@@ -187,9 +188,13 @@ impl Installation {
                     HumanBytes(self.written_bytes.load(Ordering::Relaxed)),
                     HumanBytes(self.fetched_bytes.load(Ordering::Relaxed)),
                 ));
+                Some(held)
             }
-            Err(reason) => self.fail(format!("{}: {reason}", target.device)),
-        }
+            Err(reason) => {
+                self.fail(format!("{}: {reason}", target.device));
+                None
+            }
+        };
         // Its last writer must not go while this system runs: udev would then have the
         // kernel look for partitions, whose file systems have the names of those in use.
         loop {
@@ -197,7 +202,8 @@ impl Installation {
         }
     }
 
-    fn install(&self, ground: &Ground, wanted: &Wanted, target: &Target) -> Result<(), String> {
+    /// Lays it out; answers the claim on the disk.
+    fn install(&self, ground: &Ground, wanted: &Wanted, target: &Target) -> Result<Device, String> {
         let source = Paced {
             chunks: &*wanted.chunks,
             installation: self,
@@ -221,8 +227,12 @@ impl Installation {
             .and_then(|()| layout.fill(FETCHERS))
             .map_err(|error| console::chain(&error))?;
         let own = ground.root.write(&target.disk.claim(), &wanted.identity);
+        // What is written from here on must be nobody else's.
+        let held = ground.disks.claim_again(target);
         own.map_err(|error| format!("its root cannot be made this machine's own: {error}"))?;
-        layout.finish().map_err(|error| console::chain(&error))
+        let held = held.map_err(|error| format!("somebody else took it: {error}"))?;
+        layout.finish().map_err(|error| console::chain(&error))?;
+        Ok(held)
     }
 
     fn fail(&self, reason: String) {

@@ -50,15 +50,14 @@ impl Claim {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Takes the right again, if nobody else has it; whether it is held then.
-    pub(crate) fn take_back(&self) -> bool {
+    /// Takes the right again, if nobody else has it.
+    pub(crate) fn take_back(&self) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if held.is_none() {
             let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
             let flags = OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
             *held = rustix::fs::open(path, flags, Mode::empty()).ok();
         }
-        held.is_some()
     }
 }
 

@@ -109,6 +109,15 @@ impl Disks {
         }
     }
 
+    /// A claim on a disk that was found, after the first was given up.
+    ///
+    /// # Errors
+    /// When somebody else has it.
+    pub(crate) fn claim_again(&self, target: &Target) -> io::Result<Device> {
+        let name = target.device.strip_prefix("/dev/");
+        self.devices.open_device(name.unwrap_or(&target.device))
+    }
+
     fn named(&self, device: &str) -> Result<Target, TargetError> {
         let name = self.devices.name(Path::new(device));
         let name = name.filter(|name| self.attribute(name, "size").is_some());
