@@ -74,12 +74,7 @@ impl Machine {
         disk: &Path,
     ) -> Result<PoweredOn> {
         let mut words = self.arguments(directory)?;
-        words.push("-drive".to_owned());
-        words.push(format!(
-            "if=none,id=own,format=raw,cache=none,file={}",
-            disk.display()
-        ));
-        words.extend(["-device", "virtio-blk-pci,drive=own"].map(String::from));
+        words.extend(own_disk(disk, ""));
         self.start(command, words, directory)
     }
 
@@ -101,12 +96,7 @@ impl Machine {
                 *word = word.replace(",bootindex=0", ",bootindex=2");
             }
         }
-        words.push("-drive".to_owned());
-        words.push(format!(
-            "if=none,id=own,format=raw,cache=none,file={}",
-            disk.display()
-        ));
-        words.extend(["-device", "virtio-blk-pci,drive=own,bootindex=1"].map(String::from));
+        words.extend(own_disk(disk, ",bootindex=1"));
         self.start(command, words, directory)
     }
 
@@ -267,4 +257,17 @@ impl PoweredOn {
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
+}
+
+/// A disk of the machine's own, as QEMU is told of it.
+fn own_disk(disk: &Path, more: &str) -> [String; 4] {
+    [
+        "-drive".to_owned(),
+        format!(
+            "if=none,id=own,format=raw,cache=none,file={}",
+            disk.display()
+        ),
+        "-device".to_owned(),
+        format!("virtio-blk-pci,drive=own{more}"),
+    ]
 }

@@ -277,22 +277,9 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::NodeNotFound`], when nothing is forgotten.
     pub async fn forget_failures(&self, nodes: &[NodeName]) -> Result<Vec<NodeName>, CatalogError> {
-        let doing = "forget what failed on a node";
-        let mut tx = self.begin(doing).await?;
-        let mut forgotten = Vec::new();
-        for node in nodes {
-            crate::nodes::find(&mut tx, node).await?;
-            let done = sqlx::query("DELETE FROM node_version WHERE node = $1 AND good_ms IS NULL")
-                .bind(node.as_str())
-                .execute(&mut *tx)
-                .await
-                .map_err(failed(doing))?;
-            if done.rows_affected() > 0 {
-                forgotten.push(node.clone());
-            }
-        }
-        tx.commit().await.map_err(failed(doing))?;
-        Ok(forgotten)
+        let statement = "DELETE FROM node_version WHERE node = $1 AND good_ms IS NULL";
+        self.for_each_node("forget what failed on a node", statement, nodes)
+            .await
     }
 }
 

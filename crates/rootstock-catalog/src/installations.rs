@@ -150,21 +150,8 @@ impl Catalog {
         &self,
         nodes: &[NodeName],
     ) -> Result<Vec<NodeName>, CatalogError> {
-        let doing = "forget an installation";
-        let mut tx = self.begin(doing).await?;
-        let mut forgotten = Vec::new();
-        for node in nodes {
-            crate::nodes::find(&mut tx, node).await?;
-            let done = sqlx::query("DELETE FROM installation WHERE node = $1")
-                .bind(node.as_str())
-                .execute(&mut *tx)
-                .await
-                .map_err(failed(doing))?;
-            if done.rows_affected() > 0 {
-                forgotten.push(node.clone());
-            }
-        }
-        tx.commit().await.map_err(failed(doing))?;
-        Ok(forgotten)
+        let statement = "DELETE FROM installation WHERE node = $1";
+        self.for_each_node("forget an installation", statement, nodes)
+            .await
     }
 }

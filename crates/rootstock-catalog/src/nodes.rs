@@ -497,6 +497,34 @@ impl Catalog {
         Ok(deleted)
     }
 
+    /// Runs a statement for each of these nodes, all or none of them. Answers those
+    /// where it changed something.
+    ///
+    /// # Errors
+    /// [`CatalogError::NodeNotFound`], when nothing is changed.
+    pub(crate) async fn for_each_node(
+        &self,
+        doing: &'static str,
+        statement: &'static str,
+        nodes: &[NodeName],
+    ) -> Result<Vec<NodeName>, CatalogError> {
+        let mut tx = self.begin(doing).await?;
+        let mut changed = Vec::new();
+        for node in nodes {
+            find(&mut tx, node).await?;
+            let done = sqlx::query(statement)
+                .bind(node.as_str())
+                .execute(&mut *tx)
+                .await
+                .map_err(failed(doing))?;
+            if done.rows_affected() > 0 {
+                changed.push(node.clone());
+            }
+        }
+        tx.commit().await.map_err(failed(doing))?;
+        Ok(changed)
+    }
+
     /// Records that a node was heard of. One that is not there is no error.
     ///
     /// # Errors

@@ -290,6 +290,12 @@ pub(crate) fn network_profile(
     network?.profile.as_deref()?.parse().ok()
 }
 
+/// The profile of the network that a node is in, as far as its settings tell.
+pub(crate) fn network_of(app: &App, node: &NodeRow) -> Result<Option<ProfileName>, ApiError> {
+    let own = read_settings(&node.settings)?;
+    Ok(network_profile(&app.config.network, own.network.as_deref()))
+}
+
 /// What holds for a node that boots by an interface of the server.
 pub(crate) async fn effective(
     app: &App,

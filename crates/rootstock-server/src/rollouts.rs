@@ -102,8 +102,9 @@ impl Fleet {
         }
     }
 
-    fn facts(&self, row: &NodeRow, version: &VersionSpec) -> Result<Facts, ApiError> {
-        let settings = self.profiles.of_node(row, None)?.settings;
+    fn facts(&self, app: &App, row: &NodeRow, version: &VersionSpec) -> Result<Facts, ApiError> {
+        let network = nodes::network_of(app, row)?;
+        let settings = self.profiles.of_node(row, network.as_ref())?.settings;
         let running = self.boots.get(&row.name);
         let running = running.and_then(|(boot, _)| nodes::running(boot));
         let health = self.health.get(&row.name).into_iter().flatten();
@@ -145,7 +146,7 @@ pub(crate) async fn look(app: &Arc<App>) -> Result<(), ApiError> {
         let mut nodes = Vec::with_capacity(rows.len());
         for row in rows {
             if let Some(node) = fleet.rows.get(&row.node) {
-                let facts = fleet.facts(node, &rollout.version)?;
+                let facts = fleet.facts(app, node, &rollout.version)?;
                 nodes.push((row, facts));
             }
         }

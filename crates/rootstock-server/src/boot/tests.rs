@@ -19,7 +19,7 @@ use rootstock_api::{
     record::Records,
     settings::Settings,
 };
-use rootstock_catalog::{Catalog, NewNode, NewVersion, VersionRow};
+use rootstock_catalog::{Catalog, NewNode, NewVersion, StepRow, VersionRow};
 use rootstock_core::{ChunkId, MacAddress};
 use rootstock_image::{grid::Grid, manifest::ManifestBuilder, seal::Seal};
 use rootstock_store::{ChunkStore, StoreOptions, disk::RealDisk, objects::MemoryObjects};
@@ -173,6 +173,21 @@ impl Site {
             .add_node(&node, Timestamp::now())
             .await
             .expect("is added");
+    }
+
+    /// The catalog hears of a step of the newest boot of `n001`, at this time.
+    async fn says(&self, step: &str, at: Timestamp, uptime_ms: Option<u64>, detail: &str) {
+        let node = "n001".parse().expect("a name");
+        let boots = self.app.catalog.boots_of(&node).await.expect("lists");
+        let row = StepRow {
+            step: step.to_owned(),
+            time: at,
+            uptime_ms,
+            bytes: 0,
+            detail: detail.to_owned(),
+        };
+        let added = self.app.catalog.add_steps(&boots[0].id, &[row]).await;
+        added.expect("is added");
     }
 
     async fn send(&self, from: &str, transport: Transport, request: Request<Body>) -> Response {

@@ -74,17 +74,51 @@ pub(super) enum Step {
     Finish,
 }
 
-/// A node, and how far it is.
+/// A node, and how far it is by now.
 struct Node<'a> {
     row: &'a RolloutNodeRow,
     facts: &'a Facts,
     state: NodeState,
+    /// What it does, while its end is not known.
+    what: Option<What>,
+    /// More, for people.
+    detail: String,
+}
+
+impl Node<'_> {
     /// Whether it takes a place of its batch.
-    is_active: bool,
+    fn is_active(&self) -> bool {
+        matches!(
+            self.what,
+            Some(What::Fetching | What::Booting | What::Restarting)
+        )
+    }
+
     /// Whether the rollout is not over before it is.
-    is_awaited: bool,
+    fn is_awaited(&self) -> bool {
+        self.is_active() || matches!(self.what, Some(What::InUse | What::Starting))
+    }
+
     /// What it could do now, if there is a place.
-    start: Option<Step>,
+    fn start(&self) -> Option<Step> {
+        let node = self.row.node.clone();
+        match (self.what?, self.facts.power) {
+            (What::Starting, Power::Off) => Some(Step::Wake(node)),
+            (What::Starting, _) => Some(Step::Reboot(node)),
+            _ => None,
+        }
+    }
+
+    /// What changed. An order to start anew must not outlive what it was for.
+    fn notes(&self) -> impl Iterator<Item = Step> {
+        let was_told = self.row.state == NodeState::Restarting;
+        let is_over = !matches!(self.state, NodeState::Restarting | NodeState::Good);
+        let is_other = self.state != self.row.state || self.detail != self.row.detail;
+        let node = &self.row.node;
+        let withdraw = (was_told && is_over).then(|| Step::Withdraw(node.clone()));
+        let note = || Step::Note(node.clone(), self.state, self.detail.clone());
+        withdraw.into_iter().chain(is_other.then(note))
+    }
 }
 
 /// What is to be done now. Of a rollout that is halted, how far its nodes are is
@@ -97,46 +131,45 @@ pub(super) fn plan(
     if rollout.state.is_over() || now < rollout.starts {
         return Vec::new();
     }
-    let goes_on = rollout.state == RolloutState::Open;
-    let mut steps = Vec::new();
-    let good = nodes
+    let looked = nodes
         .iter()
-        .filter(|(row, _)| row.state == NodeState::Good)
-        .count();
-    let is_begun = good >= rollout.terms.canary_count as usize;
-    let mut looked: Vec<Node<'_>> = nodes
-        .iter()
-        .map(|(row, facts)| look(rollout, row, facts, now, is_begun, &mut steps))
-        .collect();
-    if !goes_on {
-        steps.retain(is_note);
-        return steps;
-    }
+        .map(|(row, facts)| look(rollout, row, facts, now));
+    let mut looked: Vec<Node<'_>> = looked.collect();
     let count = |state| looked.iter().filter(|node| node.state == state).count();
     let (good, failures) = (count(NodeState::Good), count(NodeState::Failed));
     let forgiven = failures.min(rollout.failures_forgiven as usize);
     let unforgiven = failures - forgiven;
-    let is_canary = |node: &&Node<'_>| {
+    let is_candidate = |node: &&Node<'_>| {
         !matches!(node.state, NodeState::Left) && node.facts.power != Power::OwnDisk
     };
-    let candidates = looked
-        .iter()
-        .filter(is_canary)
-        .count()
-        .saturating_sub(forgiven);
-    let canaries = candidates.min(rollout.terms.canary_count as usize);
+    let candidates = looked.iter().filter(is_candidate).count();
+    let canaries = candidates
+        .saturating_sub(forgiven)
+        .min(rollout.terms.canary_count as usize);
     let is_past_canaries = good >= canaries;
+    if !is_past_canaries {
+        // Canaries are waited for, and woken again.
+        let is_asleep = |node: &&mut Node<'_>| {
+            node.row.state == NodeState::Waking && node.state == NodeState::Later
+        };
+        for node in looked.iter_mut().filter(is_asleep) {
+            (node.state, node.what, node.detail) = assigned(rollout, node.facts);
+        }
+    }
+    let mut steps: Vec<Step> = looked.iter().flat_map(Node::notes).collect();
+    if rollout.state != RolloutState::Open {
+        return steps;
+    }
     let failures_max = match is_past_canaries {
         true => rollout.terms.failures_max as usize,
         false => 0,
     };
     if unforgiven > failures_max {
-        steps.retain(is_note);
         steps.push(Step::Stop(reason(&looked, unforgiven, is_past_canaries)));
         return steps;
     }
     let unfinished =
-        |node: &&Node<'_>| is_unfinished(node.state) && (node.is_active || !is_past_canaries);
+        |node: &&Node<'_>| is_unfinished(node.state) && (node.is_active() || !is_past_canaries);
     let under_way = looked.iter().filter(unfinished).count();
     let room = match is_past_canaries {
         true => rollout.terms.batch_count as usize,
@@ -148,10 +181,7 @@ pub(super) fn plan(
         true => (rollout.terms.batch_count as usize).saturating_sub(under_way),
         false => usize::MAX,
     };
-    for start in looked.iter_mut().filter_map(|node| node.start.take()) {
-        if places == 0 {
-            break;
-        }
+    for start in looked.iter().filter_map(Node::start).take(places) {
         places -= 1;
         steps.push(start);
     }
@@ -179,11 +209,11 @@ pub(super) fn plan(
         room -= usize::from(!is_free);
         steps.push(Step::Assign(node.row.node.clone()));
         node.state = NodeState::Assigned;
-        node.is_awaited = true;
+        node.what = Some(What::Fetching);
     }
     let is_awaited = |node: &Node<'_>| match node.state {
         NodeState::Waiting | NodeState::Restarting | NodeState::Waking => true,
-        NodeState::Assigned => node.is_awaited || !is_past_canaries,
+        NodeState::Assigned => node.is_awaited() || !is_past_canaries,
         _ => false,
     };
     if !looked.iter().any(is_awaited) {
@@ -206,11 +236,6 @@ fn is_unfinished(state: NodeState) -> bool {
     )
 }
 
-/// What is done also while the rollout is halted.
-fn is_note(step: &Step) -> bool {
-    matches!(step, Step::Note(..) | Step::Withdraw(_))
-}
-
 /// Who goes first: machines that can show soon whether it works.
 fn rank(facts: &Facts, wake: bool) -> u8 {
     match facts.power {
@@ -225,13 +250,10 @@ fn rank(facts: &Facts, wake: bool) -> u8 {
 
 fn reason(nodes: &[Node<'_>], unforgiven: usize, is_past_canaries: bool) -> String {
     let failed = nodes.iter().filter(|node| node.state == NodeState::Failed);
-    let last = failed.max_by_key(|node| node.facts.failed.as_ref().map(|failed| failed.0));
+    let is_news = |node: &Node<'_>| node.row.state != NodeState::Failed;
+    let last = failed.max_by_key(|node| (is_news(node), node.row.since));
     let last = last.map_or_else(String::new, |node| {
-        let why = match &node.facts.failed {
-            Some((_, why)) => why,
-            None => &node.row.detail,
-        };
-        format!("{}: {why}", node.row.node)
+        format!("{}: {}", node.row.node, node.detail)
     });
     match is_past_canaries {
         true => format!("{unforgiven} nodes did not come up with it; {last}"),
@@ -239,73 +261,43 @@ fn reason(nodes: &[Node<'_>], unforgiven: usize, is_past_canaries: bool) -> Stri
     }
 }
 
-/// How far a node is by now. What changed is noted, what it could do is kept with it.
+/// How far a node is by now.
 fn look<'a>(
     rollout: &RolloutRow,
     row: &'a RolloutNodeRow,
     facts: &'a Facts,
     now: Timestamp,
-    is_begun: bool,
-    steps: &mut Vec<Step>,
 ) -> Node<'a> {
-    let mut node = Node {
-        row,
-        facts,
-        state: row.state,
-        is_active: false,
-        is_awaited: false,
-        start: None,
-    };
     let is_assigned = facts.image.as_ref() == Some(&rollout.version);
     let is_taken = match row.state {
         NodeState::Waiting => facts.image != row.before && !is_assigned,
         state => is_unfinished(state) && !is_assigned,
     };
-    let (state, detail) = if is_taken {
+    let (state, what, detail) = if is_taken {
         let detail = match &facts.image {
             Some(image) => format!("{image} was set meanwhile"),
             None => "its image was unset meanwhile".to_owned(),
         };
-        (NodeState::Left, detail)
+        (NodeState::Left, None, detail)
     } else if is_unfinished(row.state) {
-        let (state, what, detail) = unfinished(rollout, row, facts, now, is_begun);
-        node.is_active = matches!(
-            what,
-            Some(What::Fetching | What::Booting | What::Restarting)
-        );
-        let waits = matches!(what, Some(What::InUse | What::Starting));
-        node.is_awaited = node.is_active || waits;
-        if what == Some(What::Starting) {
-            node.start = Some(match facts.power {
-                Power::Off => Step::Wake(row.node.clone()),
-                _ => Step::Reboot(row.node.clone()),
-            });
-        }
-        (state, detail)
+        unfinished(rollout, row, facts, now)
     } else {
-        (row.state, row.detail.clone())
+        (row.state, None, row.detail.clone())
     };
-    node.state = state;
-    // An order to start anew must not outlive what it was for.
-    let was_told = row.state == NodeState::Restarting;
-    if was_told && !matches!(state, NodeState::Restarting | NodeState::Good) {
-        steps.push(Step::Withdraw(row.node.clone()));
+    Node {
+        row,
+        facts,
+        state,
+        what,
+        detail,
     }
-    if state != row.state || detail != row.detail {
-        steps.push(Step::Note(row.node.clone(), state, detail));
-    }
-    node
 }
 
-/// How far a node is to which the version is assigned: its state, what it does, and
-/// that for people.
-fn unfinished(
-    rollout: &RolloutRow,
-    row: &RolloutNodeRow,
-    facts: &Facts,
-    now: Timestamp,
-    is_begun: bool,
-) -> (NodeState, Option<What>, String) {
+/// How far a node is, what it does, and that for people.
+type HowFar = (NodeState, Option<What>, String);
+
+/// How far a node is to which the version is assigned.
+fn unfinished(rollout: &RolloutRow, row: &RolloutNodeRow, facts: &Facts, now: Timestamp) -> HowFar {
     let is_up = matches!(facts.power, Power::Up { .. });
     if is_up && facts.runs_it {
         return (NodeState::Good, None, String::new());
@@ -313,42 +305,37 @@ fn unfinished(
     if let Some((_, why)) = facts.failed.as_ref().filter(|(at, _)| *at >= row.since) {
         return (NodeState::Failed, None, why.clone());
     }
-    let assigned = || {
-        let what = assigned(rollout, facts);
-        let detail = match &facts.fetch {
-            Fetch::Trouble(why) if is_up => format!("cannot fetch it: {why}"),
-            _ => what.text().to_owned(),
-        };
-        (NodeState::Assigned, Some(what), detail)
-    };
-    if row.state == NodeState::Assigned {
-        return assigned();
-    }
     // Somebody was quicker, or the rollout was halted.
     let is_used = matches!(facts.power, Power::Up { users: 1.. });
     let is_refused = is_used && rollout.terms.reboot == RolloutReboot::Idle;
     let is_halted = is_up && rollout.state != RolloutState::Open;
-    if is_refused || is_halted {
-        return assigned();
+    if row.state == NodeState::Assigned || is_refused || is_halted {
+        return assigned(rollout, facts);
     }
     let is_late = now.duration_since(row.since) > facts.boot_limit + RESTART_SLACK;
-    match (row.state, facts.power) {
-        _ if !is_late => (row.state, Some(What::Restarting), row.detail.clone()),
-        // Canaries are waited for, and woken again.
-        (NodeState::Waking, Power::Off) if !is_begun => assigned(),
-        (NodeState::Waking, Power::Off) => {
-            let detail = "did not wake up: gets it with its next boot";
-            (NodeState::Later, None, detail.to_owned())
-        }
-        (_, Power::Off) => {
-            let detail = "was told to start anew, and did not come back";
-            (NodeState::Failed, None, detail.to_owned())
-        }
-        _ => {
-            let detail = "was not up with it in time";
-            (NodeState::Failed, None, detail.to_owned())
-        }
-    }
+    let (state, detail) = match (row.state, facts.power) {
+        _ if !is_late => return (row.state, Some(What::Restarting), row.detail.clone()),
+        (NodeState::Waking, Power::Off) => (
+            NodeState::Later,
+            "did not wake up: gets it with its next boot",
+        ),
+        (_, Power::Off) => (
+            NodeState::Failed,
+            "was told to start anew, and did not come back",
+        ),
+        _ => (NodeState::Failed, "was not up with it in time"),
+    };
+    (state, None, detail.to_owned())
+}
+
+/// What a node does that was neither told to start anew nor woken.
+fn assigned(rollout: &RolloutRow, facts: &Facts) -> HowFar {
+    let what = what(rollout, facts);
+    let detail = match &facts.fetch {
+        Fetch::Trouble(why) if what == What::Stuck => format!("cannot fetch it: {why}"),
+        _ => what.text().to_owned(),
+    };
+    (NodeState::Assigned, Some(what), detail)
 }
 
 /// What a node does to which the version is assigned.
@@ -382,7 +369,7 @@ impl What {
     }
 }
 
-fn assigned(rollout: &RolloutRow, facts: &Facts) -> What {
+fn what(rollout: &RolloutRow, facts: &Facts) -> What {
     match (facts.power, &facts.fetch, rollout.terms.reboot) {
         (Power::OwnDisk, ..) => What::OwnDisk,
         (Power::Off, ..) if rollout.terms.wake => What::Starting,

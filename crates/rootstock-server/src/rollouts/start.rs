@@ -130,7 +130,7 @@ async fn choose(
             let mut rows: Vec<&NodeRow> = fleet.rows.values().collect();
             rows.sort_by(|a, b| a.name.cmp(&b.name));
             for row in rows {
-                match heirs.would_leave(row)? {
+                match heirs.look(row, nodes::network_of(app, row)?.as_ref())? {
                     Verdict::Other => {}
                     Verdict::Takes(settings) => match personal(&settings) {
                         Some(reason) => left.push(leave(&row.name, reason)),
@@ -143,7 +143,8 @@ async fn choose(
         (None, Some(nodes)) => {
             for name in nodes.names() {
                 let row = app.catalog.node(name).await?;
-                let settings = fleet.profiles.of_node(&row, None)?.settings;
+                let network = nodes::network_of(app, &row)?;
+                let settings = fleet.profiles.of_node(&row, network.as_ref())?.settings;
                 match personal(&settings) {
                     Some(reason) => left.push(leave(name, reason)),
                     None => chosen.push(row),
@@ -206,8 +207,9 @@ impl Heirs {
         })
     }
 
-    fn is_heir(&self, row: &NodeRow) -> bool {
-        let mut next = row.profile.as_ref();
+    /// Whether a profile is this one, or inherits from it.
+    fn is_heir(&self, profile: Option<&ProfileName>) -> bool {
+        let mut next = profile;
         // The catalog lets no cycle in; a damaged one must end too.
         for _ in 0..=self.parents.len() {
             match next {
@@ -219,13 +221,16 @@ impl Heirs {
         false
     }
 
-    fn would_leave(&self, row: &NodeRow) -> Result<Verdict, ApiError> {
-        if !self.is_heir(row) {
+    /// What a node has to do with the profile, by itself or by its network.
+    fn look(&self, row: &NodeRow, network: Option<&ProfileName>) -> Result<Verdict, ApiError> {
+        if !self.is_heir(row.profile.as_ref()) && !self.is_heir(network) {
             return Ok(Verdict::Other);
         }
-        let effective = self.profiles.of_node(row, None)?;
+        let effective = self.profiles.of_node(row, network)?;
         Ok(match effective.origins.get(&Setting::Image) {
-            Some(Origin::Profile { name }) if *name == self.profile => {
+            Some(Origin::Profile { name: from } | Origin::Network { profile: from })
+                if *from == self.profile =>
+            {
                 Verdict::Takes(Box::new(effective.settings))
             }
             Some(Origin::Node) => Verdict::Leaves("it has an image of its own"),

@@ -1,7 +1,6 @@
 //! Versions that a machine does not come up with, and the one that it goes back to.
 
 use rootstock_api::Settings;
-use rootstock_catalog::StepRow;
 use rootstock_core::NodeName;
 
 use super::*;
@@ -40,16 +39,7 @@ async fn boots(site: &Site) -> String {
 
 /// The catalog hears of a step of the newest boot.
 async fn says(site: &Site, step: &str, uptime_ms: Option<u64>, detail: &str) {
-    let boots = site.app.catalog.boots_of(&n001()).await.expect("lists");
-    let row = StepRow {
-        step: step.to_owned(),
-        time: Timestamp::now(),
-        uptime_ms,
-        bytes: 0,
-        detail: detail.to_owned(),
-    };
-    let added = site.app.catalog.add_steps(&boots[0].id, &[row]).await;
-    added.expect("is added");
+    site.says(step, Timestamp::now(), uptime_ms, detail).await;
 }
 
 async fn set(site: &Site, settings: &str) {

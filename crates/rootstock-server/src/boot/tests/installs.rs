@@ -74,16 +74,8 @@ async fn installed(site: &Site) -> Option<String> {
 
 /// As if the newest boot had begun long ago.
 async fn has_run_long(site: &Site) {
-    let boots = site.app.catalog.boots_of(&n001()).await.expect("lists");
-    let row = rootstock_catalog::StepRow {
-        step: "own-disk".to_owned(),
-        time: Timestamp::now() - jiff::SignedDuration::from_hours(1),
-        uptime_ms: None,
-        bytes: 0,
-        detail: String::new(),
-    };
-    let added = site.app.catalog.add_steps(&boots[0].id, &[row]).await;
-    added.expect("is added");
+    let long_ago = Timestamp::now() - jiff::SignedDuration::from_hours(1);
+    site.says("own-disk", long_ago, None, "").await;
 }
 
 #[tokio::test]
@@ -141,16 +133,7 @@ async fn a_disk_that_does_not_start_is_left_alone_and_the_machine_boots() {
     assert_eq!(installed(&site).await.as_deref(), Some("lab:1"));
     // UEFI comes back by itself.
     assert!(site.script().await.contains("sanboot"));
-    let boot = site.app.catalog.boots_of(&n001()).await.expect("lists");
-    let row = rootstock_catalog::StepRow {
-        step: "own-disk".to_owned(),
-        time: Timestamp::now(),
-        uptime_ms: None,
-        bytes: 0,
-        detail: String::new(),
-    };
-    let added = site.app.catalog.add_steps(&boot[0].id, &[row]).await;
-    added.expect("is added");
+    site.says("own-disk", Timestamp::now(), None, "").await;
     let session = boots(&site, "").await;
     assert!(!lays(&site, &session).await);
 

@@ -4,7 +4,7 @@ use rootstock_api::{
     Problem, ProblemCode, RolloutReboot, RolloutStart, RolloutStarted, RolloutState,
     boot::{DiskCacheReport, NextReport, NodeReport},
 };
-use rootstock_catalog::{NewProfile, Pass, RebootKind, StepRow};
+use rootstock_catalog::{NewProfile, Pass, RebootKind};
 use rootstock_core::NodeName;
 
 use super::*;
@@ -16,7 +16,11 @@ fn name(text: &str) -> NodeName {
 
 /// A site whose profile `room` has `lab:1`, which one of its four machines runs.
 async fn site() -> (Site, String) {
-    let site = Site::new().await;
+    site_with(|_| {}).await
+}
+
+async fn site_with(prepare: impl FnOnce(&mut App)) -> (Site, String) {
+    let site = Site::with(prepare).await;
     site.version(1).await;
     site.version(2).await;
     let catalog = &site.app.catalog;
@@ -68,21 +72,7 @@ async fn boots(site: &Site, version: &str) -> String {
 }
 
 async fn says(site: &Site, step: &str, detail: &str) {
-    let boots = site
-        .app
-        .catalog
-        .boots_of(&name("n001"))
-        .await
-        .expect("lists");
-    let row = StepRow {
-        step: step.to_owned(),
-        time: Timestamp::now(),
-        uptime_ms: Some(5),
-        bytes: 0,
-        detail: detail.to_owned(),
-    };
-    let added = site.app.catalog.add_steps(&boots[0].id, &[row]).await;
-    added.expect("is added");
+    site.says(step, Timestamp::now(), Some(5), detail).await;
     crate::boot::health::judge_all(&site.app).await;
 }
 
@@ -298,4 +288,21 @@ async fn what_somebody_sets_meanwhile_stays_and_what_is_wrong_is_refused() {
         unknown.expect_err("is unknown").code,
         ProblemCode::RolloutNotFound
     );
+}
+
+#[tokio::test]
+async fn who_has_the_profile_from_its_network_is_of_it_too() {
+    let network = "subnet = \"10.0.0.0/24\"\nprofile = \"room\"";
+    let network = toml::from_str(network).expect("is a network");
+    let (site, session) = site_with(|app| app.config.network = vec![network]).await;
+    reports(&site, &session, 0, None).await;
+    let names = [name("n001"), name("n003")];
+    let set = site.app.catalog.update_nodes(&names, Pass::Keep, |row| {
+        row.profile = None;
+    });
+    set.await.expect("is set");
+    let planned = start(&site, "lab:2", true).await.expect("is planned");
+    let nodes: Vec<_> = planned.nodes.iter().map(|one| one.node.as_str()).collect();
+    assert_eq!(nodes, ["n001", "n002"]);
+    assert_eq!(planned.left[0].reason, "it has an image of its own");
 }

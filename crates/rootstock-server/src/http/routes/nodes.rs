@@ -577,7 +577,7 @@ fn describe(
     report: Option<NodeReport>,
 ) -> Result<Node, ApiError> {
     let own = nodes::read_settings(&row.settings)?;
-    let network = nodes::network_profile(&app.config.network, own.network.as_deref());
+    let network = nodes::network_of(app, &row)?;
     let effective = profiles.of_node(&row, network.as_ref())?;
     let status = nodes::status(&row, boot, report);
     let fill = control::fill(&effective.settings, &app.boot.clock.now());

@@ -360,6 +360,24 @@ fn canaries_that_do_not_wake_up_are_waited_for() {
 }
 
 #[test]
+fn more_canaries_than_there_are_nodes_are_all_of_them() {
+    let many = RolloutTerms {
+        canary_count: 9,
+        ..terms()
+    };
+    let mut fleet = Fleet::new(many, &[IDLE, IDLE, Power::OwnDisk]);
+    fleet.machines[0].works = false;
+    fleet.run(20);
+    assert_eq!(fleet.rollout.state, RolloutState::Stopped);
+    fleet.rollout.state = RolloutState::Open;
+    fleet.rollout.failures_forgiven = 1;
+    fleet.run(20);
+    assert_eq!(fleet.rollout.state, RolloutState::Done);
+    let expected = [NodeState::Failed, NodeState::Good, NodeState::Later];
+    assert_eq!(fleet.states(), expected);
+}
+
+#[test]
 fn who_was_told_to_start_anew_and_is_gone_has_failed() {
     let mut fleet = Fleet::new(terms(), &[IDLE; 3]);
     while fleet.machines[0].row.state != NodeState::Restarting {
@@ -370,6 +388,11 @@ fn who_was_told_to_start_anew_and_is_gone_has_failed() {
     fleet.run(20);
     assert_eq!(fleet.states()[0], NodeState::Failed);
     assert_eq!(fleet.rollout.state, RolloutState::Stopped);
+    let reason = fleet.rollout.reason.as_deref().unwrap_or_default();
+    assert!(
+        reason.ends_with("n0: was told to start anew, and did not come back"),
+        "{reason}"
+    );
 }
 
 #[test]
