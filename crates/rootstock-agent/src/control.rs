@@ -58,6 +58,8 @@ pub(crate) enum FromServer {
         bytes: u64,
         /// The device of the root's file system, when it is not its partition.
         root: Option<String>,
+        /// Why what is to be kept is not.
+        lost: Option<String>,
     },
     /// There will be no device.
     Failed {

@@ -159,7 +159,7 @@ fn in_root(order: &BootOrder, nic: Option<&Nic>, root: &Root) -> Vec<(String, St
         ));
     }
     let path = "/etc/fstab";
-    if order.mode != NodeMode::Personal
+    if (order.mode != NodeMode::Personal || order.volume.is_none())
         && let Some(text) = root.read(path)
         && let Some(text) = without_swap(&text)
     {
@@ -290,6 +290,7 @@ mod tests {
                 export: "secret export".to_owned(),
                 tls: false,
             }),
+            personal: None,
             chunk_urls: Vec::new(),
             overlay_bytes_max: None,
             cache_bytes: 1,

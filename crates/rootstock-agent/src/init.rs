@@ -364,6 +364,8 @@ struct Device {
     control: UnixStream,
     /// Where the root's file system is, when it is not on its partition.
     root: Option<String>,
+    /// Why what is to be kept is not.
+    lost: Option<String>,
 }
 
 /// Starts the process that serves the root, and waits until it does.
@@ -406,7 +408,7 @@ fn device(
     send(&control, &start).map_err(|error| failed(error.to_string()))?;
     let answer = Lines::new(&control).next();
     match answer.map_err(|error| failed(format!("the root's server: {error}")))? {
-        Some(FromServer::Ready { bytes, root }) => {
+        Some(FromServer::Ready { bytes, root, lost }) => {
             let text = format!("{}:{}", order.image, order.version);
             console::info(format_args!(
                 "{text}, {} as /dev/nbd0",
@@ -416,7 +418,11 @@ fn device(
             for step in told.steps.drain(..) {
                 tell(&control, step);
             }
-            Ok(Device { control, root })
+            Ok(Device {
+                control,
+                root,
+                lost,
+            })
         }
         Some(FromServer::Failed { reason }) => Err(failed(reason)),
         None => Err(failed("the root's server ended".to_owned())),
@@ -457,14 +463,18 @@ fn root(
     told.shell = order.rescue_shell;
     let root = Root::new(Path::new(switch::SYSROOT));
     // Before what is written into them.
-    let lost = keep::apply(&order.keep).map_err(|error| console::chain(&error));
+    let kept = keep::apply(&order.keep).map_err(|error| console::chain(&error));
+    let kept = match &device.lost {
+        Some(why) => Err(why.clone()),
+        None => kept,
+    };
     let link = link.map(|(nic, address)| Link { nic, address });
     identity::apply(order, link, &root).map_err(|error| failed(console::chain(&error)))?;
     // For an init that does not read /etc/hostname.
     let _ = rustix::system::sethostname(order.identity.host_name.as_bytes());
     tell(
         &device.control,
-        step(BootStep::RootMounted, 0, mounted(order, lost)),
+        step(BootStep::RootMounted, 0, mounted(order, kept)),
     );
     Ok(())
 }

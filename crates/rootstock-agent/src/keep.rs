@@ -41,7 +41,7 @@ pub(crate) enum KeepError {
     /// Nothing has the label.
     #[error(
         "no disk has a file system labelled '{LABEL}': make one \
-         (mkfs.ext4 -L {LABEL} /dev/sdXN), or unset keep"
+         (mkfs.ext4 -L {LABEL} /dev/sdXN)"
     )]
     NoFileSystem,
     /// More than one has it.
@@ -100,16 +100,7 @@ pub(crate) fn apply(paths: &[KeptPath]) -> Result<(), KeepError> {
             });
         }
     }
-    let (device, kind) = match find().as_slice() {
-        [] => return Err(KeepError::NoFileSystem),
-        [found] => found.clone(),
-        [one, other, ..] => {
-            return Err(KeepError::Several {
-                one: one.0.clone(),
-                other: other.0.clone(),
-            });
-        }
-    };
+    let (device, kind) = labelled()?;
     let failed = |source| KeepError::Mount {
         device: device.clone(),
         kind,
@@ -123,6 +114,21 @@ pub(crate) fn apply(paths: &[KeptPath]) -> Result<(), KeepError> {
         })?;
     }
     Ok(())
+}
+
+/// The device and the kind of the machine's own file system.
+///
+/// # Errors
+/// When there is none, or more than one.
+pub(crate) fn labelled() -> Result<(String, &'static str), KeepError> {
+    match find().as_slice() {
+        [] => Err(KeepError::NoFileSystem),
+        [found] => Ok(found.clone()),
+        [one, other, ..] => Err(KeepError::Several {
+            one: one.0.clone(),
+            other: other.0.clone(),
+        }),
+    }
 }
 
 /// Devices and kinds of labelled file systems, once there is one.

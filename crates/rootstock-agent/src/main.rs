@@ -35,6 +35,7 @@ mod remote;
 mod replay;
 mod report;
 mod restart;
+mod room;
 mod server;
 mod service;
 mod stats;

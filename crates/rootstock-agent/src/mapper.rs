@@ -64,6 +64,11 @@ impl DeviceNumber {
         Self(rustix::fs::major(device), rustix::fs::minor(device))
     }
 
+    /// Of the device that has this path.
+    pub(crate) fn of_path(path: &str) -> io::Result<Self> {
+        Ok(Self::of(rustix::fs::stat(path)?.st_rdev))
+    }
+
     /// `huge_decode_dev` of the kernel's `include/linux/kdev_t.h`.
     fn decode(device: u64) -> Self {
         let major = (device & 0xf_ff00) >> 8;

@@ -22,17 +22,16 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use crate::console;
 use crate::mapper::{DeviceNumber, Key, Kind, Mapped, Mapper, SECTOR_BYTES, Target};
 use crate::overlay::{self, zram};
+use crate::room::{Superblock, Usage, Views, Warden};
 use crate::stats::Stats;
 use crate::switch;
 use crate::tiers::attach::Ground;
 
 mod faults;
 mod map;
-mod room;
 
 use faults::Faults;
 use map::{Map, Place};
-use room::{Room, Superblock, Views};
 
 /// How often it looks for faults, and at the room that is left.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -64,13 +63,6 @@ pub(crate) struct Parts {
     pub(crate) stats: Arc<Stats>,
     /// Whether reads wait for the network.
     pub(crate) is_busy: Box<dyn Fn() -> bool + Send>,
-}
-
-/// How much of the writes' room is used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
-    used_bytes: u64,
-    bytes_max: u64,
 }
 
 /// The kernel's devices below the root.
@@ -111,10 +103,8 @@ impl Native {
         let name = switch::partition_name(parts.partition);
         let partition = switch::partition_range(parts.partition)?;
         let agent_device = format!("/dev/{name}");
-        let agent = number_of(&agent_device)?;
-        let mut superblock = vec![0; 1024];
-        fs::File::open(&agent_device)?.read_exact_at(&mut superblock, 1024)?;
-        let superblock = Superblock::parse(&superblock)
+        let agent = DeviceNumber::of_path(&agent_device)?;
+        let superblock = Superblock::of(&agent_device)?
             .ok_or_else(|| io::Error::other("the root is not ext4"))?;
         // Compressed memory has sectors of as much, and so has what lies above it.
         if superblock.block_bytes < BLOCK_BYTES {
@@ -187,12 +177,10 @@ impl Native {
             faults,
             lost: None,
         };
+        let device = (native.root.number, native.root.kernel_name());
         let room = RoomWatch {
             native: Arc::clone(&native),
-            views,
-            superblock,
-            room: None,
-            is_told: false,
+            warden: Warden::new(views, device, superblock),
         };
         let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.to_owned()).spawn(run)
@@ -232,11 +220,7 @@ impl Native {
     /// How full the room for writes is.
     pub(crate) fn fill(&self) -> overlay::Fill {
         let usage = *self.usage.lock().unwrap_or_else(PoisonError::into_inner);
-        overlay::Fill {
-            used_bytes: usage.used_bytes,
-            bytes_max: usage.bytes_max,
-            percent: usage.percent(),
-        }
+        usage.fill()
     }
 
     /// Asks the kernel how full it is.
@@ -251,12 +235,6 @@ impl Native {
         };
         *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
         Ok(usage)
-    }
-}
-
-impl Usage {
-    fn percent(self) -> u8 {
-        (self.used_bytes.saturating_mul(100) / self.bytes_max.max(1)).min(100) as u8
     }
 }
 
@@ -289,7 +267,7 @@ fn writes_table(made: &mut Made<'_>, parts: &Parts) -> io::Result<Vec<Target>> {
     let mut table = vec![Target {
         sectors,
         kind: Kind::Linear {
-            device: number_of(&memory.path)?,
+            device: DeviceNumber::of_path(&memory.path)?,
             start_sectors: 0,
         },
     }];
@@ -335,10 +313,6 @@ fn length(table: &[Target]) -> u64 {
         .sum()
 }
 
-fn number_of(path: &str) -> io::Result<DeviceNumber> {
-    Ok(DeviceNumber::of(rustix::fs::stat(path)?.st_rdev))
-}
-
 /// The length of a disk's sectors; a partition has those of its disk.
 fn logical_block_bytes(name: &str) -> u64 {
     let paths = [
@@ -381,11 +355,7 @@ struct Watch {
 /// What keeps the writers within their room, whatever else waits.
 struct RoomWatch {
     native: Arc<Native>,
-    views: Views,
-    superblock: Superblock,
-    room: Option<Room>,
-    /// Whether it was said that the file system cannot be told.
-    is_told: bool,
+    warden: Warden,
 }
 
 impl Watch {
@@ -527,28 +497,14 @@ impl RoomWatch {
                 return true;
             }
         };
-        if self.room.is_none() {
-            let native = &self.native;
-            let kernel_name = native.root.kernel_name();
-            let found = self
-                .views
-                .root(native.root.number, &kernel_name, self.superblock);
-            // An image's kernel without these has no such limit.
-            self.room = found.unwrap_or_default();
-        }
-        if let Some(room) = &mut self.room
-            && let Err(error) = room.keep(usage)
-            && !std::mem::replace(&mut self.is_told, true)
-        {
-            console::warn(format_args!("the room for writes: {error}"));
-        }
+        self.warden.keep(usage);
         if usage.percent() >= LAST_PERCENT {
             console::error(
                 "the room for this machine's writes is used up: its file systems are read-only \
                  from now on; reboot it",
             );
             // `u`: "remount all mounted filesystems read-only" (sysrq.rst).
-            if let Err(error) = self.views.trigger(b"u") {
+            if let Err(error) = self.warden.views().trigger(b"u") {
                 console::error(error);
             }
             return true;
@@ -567,16 +523,5 @@ mod tests {
         assert_eq!(used_bytes("Invalid"), None);
         assert_eq!(used_bytes("Overflow"), None);
         assert_eq!(sectors_read("  9  0  640 12 1 2 3\n"), Some(640));
-    }
-
-    #[test]
-    fn percents_end_at_a_hundred() {
-        let usage = |used_bytes, bytes_max| Usage {
-            used_bytes,
-            bytes_max,
-        };
-        assert_eq!(usage(1, 4).percent(), 25);
-        assert_eq!(usage(9, 4).percent(), 100);
-        assert_eq!(usage(0, 0).percent(), 0);
     }
 }

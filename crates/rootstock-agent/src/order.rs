@@ -178,10 +178,10 @@ fn check(order: &BootOrder, session: &str) -> Result<(), TrustError> {
     if order.boot != session {
         return Err(TrustError::OtherBoot);
     }
-    if order.mode == NodeMode::Personal && order.volume.is_none() {
-        return bad("the mode is personal, and no volume is named");
+    if order.mode == NodeMode::Personal && order.volume.is_some() == order.personal.is_some() {
+        return bad("the mode is personal, and not one place for its writes is named");
     }
-    if order.mode != NodeMode::Personal && order.chunk_urls.is_empty() {
+    if order.volume.is_none() && order.chunk_urls.is_empty() {
         return bad("no server of chunks is named");
     }
     if !order.root.init.starts_with('/') {
@@ -249,6 +249,7 @@ mod tests {
                 init: "/sbin/init".to_owned(),
             },
             volume: None,
+            personal: None,
             chunk_urls: vec!["http://10.0.0.1:8480".to_owned()],
             overlay_bytes_max: None,
             cache_bytes: 1 << 26,
@@ -303,7 +304,10 @@ mod tests {
             error.expect_err("refused").to_string()
         };
         for (error, expected) in [
-            (with(|order| order.mode = NodeMode::Personal), "no volume"),
+            (
+                with(|order| order.mode = NodeMode::Personal),
+                "not one place for its writes",
+            ),
             (with(|order| order.chunk_urls.clear()), "no server"),
             (with(|order| order.root.init = "sh".to_owned()), "init"),
             (

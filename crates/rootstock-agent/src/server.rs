@@ -30,13 +30,15 @@ use crate::native::{self, Native};
 use crate::nbd;
 use crate::order::Site;
 use crate::overlay::{Fill, Overlay, memory::MemorySlots, zram::ZramSlots};
-use crate::personal::RemoteVolume;
+use crate::personal::commit::{self, Commits};
+use crate::personal::{RemoteVolume, disk};
 use crate::ram::RamFrames;
 use crate::rejoin;
 use crate::remote::{Fetch, Remote, ServiceFetch};
 use crate::replay::{self, Landed, Landing, ServicePacks};
 use crate::report::{Reporter, Source};
 use crate::restart::Restart;
+use crate::room::Views;
 use crate::service::Service;
 use crate::stats::Stats;
 use crate::steer;
@@ -97,8 +99,8 @@ pub(crate) fn run(control: &UnixStream) -> io::Result<()> {
     }
     steer::start(served.steered, start.urls.clone(), each)?;
     let bytes = stats.fetched_bytes();
-    let root = served.root;
-    send(control, &FromServer::Ready { bytes, root })?;
+    let (root, lost) = (served.root, served.lost);
+    send(control, &FromServer::Ready { bytes, root, lost })?;
     // Until pid 1 becomes the image's own init.
     while let Some(ToServer::Step(step)) = lines.next()? {
         reporter.step(step);
@@ -133,6 +135,8 @@ struct Served {
     told: ToldOf,
     /// The device of the root's file system, when it is not its partition.
     root: Option<String>,
+    /// Why what is to be kept is not.
+    lost: Option<String>,
     fill: FillOf,
     disk: DiskOf,
     install: Option<Arc<Installation>>,
@@ -154,6 +158,7 @@ fn serve(start: &Start, stats: &Arc<Stats>) -> Result<Served, String> {
         told: parts.told,
         service,
         root: None,
+        lost: parts.lost,
         fill: parts.fill,
         disk: parts.disk,
         install: None,
@@ -161,6 +166,11 @@ fn serve(start: &Start, stats: &Arc<Stats>) -> Result<Served, String> {
     };
     if let Some(wanted) = parts.install {
         served.install(wanted, start.order.fill.clone());
+    }
+    if let Some(writes) = parts.writes_on_disk
+        && let Err(error) = disk::watch(writes, start.order.root.partition)
+    {
+        console::warn(format_args!("writers are not told of a full disk: {error}"));
     }
     match parts.native.map(Native::start) {
         Some(Ok(native)) => served.put_below(native),
@@ -211,6 +221,10 @@ struct Parts {
     writes: Writes,
     /// What the kernel may read and write without the agent.
     native: Option<native::Parts>,
+    /// A personal machine's writes on its own disk.
+    writes_on_disk: Option<Arc<disk::Writes>>,
+    /// Why what is to be kept is not.
+    lost: Option<String>,
     /// What is laid out on a disk.
     install: Option<install::Wanted>,
 }
@@ -227,6 +241,8 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
             told: Box::new(|_| {}),
             writes: Writes::Pooled,
             native: None,
+            writes_on_disk: None,
+            lost: None,
             install: None,
         });
     }
@@ -314,6 +330,36 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
     let sink = Arc::new(BootSink::new(tiers, Arc::clone(&landing)));
     replay::start(packs, version, landing, sink, Arc::clone(stats))
         .map_err(|error| format!("the boot's replay cannot be started: {error}"))?;
+    let lost = match order.personal.map(|personal| {
+        let version = Arc::new(VersionDisk::new(manifest.clone(), Arc::clone(&cache)));
+        let runs = disk::Runs {
+            image: order.image.clone(),
+            version: order.version,
+            manifest: order.manifest,
+        };
+        let base = Arc::clone(&version).into_base();
+        disk::Writes::open(&personal, &runs, base).map(|writes| (writes, version))
+    }) {
+        Some(Ok((writes, version))) => {
+            let views = Views::open()
+                .map_err(|error| format!("the kernel's views cannot be opened: {error}"))?;
+            let commits = Commits::new(commit::Source {
+                volume: Arc::clone(&writes.volume),
+                version,
+                service: service.clone(),
+                urls: start.urls.clone(),
+                views,
+            });
+            let told = Box::new(move |control: NodeControl| {
+                commits.set(control.commit.clone());
+                told(control);
+            });
+            return Ok(personal(writes, on_disk(attached), told));
+        }
+        // Its user goes on.
+        Some(Err(error)) => Some(console::chain(&error)),
+        None => None,
+    };
     let mut bytes_max = writes_bytes_max(order);
     let mut native = None;
     if let Some(ground) = attached.ground().filter(|_| order.root.fs == NATIVE_FS) {
@@ -334,14 +380,9 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
             is_busy: Box::new(move || busy.foreground().is_busy(Duration::ZERO)),
         });
     }
-    let disk = Box::new(move || {
-        Some(OnDisk {
-            report: attached.report()?,
-            native_read_bytes: 0,
-        })
-    });
-    let mut parts = cow(manifest, cache, bytes_max, disk, told);
+    let mut parts = cow(manifest, cache, bytes_max, on_disk(attached), told);
     parts.native = native;
+    parts.lost = lost;
     parts.install = install;
     Ok(parts)
 }
@@ -371,6 +412,34 @@ fn must_be_whole<F: Fetch + 'static>(
     ))
 }
 
+/// How a machine's own disk does, as long as the agent reads it.
+fn on_disk<F: Fetch + 'static>(attached: Arc<Attached<F>>) -> DiskOf {
+    Box::new(move || {
+        Some(OnDisk {
+            report: attached.report()?,
+            native_read_bytes: 0,
+        })
+    })
+}
+
+/// A version under writes that stay on the machine's own disk.
+fn personal(writes: disk::Writes, disk: DiskOf, told: ToldOf) -> Parts {
+    let writes = Arc::new(writes);
+    let filled = Arc::clone(&writes);
+    Parts {
+        device: Arc::clone(&writes.volume) as Arc<dyn BlockDevice>,
+        fill: Box::new(move || Some(filled.usage().fill())),
+        disk,
+        told,
+        // They wait for the disk.
+        writes: Writes::Pooled,
+        native: None,
+        writes_on_disk: Some(writes),
+        lost: None,
+        install: None,
+    }
+}
+
 /// What writes may take of memory.
 fn writes_bytes_max(order: &BootOrder) -> u64 {
     let part = || memory_bytes("MemTotal:") / OVERLAY_PART;
@@ -396,6 +465,8 @@ fn cow<S: ChunkSource + 'static>(
         told,
         writes: Writes::AtOnce,
         native: None,
+        writes_on_disk: None,
+        lost: None,
         install: None,
     }
 }

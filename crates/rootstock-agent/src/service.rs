@@ -10,7 +10,8 @@ use rootstock_api::boot::{
     ReportAnswer, SESSION, STEPS, SessionCreate, SessionState, Steps, TRACE,
 };
 use rootstock_api::local::{LOCAL_FILE, LOCAL_ORDER, LOCAL_ORDER_BYTES_MAX, LOCAL_TOKEN};
-use rootstock_api::record::{RECORDS_BYTES_MAX, encode_ids};
+use rootstock_api::personal::{COMMIT, COMMIT_CHUNKS, COMMIT_LACKING, CommitTold};
+use rootstock_api::record::{Bitmap, RECORDS_BYTES_MAX, encode_ids};
 use rootstock_core::{ChunkId, MacAddress};
 use rootstock_image::manifest::MANIFEST_BYTES_MAX;
 use rootstock_image::trace::TRACE_BYTES_MAX;
@@ -251,14 +252,17 @@ impl Service {
     }
 
     fn records(&self, url: &str, ids: &[ChunkId]) -> Result<Vec<u8>, CallError> {
+        let response = self.send_bytes(url, &encode_ids(ids))?;
+        bytes(url, response, RECORDS_BYTES_MAX as u64)
+    }
+
+    fn send_bytes(&self, url: &str, body: &[u8]) -> Result<Response<Body>, CallError> {
         let request = self
             .agent
             .post(url)
             .header("content-type", "application/octet-stream")
             .header("authorization", self.bearer()?);
-        let response = request.send(&encode_ids(ids)[..]);
-        let response = accepted(url, response)?;
-        bytes(url, response, RECORDS_BYTES_MAX as u64)
+        accepted(url, request.send(body))
     }
 
     /// The site's trace of this version, if it has one.
@@ -337,6 +341,47 @@ impl Service {
         request = request.header("authorization", self.bearer()?);
         let response = accepted(&url, request.call())?;
         json(&url, response)
+    }
+
+    /// Which of these chunks the server lacks, for a commit of what this machine wrote.
+    pub(crate) fn commit_lacking(
+        &self,
+        base: &str,
+        commit: &str,
+        ids: &[ChunkId],
+    ) -> Result<Bitmap, CallError> {
+        let url = format!("{base}{COMMIT_LACKING}?commit={commit}");
+        let response = self.send_bytes(&url, &encode_ids(ids))?;
+        let body = bytes(&url, response, SMALL_BYTES_MAX)?;
+        Bitmap::from_bytes(body, ids.len()).ok_or_else(|| answer(&url, "it has other bits"))
+    }
+
+    /// Sends chunks of a commit, as records.
+    pub(crate) fn commit_chunks(
+        &self,
+        base: &str,
+        commit: &str,
+        records: &[u8],
+    ) -> Result<(), CallError> {
+        let url = format!("{base}{COMMIT_CHUNKS}?commit={commit}");
+        self.send_bytes(&url, records).map(drop)
+    }
+
+    /// Tells how far a commit is.
+    pub(crate) fn commit_told(
+        &self,
+        base: &str,
+        commit: &str,
+        told: &CommitTold,
+    ) -> Result<(), CallError> {
+        let url = format!("{base}{COMMIT}?commit={commit}");
+        let text = serde_json::to_vec(told).map_err(|error| answer(&url, error))?;
+        let request = self.agent.post(&url).config();
+        // The server goes through all of the version before it answers the last one.
+        let request = request.timeout_global(Some(PACK_LIMIT)).build();
+        let request = request.header("content-type", "application/json");
+        let request = request.header("authorization", self.bearer()?);
+        accepted(&url, request.send(&text[..])).map(drop)
     }
 
     fn get(&self, url: &str) -> Result<Response<Body>, CallError> {

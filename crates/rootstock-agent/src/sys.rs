@@ -104,6 +104,33 @@ pub(crate) fn bind_to_device(socket: BorrowedFd<'_>, interface: &str) -> io::Res
     }
 }
 
+/// Has a file system write all out and let nobody write (`FIFREEZE`, `ioctl_fs(2)`), or
+/// go on (`FITHAW`).
+pub(crate) fn freeze(file_system: BorrowedFd<'_>, freeze: Freeze) -> io::Result<()> {
+    // `_IOWR('X', 119, int)` and `_IOWR('X', 120, int)` of `include/uapi/linux/fs.h`.
+    let code: u32 = match freeze {
+        Freeze::Rest => 0xc004_5877,
+        Freeze::GoOn => 0xc004_5878,
+    };
+    let zero: libc::c_int = 0;
+    // SAFETY: both ignore their argument.
+    let result = unsafe { libc::ioctl(file_system.as_raw_fd(), code as libc::Ioctl, zero) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// What a file system is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freeze {
+    /// Be at rest.
+    Rest,
+    /// Go on.
+    GoOn,
+}
+
 /// A call to the device mapper, whose request becomes its answer. The request
 /// tells its own length, as `struct dm_ioctl` has it.
 pub(crate) fn device_mapper(

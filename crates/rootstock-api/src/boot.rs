@@ -12,7 +12,10 @@ use rootstock_core::{Digest, ImageName, VersionNumber, VersionSelector, VersionS
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use utoipa::ToSchema;
 
-use crate::install::{InstallOrder, InstallReport};
+use crate::{
+    install::{InstallOrder, InstallReport},
+    personal::{CommitOrder, PersonalOrder},
+};
 
 /// Where a boot token is given in for a session.
 pub const SESSION: &str = "/node/v1/session";
@@ -179,7 +182,7 @@ pub enum NodeMode {
     Diskless,
     /// All of the image goes to memory first; then no server is needed.
     Ram,
-    /// The machine's own volume on the server: writes stay.
+    /// Writes stay: in the machine's own volume on the server, or on its own disk.
     Personal,
     /// As diskless, while the image is laid out on a disk of the machine's own, which
     /// then boots without us.
@@ -211,6 +214,9 @@ pub struct BootOrder {
     /// `personal`: where the volume is served, and as which export.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<VolumePlace>,
+    /// `personal`, without a volume: how the machine keeps what it writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub personal: Option<PersonalOrder>,
     /// Base URLs of the node service to fetch chunks from, best first, such as
     /// `http://10.0.0.1:8480`.
     pub chunk_urls: Vec<String>,
@@ -407,6 +413,9 @@ pub struct NodeControl {
     /// obeys, and once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reboot: Option<RebootOrder>,
+    /// That it is to send what it wrote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit: Option<CommitOrder>,
 }
 
 /// How a machine is to start anew.

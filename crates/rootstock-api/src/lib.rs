@@ -14,6 +14,7 @@ pub mod install;
 pub mod local;
 pub mod node;
 pub mod paths;
+pub mod personal;
 pub mod problem;
 pub mod recipe;
 pub mod record;
@@ -41,6 +42,7 @@ pub use node::{
     NodeNames, NodeReboot, NodeRollback, NodeSet, NodeSpec, NodeState, NodeStatus, NodeText,
     NodesDone, NodesTold, Origin, Profile, ProfileCreate, ProfileList, ProfileRollback, ProfileSet,
 };
+pub use personal::{NodeCommit, NodeCommitState, OtherWrites, PersonalPlace};
 pub use problem::{Holder, HolderKind, Problem, ProblemCode};
 pub use recipe::{RecipeDiff, RecipeList, RecipeProgress, RecipeSummary};
 pub use record::{Bitmap, Record, RecordError, Records};

@@ -85,8 +85,12 @@ pub const NODES_REINSTALL: &str = "/v1/nodes/reinstall";
 pub const NODE: &str = "/v1/nodes/{node}";
 /// A node's boots: `?limit=1`.
 pub const NODE_BOOTS: &str = "/v1/nodes/{node}/boots";
+/// POST: has a node's writes made a version; GET: how far that is; DELETE: gives it up.
+pub const NODE_COMMIT: &str = "/v1/nodes/{node}/commit";
+/// POST: has personal machines drop what they wrote.
+pub const NODES_RESET: &str = "/v1/nodes/reset";
 /// Names that no node can have: paths have them.
-pub const NODE_NAMES_RESERVED: [&str; 10] = [
+pub const NODE_NAMES_RESERVED: [&str; 11] = [
     "watch",
     "export",
     "import",
@@ -97,6 +101,7 @@ pub const NODE_NAMES_RESERVED: [&str; 10] = [
     "wake",
     "rollback",
     "reinstall",
+    "reset",
 ];
 /// All profiles.
 pub const PROFILES: &str = "/v1/profiles";
@@ -266,6 +271,12 @@ pub fn node(node: &NodeName) -> String {
 #[must_use]
 pub fn node_boots(node: &NodeName) -> String {
     format!("{NODES}/{node}/boots")
+}
+
+/// [`NODE_COMMIT`] of this node.
+#[must_use]
+pub fn node_commit(node: &NodeName) -> String {
+    format!("{NODES}/{node}/commit")
 }
 
 /// [`PROFILE`] of this profile.

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use crate::{
     boot::{CacheChoice, KeptPath, NodeMode},
     install::InstallDisk,
+    personal::{OtherWrites, PersonalPlace},
 };
 
 /// The most paths that one machine keeps.
@@ -123,6 +124,10 @@ settings! {
     image: VersionSpec as String => Image;
     /// How it treats its root.
     mode: NodeMode as NodeMode => Mode;
+    /// Where a personal machine's writes are.
+    personal: PersonalPlace as PersonalPlace => Personal;
+    /// What becomes of what it wrote over another version.
+    other_writes: OtherWrites as OtherWrites => OtherWrites;
     /// The network that it boots in, by its interface on the server.
     network: String as String => Network;
     /// Arguments for its kernel, after those of the image.
@@ -202,6 +207,16 @@ impl FromStr for Setting {
             .ok_or_else(|| SettingError::Name {
                 name: text.chars().take(80).collect(),
             })
+    }
+}
+
+impl Settings {
+    /// Whether the machine's writes are in a volume on the server: what it runs is what
+    /// that was made from.
+    #[must_use]
+    pub fn has_volume(&self) -> bool {
+        self.mode == Some(NodeMode::Personal)
+            && self.personal.unwrap_or_default() == PersonalPlace::Server
     }
 }
 
@@ -354,6 +369,8 @@ text_by_from_str! {
     CacheChoice, |error: String| error;
     InstallDisk, |error: String| error;
     FillSwitch, |error: String| error;
+    OtherWrites, |error: String| error;
+    PersonalPlace, |error: String| error;
     DailyHours, |error: rootstock_core::HoursError| error.to_string();
     TimeLimit, |error: rootstock_core::TimeLimitError| error.to_string();
     NonZeroU32, |_| "write Mbit/s, at least 1; `fill paused` stops it".to_owned();
@@ -379,6 +396,8 @@ mod tests {
         for (setting, value) in [
             (Setting::Image, "lab@production"),
             (Setting::Mode, "frozen"),
+            (Setting::Personal, "disk"),
+            (Setting::OtherWrites, "drop"),
             (Setting::Network, "lan0"),
             (Setting::KernelArguments, "quiet splash"),
             (Setting::Console, "ttyS0,115200n8"),

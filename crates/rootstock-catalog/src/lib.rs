@@ -15,6 +15,7 @@ mod imports;
 mod installations;
 mod leases;
 mod nodes;
+mod personal;
 mod profiles;
 mod reboots;
 mod recipes;

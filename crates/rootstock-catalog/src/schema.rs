@@ -13,7 +13,7 @@ use sqlx::{
 use crate::error::{CatalogError, OpenError, failed};
 
 /// The newest schema that this release knows.
-pub const SCHEMA_VERSION: i64 = 10;
+pub const SCHEMA_VERSION: i64 = 11;
 
 /// How long a statement waits for another's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);

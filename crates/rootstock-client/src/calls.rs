@@ -7,11 +7,11 @@ use reqwest::Method;
 use rootstock_api::{
     Bitmap, BootList, ChangeReport, ClientList, CollectEvent, CollectReport, DiffReport,
     ExportList, HistoryList, ImageDetail, ImageList, Import, ImportCommit, ImportCommitted,
-    ImportCreate, ImportList, ImportReceipt, Node, NodeCreate, NodeDelete, NodeEvent, NodeFormat,
-    NodeImport, NodeList, NodeNames, NodeReboot, NodeRollback, NodeSet, NodeText, NodesDone,
-    NodesTold, Profile, ProfileCreate, ProfileList, ProfileRollback, ProfileSet, RecipeList,
-    RolloutDetail, RolloutList, RolloutStart, RolloutStarted, SEAL_HEADER, ScrubStatus, Site,
-    StoreReport, TagSet, TagTarget, TokenCreate, TokenCreated, TokenList, VERSION_HEADER,
+    ImportCreate, ImportList, ImportReceipt, Node, NodeCommit, NodeCreate, NodeDelete, NodeEvent,
+    NodeFormat, NodeImport, NodeList, NodeNames, NodeReboot, NodeRollback, NodeSet, NodeText,
+    NodesDone, NodesTold, Profile, ProfileCreate, ProfileList, ProfileRollback, ProfileSet,
+    RecipeList, RolloutDetail, RolloutList, RolloutStart, RolloutStarted, SEAL_HEADER, ScrubStatus,
+    Site, StoreReport, TagSet, TagTarget, TokenCreate, TokenCreated, TokenList, VERSION_HEADER,
     VerifyEvent, VerifyReport, VersionDetail, Volume, VolumeCommit, VolumeCommitted, VolumeCreate,
     VolumeList, VolumeResize, VolumeSnapshot, paths, record,
 };
@@ -295,6 +295,26 @@ impl Client {
     /// Has nodes lay their image out on their disk anew.
     pub fn node_reinstall(&self, names: &NodeNames) -> Answer<NodesDone> {
         self.send(Method::POST, paths::NODES_REINSTALL, names)
+    }
+
+    /// Has what a node wrote made a version.
+    pub fn node_commit(&self, node: &NodeName, commit: &VolumeCommit) -> Answer<NodeCommit> {
+        self.send(Method::POST, &paths::node_commit(node), commit)
+    }
+
+    /// How far that is.
+    pub fn node_commit_show(&self, node: &NodeName) -> Answer<NodeCommit> {
+        self.get(&paths::node_commit(node))
+    }
+
+    /// Gives it up.
+    pub fn node_commit_abort(&self, node: &NodeName) -> Answer<NodeCommit> {
+        self.send(Method::DELETE, &paths::node_commit(node), &())
+    }
+
+    /// Has personal nodes drop what they wrote.
+    pub fn node_reset(&self, names: &NodeNames) -> Answer<NodesDone> {
+        self.send(Method::POST, paths::NODES_RESET, names)
     }
 
     /// Brings nodes back to the image before.

@@ -29,6 +29,7 @@ use crate::{
 mod body;
 mod causes;
 pub(crate) mod clock;
+pub(crate) mod commits;
 pub(crate) mod control;
 mod decide;
 pub mod dhcp;
@@ -49,7 +50,7 @@ mod neighbours;
 mod networks;
 mod node_api;
 mod node_metrics;
-mod orders;
+pub(crate) mod orders;
 mod plugins;
 mod programs;
 mod rights;
@@ -66,6 +67,7 @@ mod version_ids;
 pub(crate) mod wake;
 
 use clock::SiteClock;
+use commits::Commits;
 use control::Controls;
 use dhcp::DhcpHandle;
 use held::HeldFiles;
@@ -115,6 +117,7 @@ pub(crate) struct Boot {
     pub(crate) additions: AdditionsByBoot,
     pub(crate) clock: SiteClock,
     pub(crate) controls: Controls,
+    pub(crate) commits: Commits,
     /// What `auto` lacks, when it boots nothing.
     pub(crate) auto_lack: Option<String>,
     is_on: bool,
@@ -146,6 +149,7 @@ impl Boot {
             additions: AdditionsByBoot::default(),
             clock: SiteClock::new(config.boot.time_zone.as_deref()),
             controls: Controls::default(),
+            commits: Commits::default(),
             stages: OnceLock::new(),
             dhcp: Mutex::default(),
         }

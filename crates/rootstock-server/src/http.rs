@@ -13,7 +13,7 @@ use std::time::Duration;
 pub(crate) use traffic::{Counted, Traffic};
 
 pub(crate) use auth::TOKEN_PREFIX;
-pub(crate) use body::stopping;
+pub(crate) use body::{Binary, stopping};
 pub(crate) use error::{ApiError, chain};
 pub(crate) use extract::ApiQuery;
 pub use listen::ListenError;

@@ -20,20 +20,23 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use rootstock_api::{
-    Bitmap, ImportCommit, ImportCommitted, ImportReceipt, Outcome, Problem, ProblemCode, Records,
+    Bitmap, ImageFacts, ImportCommitted, ImportReceipt, Outcome, Problem, ProblemCode, Records,
     problem::MISSING_MAX,
 };
 use rootstock_catalog::{AddedVersion, NewVersion};
-use rootstock_core::{ChunkId, Digest};
+use rootstock_core::{ChunkId, Digest, TagName, VersionSpec};
 use rootstock_image::{
     frame::{Codec, FrameRef},
+    inspect::{FreeSpace, inspect},
     manifest::{Descend, Manifest, Visit},
     seal::Seal,
 };
 use rootstock_store::{ChunkStore, Hold, Origin, PackId, PutOutcome};
+use rootstock_volume::DeviceReader;
 
 use crate::{
     app::{App, hex},
+    facts,
     http::ApiError,
     pages::{StorePages, manifest},
 };
@@ -332,21 +335,39 @@ async fn touch(app: &App, import: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// What is said of a version that an import becomes.
+pub(crate) struct Words {
+    pub(crate) tag: Option<TagName>,
+    pub(crate) message: Option<String>,
+    pub(crate) parent: Option<VersionSpec>,
+    /// How its history calls it.
+    pub(crate) event: &'static str,
+    /// What is on the disk; it is looked at here when that is not said.
+    pub(crate) facts: Option<ImageFacts>,
+}
+
 /// Makes an import a version.
 pub(crate) async fn commit(
     app: &Arc<App>,
     import: &str,
-    request: ImportCommit,
+    manifest: Digest,
+    words: Words,
     actor: String,
 ) -> Result<ImportCommitted, ApiError> {
     touch(app, import).await?;
     let row = app.catalog.import(import).await?;
     let disk_bytes = row.disk_bytes;
-    let manifest = request.manifest;
-    let checked = app
-        .blocking(move |app| check(app, manifest, Some(disk_bytes)))
-        .await?;
-    let facts = serde_json::to_string(&request.facts)
+    let said = words.facts;
+    let work = move |app: &App| {
+        let checked = check(app, manifest, Some(disk_bytes))?;
+        let facts = match said {
+            Some(facts) => facts,
+            None => look(app, manifest)?,
+        };
+        Ok((checked, facts))
+    };
+    let (checked, facts) = app.blocking(work).await?;
+    let facts = serde_json::to_string(&facts)
         .map_err(|error| ApiError::internal("keep what is on the disk", &error))?;
     let new = NewVersion {
         image: row.image,
@@ -355,18 +376,26 @@ pub(crate) async fn commit(
         used_bytes: checked.used_bytes,
         added_chunks: row.added_chunks,
         added_bytes: row.added_bytes,
-        parent: None,
+        parent: words.parent,
         source: row.source,
-        message: request.message,
+        message: words.message,
         facts,
-        tag: request.tag,
-        event: "imported",
+        tag: words.tag,
+        event: words.event,
         actor,
         import: Some(import.to_owned()),
     };
     let committed = publish(app, new, checked).await?;
     app.imports.end(import);
     Ok(committed)
+}
+
+/// What is on the disk of a manifest whose chunks are all there.
+fn look(app: &App, manifest: Digest) -> Result<ImageFacts, ApiError> {
+    let disk = app.volumes.version_disk(manifest)?;
+    let report = inspect(&DeviceReader(&*disk), FreeSpace::Keep)
+        .map_err(|error| ApiError::internal("look at what is on a disk", &error))?;
+    Ok(facts::of(&report))
 }
 
 /// A manifest whose chunks are all there, durable, and held.

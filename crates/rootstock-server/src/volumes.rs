@@ -12,7 +12,9 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rootstock_api::{HolderKind, Outcome, ProblemCode, VolumeCommit, VolumeCommitted};
+use rootstock_api::{
+    HolderKind, ImportCommitted, Outcome, ProblemCode, VolumeCommit, VolumeCommitted,
+};
 use rootstock_catalog::{NewVersion, NewVolume, VolumeRow, VolumeState};
 use rootstock_core::{ChunkId, Digest, VersionSpec, VolumeName};
 use rootstock_image::inspect::FreeSpace;
@@ -431,9 +433,13 @@ pub(crate) async fn commit_volume(
         actor,
         import: None,
     };
-    let committed = imports::publish(app, new, checked).await?;
+    Ok(committed(imports::publish(app, new, checked).await?))
+}
+
+/// What became a version, in the words for volumes.
+pub(crate) fn committed(committed: ImportCommitted) -> VolumeCommitted {
     let added = committed.outcome == Outcome::Created;
-    Ok(VolumeCommitted {
+    VolumeCommitted {
         outcome: committed.outcome,
         image: committed.image,
         version: committed.version,
@@ -446,7 +452,7 @@ pub(crate) async fn commit_volume(
             0
         },
         added_bytes: if added { committed.added_bytes } else { 0 },
-    })
+    }
 }
 
 /// A volume's contents, stored and not yet a version.
@@ -478,8 +484,8 @@ fn store_view(
         .map_err(|error| ApiError::internal("keep what is on the disk", &error))?;
     Ok(StoredView {
         manifest: manifest.id(),
-        added_chunks: report.chunks_stored,
-        added_bytes: report.stored_frame_bytes,
+        added_chunks: report.stored.chunks,
+        added_bytes: report.stored.frame_bytes,
         facts,
     })
 }

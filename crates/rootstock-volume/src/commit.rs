@@ -25,7 +25,7 @@ use rootstock_image::{
 use rootstock_store::{ChunkStore, PutError, ReadError};
 
 use crate::{
-    cache::Pages,
+    cache::{ChunkSource, Pages},
     device::{BlockDevice, BlockError, Segment, Segments},
     version::VersionDisk,
     view::SnapshotView,
@@ -61,21 +61,52 @@ pub struct CommitProgress {
 pub struct CommitReport {
     /// Chunks that were read, because they may have changed.
     pub chunks_read: u64,
-    /// Chunks that the store did not have.
-    pub chunks_stored: u64,
-    /// Raw bytes of these.
-    pub stored_raw_bytes: u64,
-    /// Bytes of their frames.
-    pub stored_frame_bytes: u64,
+    /// Of these, what was new.
+    pub stored: Stored,
     /// Whether the disk is cut into other regions than the parent.
     pub regions_changed: bool,
     /// What is on the disk.
     pub disk: DiskReport,
 }
 
+/// Where a commit's chunks go.
+pub trait Sink: Sync {
+    /// Why a chunk was not taken.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Takes a chunk, which may be there already. Called from several threads.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    fn put(&self, id: ChunkId, raw: &[u8]) -> Result<(), Self::Error>;
+
+    /// As [`Sink::put`], of a page of the manifest.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    fn put_page(&self, id: ChunkId, raw: &[u8]) -> Result<(), Self::Error>;
+
+    /// Returns when all that was put is durable: what was new of it, without pages.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    fn flush(&self) -> Result<Stored, Self::Error>;
+}
+
+/// Chunks that were not there before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// How many.
+    pub chunks: u64,
+    /// Their raw bytes.
+    pub raw_bytes: u64,
+    /// Bytes of their frames.
+    pub frame_bytes: u64,
+}
+
 /// Why a commit was not done. The volume and its parent are as they were.
 #[derive(Debug, thiserror::Error)]
-pub enum CommitError {
+pub enum CommitError<E: std::error::Error + 'static = PutError> {
     /// The parent is not what the volume is a clone of.
     #[error("the volume is not a clone of the version given as its parent")]
     OtherParent,
@@ -93,10 +124,10 @@ pub enum CommitError {
     Parent(#[source] LookupError<ReadError>),
     /// A chunk could not be stored.
     #[error("cannot store the volume's chunks")]
-    Store(#[source] PutError),
+    Store(#[source] E),
 }
 
-impl From<BlockError> for CommitError {
+impl<E: std::error::Error + 'static> From<BlockError> for CommitError<E> {
     fn from(error: BlockError) -> Self {
         Self::Read(error)
     }
@@ -117,51 +148,59 @@ pub fn commit(
     options: CommitOptions,
     progress: &(dyn Fn(CommitProgress) -> ControlFlow<()> + Sync),
 ) -> Result<(Manifest, CommitReport), CommitError> {
+    let sink = StoreSink {
+        store: parent.cache().store(),
+        stored: Mutex::default(),
+    };
+    commit_to(view, parent, &sink, options, progress)
+}
+
+/// As [`commit()`], with chunks going to a sink.
+///
+/// # Errors
+/// [`CommitError`].
+pub fn commit_to<S: ChunkSource, T: Sink>(
+    view: &SnapshotView,
+    parent: &VersionDisk<S>,
+    sink: &T,
+    options: CommitOptions,
+    progress: &(dyn Fn(CommitProgress) -> ControlFlow<()> + Sync),
+) -> Result<(Manifest, CommitReport), CommitError<T::Error>> {
     if view.base().id != parent.id() {
         return Err(CommitError::OtherParent);
     }
-    let store = parent.cache().store();
+    let pages = Pages(parent.cache().store());
     let disk = inspect(&DeviceReader(view), options.free_space).map_err(CommitError::Inspect)?;
     let changed = view.changed();
     let work = candidates(view, parent.manifest().grid(), &disk.grid, &changed)?;
     let regions_changed = disk.grid.regions() != parent.manifest().grid().regions();
-    let builder =
-        ManifestBuilder::from_parent_regions(parent.manifest(), disk.grid.clone(), Pages(store));
+    let builder = ManifestBuilder::from_parent_regions(parent.manifest(), disk.grid.clone(), pages);
     let job = Job {
         view,
         parent,
-        store,
+        sink,
         disk: &disk,
         changed: &changed,
         total_bytes: work.total_bytes(),
         done_bytes: AtomicU64::new(0),
-        counts: Counts::default(),
+        chunks_read: AtomicU64::new(0),
         builder: Mutex::new(builder),
         stop: AtomicBool::new(false),
         progress,
     };
     job.run(&work, options.threads)?;
-    let counts = job.counts.report();
+    let chunks_read = job.chunks_read.load(Ordering::Relaxed);
     let builder = job.builder.into_inner();
     let manifest = builder
         .unwrap_or_else(PoisonError::into_inner)
-        .finish(|_, page| store.put_raw(page).map(|_| ()))
+        .finish(|id, page| sink.put_page(id, page))
         .map_err(|error| match error {
             BuildError::Lookup(error) => CommitError::Parent(error),
             BuildError::Sink(error) => CommitError::Store(error),
         })?;
-    store.flush().map_err(CommitError::Store)?;
-    let [
-        chunks_read,
-        chunks_stored,
-        stored_raw_bytes,
-        stored_frame_bytes,
-    ] = counts;
     let report = CommitReport {
         chunks_read,
-        chunks_stored,
-        stored_raw_bytes,
-        stored_frame_bytes,
+        stored: sink.flush().map_err(CommitError::Store)?,
         regions_changed,
         disk,
     };
@@ -203,7 +242,7 @@ fn candidates(
     old: &Grid,
     new: &Grid,
     changed: &Extents,
-) -> Result<Extents, CommitError> {
+) -> Result<Extents, BlockError> {
     let mut work = Extents::new();
     let mut add = |range: ByteRange| {
         let start = new.at(range.start).start_bytes;
@@ -234,43 +273,62 @@ fn candidates(
     Ok(work)
 }
 
-struct Job<'a> {
+struct Job<'a, S: ChunkSource, T> {
     view: &'a SnapshotView,
-    parent: &'a VersionDisk,
-    store: &'a ChunkStore,
+    parent: &'a VersionDisk<S>,
+    sink: &'a T,
     disk: &'a DiskReport,
     changed: &'a Extents,
     total_bytes: u64,
     done_bytes: AtomicU64,
-    counts: Counts,
-    builder: Mutex<ManifestBuilder<Pages<'a>>>,
+    chunks_read: AtomicU64,
+    builder: Mutex<ManifestBuilder<Pages<'a, S>>>,
     stop: AtomicBool,
     progress: &'a (dyn Fn(CommitProgress) -> ControlFlow<()> + Sync),
 }
 
-#[derive(Default)]
-struct Counts {
-    read: AtomicU64,
-    stored: AtomicU64,
-    raw_bytes: AtomicU64,
-    frame_bytes: AtomicU64,
+/// A store as a sink.
+struct StoreSink<'a> {
+    store: &'a ChunkStore,
+    stored: Mutex<Stored>,
 }
 
-impl Counts {
-    fn report(&self) -> [u64; 4] {
-        [&self.read, &self.stored, &self.raw_bytes, &self.frame_bytes]
-            .map(|count| count.load(Ordering::Relaxed))
+impl Sink for StoreSink<'_> {
+    type Error = PutError;
+
+    fn put(&self, id: ChunkId, raw: &[u8]) -> Result<(), PutError> {
+        if self.store.contains(id) {
+            return Ok(());
+        }
+        self.store.put_raw(raw)?;
+        let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        stored.chunks += 1;
+        stored.raw_bytes += raw.len() as u64;
+        // From the store's memory, or soon again if it has just been moved.
+        if let Ok(frame) = self.store.frame(id) {
+            stored.frame_bytes += frame.bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn put_page(&self, _: ChunkId, raw: &[u8]) -> Result<(), PutError> {
+        self.store.put_raw(raw).map(|_| ())
+    }
+
+    fn flush(&self) -> Result<Stored, PutError> {
+        self.store.flush()?;
+        Ok(*self.stored.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Job<'_> {
-    fn run(&self, work: &Extents, threads: usize) -> Result<(), CommitError> {
+impl<S: ChunkSource, T: Sink> Job<'_, S, T> {
+    fn run(&self, work: &Extents, threads: usize) -> Result<(), CommitError<T::Error>> {
         let spans = Mutex::new(work.iter().flat_map(|range| self.spans(range)));
         let next = || {
             let mut spans = spans.lock().unwrap_or_else(PoisonError::into_inner);
             spans.next()
         };
-        let worker = || -> Result<(), CommitError> {
+        let worker = || -> Result<(), CommitError<T::Error>> {
             let mut buffers = Buffers::default();
             while !self.stop.load(Ordering::Relaxed)
                 && let Some(span) = next()
@@ -310,7 +368,7 @@ impl Job<'_> {
         })
     }
 
-    fn chunk(&self, span: ChunkSpan, buffers: &mut Buffers) -> Result<(), CommitError> {
+    fn chunk(&self, span: ChunkSpan, buffers: &mut Buffers) -> Result<(), CommitError<T::Error>> {
         let id = match self.unchanged(span)? {
             Some(id) => id,
             None => self.store_chunk(span, buffers)?,
@@ -331,7 +389,7 @@ impl Job<'_> {
     }
 
     /// The parent's chunk in the same place, if the volume did not touch it.
-    fn unchanged(&self, span: ChunkSpan) -> Result<Option<ChunkId>, CommitError> {
+    fn unchanged(&self, span: ChunkSpan) -> Result<Option<ChunkId>, BlockError> {
         let range = ByteRange::new(span.start_bytes, u64::from(span.len_bytes));
         let old = self.parent.manifest().grid();
         if span.start_bytes >= old.disk_bytes() || self.changed.within(range).next().is_some() {
@@ -344,8 +402,12 @@ impl Job<'_> {
         Ok(Some(self.parent.chunk(there)?))
     }
 
-    fn store_chunk(&self, span: ChunkSpan, buffers: &mut Buffers) -> Result<ChunkId, CommitError> {
-        self.counts.read.fetch_add(1, Ordering::Relaxed);
+    fn store_chunk(
+        &self,
+        span: ChunkSpan,
+        buffers: &mut Buffers,
+    ) -> Result<ChunkId, CommitError<T::Error>> {
+        self.chunks_read.fetch_add(1, Ordering::Relaxed);
         let Buffers { out, raw } = buffers;
         out.clear();
         self.view.read(span.start_bytes, span.len_bytes, out)?;
@@ -363,20 +425,7 @@ impl Job<'_> {
             return Ok(ChunkId::ZERO);
         }
         let id = ChunkId::of(raw);
-        if self.store.contains(id) {
-            return Ok(id);
-        }
-        self.store.put_raw(raw).map_err(CommitError::Store)?;
-        let counts = &self.counts;
-        counts.stored.fetch_add(1, Ordering::Relaxed);
-        counts
-            .raw_bytes
-            .fetch_add(raw.len() as u64, Ordering::Relaxed);
-        // From the store's memory, or soon again if it has just been moved.
-        if let Ok(frame) = self.store.frame(id) {
-            let len = frame.bytes.len() as u64;
-            counts.frame_bytes.fetch_add(len, Ordering::Relaxed);
-        }
+        self.sink.put(id, raw).map_err(CommitError::Store)?;
         Ok(id)
     }
 }

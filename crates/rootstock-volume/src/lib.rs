@@ -15,7 +15,10 @@ mod view;
 mod volume;
 
 pub use cache::{CacheStats, ChunkCache, ChunkSource};
-pub use commit::{CommitError, CommitOptions, CommitProgress, CommitReport, DeviceReader, commit};
+pub use commit::{
+    CommitError, CommitOptions, CommitProgress, CommitReport, DeviceReader, Sink, Stored, commit,
+    commit_to,
+};
 pub use device::{BlockDevice, BlockError, Segment, Segments, StatusExtent, Zero};
 pub use overlay::{OpenError, OverlayOptions};
 pub use version::VersionDisk;

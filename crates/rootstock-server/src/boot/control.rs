@@ -213,23 +213,19 @@ async fn holds(
         manifest: next.manifest,
     });
     Ok(Held {
-        control: numbered(fill.order, next, reboot)?,
+        control: numbered(NodeControl {
+            number: 0,
+            fill: fill.order,
+            next,
+            reboot,
+            commit: app.boot.commits.order(session),
+        })?,
         changes_in: fill.changes_in,
     })
 }
 
 /// What holds, with its number.
-fn numbered(
-    fill: FillOrder,
-    next: Option<NextVersion>,
-    reboot: Option<RebootOrder>,
-) -> Result<NodeControl, ApiError> {
-    let mut control = NodeControl {
-        number: 0,
-        fill,
-        next,
-        reboot,
-    };
+fn numbered(mut control: NodeControl) -> Result<NodeControl, ApiError> {
     let text = serde_json::to_vec(&control);
     let text = text.map_err(|error| ApiError::internal("number what holds", &error))?;
     let mut first = [0; 8];

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
-use rootstock_api::boot::NodeMode;
 use rootstock_core::{Digest, VolumeName};
 use tokio::runtime::Handle;
 
@@ -47,7 +46,7 @@ impl SessionExports {
             }
             let node = self.app.catalog.node(&boot.node).await?;
             let settings = orders::settings(&self.app, &node, &Network::default()).await?;
-            if settings.mode == Some(NodeMode::Personal) {
+            if settings.has_volume() {
                 return Ok(node.name.as_str().parse().ok());
             }
         }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
-use rootstock_api::{Abandoned, boot::BootStep, boot::NodeMode, settings::Settings};
+use rootstock_api::{Abandoned, boot::BootStep, settings::Settings};
 use rootstock_catalog::{BootFacts, StepRow, Verdict, VersionHealthRow, VersionRow};
 use rootstock_core::{NodeName, TimeLimit, VersionSpec};
 
@@ -153,7 +153,7 @@ pub(crate) fn abandoned(
     settings: &Settings,
     assigned: &VersionRow,
 ) -> Option<Abandoned> {
-    if settings.mode == Some(NodeMode::Personal) {
+    if settings.has_volume() {
         return None;
     }
     let is_assigned = |row: &&VersionHealthRow| row.is_of(&assigned.image, assigned.number);

@@ -20,6 +20,7 @@ use rootstock_api::{
         SessionState, Steps, TRACE,
     },
     local::{LOCAL_FILE, LOCAL_ORDER},
+    personal::{COMMIT, COMMIT_CHUNKS, COMMIT_LACKING},
 };
 use rootstock_catalog::{BootRow, Redeemed};
 use rootstock_core::{
@@ -44,6 +45,7 @@ use crate::{
 };
 
 mod chunks;
+mod commits;
 mod records;
 mod reports;
 mod versions;
@@ -75,6 +77,9 @@ pub(crate) fn router() -> Router<Arc<App>> {
         .route(STEPS, post(steps))
         .route(REPORT, post(reports::report))
         .route(CONTROL, get(control))
+        .route(COMMIT_LACKING, post(commits::lacking))
+        .route(COMMIT_CHUNKS, post(commits::chunks))
+        .route(COMMIT, post(commits::told))
         .route(LOCAL_ORDER, get(local::order))
         .route(LOCAL_FILE, get(local::give))
 }

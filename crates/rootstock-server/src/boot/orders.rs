@@ -7,6 +7,7 @@ use rootstock_api::{
     boot::{
         BootOrder, Check, FillOrder, Identity, NodeMode, ORDER_BYTES_MAX, RootPlace, VolumePlace,
     },
+    personal::PersonalOrder,
     settings::Settings,
 };
 use rootstock_catalog::{NodeRow, VersionRow};
@@ -39,7 +40,7 @@ pub(crate) async fn settings(
 /// The version that a node is to run. A personal volume stays on the version that
 /// it was made from.
 pub(crate) fn to_run(settings: &Settings, volume: Option<VersionSpec>) -> Option<VersionSpec> {
-    let volume = volume.filter(|_| settings.mode == Some(NodeMode::Personal));
+    let volume = volume.filter(|_| settings.has_volume());
     volume.or_else(|| settings.image.clone())
 }
 
@@ -63,14 +64,14 @@ pub(crate) async fn make(
     let stage = stage.map_err(|reason| ApiError::new(ProblemCode::BadValue, reason))?;
     let spec = version.spec();
     let additions = told::booting(app, &session.boot, &node, &settings, &spec, &network).await;
-    let mode = settings.mode.unwrap_or_default();
-    let volume = match mode {
-        NodeMode::Personal => Some(personal(app, session, &spec, local).await?),
-        NodeMode::Diskless | NodeMode::Ram | NodeMode::Install => None,
+    let volume = match settings.has_volume() {
+        true => Some(place(app, session, &spec, local).await?),
+        false => None,
     };
     let order = BootOrder {
         boot: secret.to_owned(),
         volume,
+        personal: personal(app, &session.node, &settings).await?,
         install: installs::order(app, session, &settings).await?,
         fill: control::fill(&settings, &app.boot.clock.now()).order,
         identity: identity(app, &node, &settings, &network, &additions).await?,
@@ -98,6 +99,7 @@ pub(super) fn plain(
         disk_bytes: version.disk_bytes,
         root,
         volume: None,
+        personal: None,
         chunk_urls: vec![url("http", local, app.config.boot.http_port)],
         overlay_bytes_max: settings.overlay_bytes_max,
         cache_bytes: settings.cache_bytes.unwrap_or(CACHE_BYTES),
@@ -179,8 +181,8 @@ async fn identity(
 /// volume, once it is known what that is a clone of.
 pub(crate) async fn allocate(app: &Arc<App>, node: &NodeRow) -> Result<(), ApiError> {
     let settings = nodes::effective(app, node, None).await?.settings;
-    match (settings.mode, settings.image) {
-        (Some(NodeMode::Personal), Some(image)) => own_volume(app, &node.name, &image).await,
+    match &settings.image {
+        Some(image) if settings.has_volume() => own_volume(app, &node.name, image).await,
         _ => Ok(()),
     }
 }
@@ -202,9 +204,24 @@ async fn own_volume(
     }
 }
 
+/// How a personal machine without a volume keeps what it writes.
+async fn personal(
+    app: &App,
+    node: &NodeName,
+    settings: &Settings,
+) -> Result<Option<PersonalOrder>, ApiError> {
+    if settings.mode != Some(NodeMode::Personal) || settings.has_volume() {
+        return Ok(None);
+    }
+    Ok(Some(PersonalOrder {
+        resets: app.catalog.personal_resets(node).await?,
+        others: settings.other_writes.unwrap_or_default(),
+    }))
+}
+
 /// Where a personal machine finds its own volume. It is made here when the node got
 /// its mode or its image after it was registered.
-async fn personal(
+async fn place(
     app: &Arc<App>,
     session: &Session,
     version: &VersionSpec,

@@ -25,6 +25,7 @@ mod chunks;
 mod images;
 mod imports;
 mod node_health;
+mod node_personal;
 mod node_power;
 mod nodes;
 mod profiles;
@@ -96,6 +97,12 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(nodes::rollback))
         .routes(routes!(node_health::retry))
         .routes(routes!(node_health::reinstall))
+        .routes(routes!(
+            node_personal::commit,
+            node_personal::show,
+            node_personal::abort
+        ))
+        .routes(routes!(node_personal::reset))
         .routes(routes!(node_power::reboot))
         .routes(routes!(node_power::wake))
         .routes(routes!(nodes::show))

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use jiff::{Timestamp, ToSpan as _, Zoned, civil::Time};
 use rootstock_api::{
     HolderKind, NodeState as MachineState, Origin, ProblemCode, RolloutForecast, RolloutLeft,
-    RolloutReboot as Reboot, RolloutStart, RolloutStarted, Setting, Settings, boot::NodeMode,
+    RolloutReboot as Reboot, RolloutStart, RolloutStarted, Setting, Settings,
 };
 use rootstock_catalog::{NewRollout, NodeRow, RolloutReboot, RolloutTerms, VersionRow};
 use rootstock_core::{NodeName, ProfileName, VersionSpec};
@@ -168,8 +168,8 @@ fn leave(node: &NodeName, reason: &str) -> RolloutLeft {
 }
 
 fn personal(settings: &Settings) -> Option<&'static str> {
-    let is_personal = settings.mode == Some(NodeMode::Personal);
-    is_personal.then_some("it is personal: its volume stays what it is")
+    let has_volume = settings.has_volume();
+    has_volume.then_some("it is personal: its volume stays what it is")
 }
 
 /// What a node has to do with a profile.

@@ -202,12 +202,12 @@ fn a_commit_stores_what_changed() {
         &|_| ControlFlow::Continue(()),
     )
     .expect("committed");
-    assert_eq!((report.chunks_read, report.chunks_stored), (4, 3));
+    assert_eq!((report.chunks_read, report.stored.chunks), (4, 3));
     assert_eq!(
-        report.stored_raw_bytes as usize,
+        report.stored.raw_bytes as usize,
         2 * CHUNK + 3 * BLOCK + 512
     );
-    assert!(report.stored_frame_bytes > 0 && !report.regions_changed);
+    assert!(report.stored.frame_bytes > 0 && !report.regions_changed);
     assert!(read_all(&*version(&store, manifest.clone())) == bytes);
     let imported_anew = import(&store, &Grid::whole(end as u64).expect("a grid"), &bytes);
     assert_eq!(

@@ -7,6 +7,7 @@ use rootstock_core::{HostList, fold};
 use crate::{output, session::Session};
 
 mod add;
+mod commit;
 mod health;
 mod list;
 mod log;
@@ -38,6 +39,10 @@ pub(crate) enum NodeCommand {
     /// Lay the image out anew at their next boot, on nodes whose mode is install: what
     /// was written to their disk since is lost
     Reinstall(NamesArgs),
+    /// Make what a personal machine wrote a new version
+    Commit(commit::CommitArgs),
+    /// Have personal machines drop what they wrote, at their next boot
+    Reset(NamesArgs),
     /// Start machines anew that run
     Reboot(RebootArgs),
     /// Wake machines up by Wake-on-LAN
@@ -115,6 +120,12 @@ pub(crate) fn run(command: &NodeCommand, session: &Session) -> anyhow::Result<()
                 return output::line("nothing is installed there");
             }
             told(session, &done, "the next boot installs anew")
+        }
+        NodeCommand::Commit(args) => commit::run(args, session),
+        NodeCommand::Reset(args) => {
+            let nodes = args.nodes.clone();
+            let done = session.client()?.node_reset(&NodeNames { nodes })?;
+            told(session, &done, "the next boot begins with the image")
         }
         NodeCommand::Reboot(args) => {
             let done = session.client()?.node_reboot(&NodeReboot {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io::IsTerminal as _, num::NonZeroU32};
 
 use clap::Args;
 use rootstock_api::{
-    ChangeReport, FillSwitch, NamedChange, Origin, Setting, Settings,
+    ChangeReport, FillSwitch, NamedChange, Origin, OtherWrites, PersonalPlace, Setting, Settings,
     boot::{CacheChoice, KeptPath, NodeMode},
     install::InstallDisk,
 };
@@ -20,10 +20,18 @@ pub(crate) struct SettingArgs {
     #[arg(long, value_name = "VERSION")]
     image: Option<VersionSpec>,
     /// How it treats its root: diskless (or frozen: every boot is fresh), ram (all of
-    /// the image in memory), personal (its own volume on the server), install (diskless,
+    /// the image in memory), personal (what it writes stays), install (diskless,
     /// while the image is laid out on its disk, which it boots from then on)
     #[arg(long)]
     mode: Option<NodeMode>,
+    /// Where the writes of the mode personal are: server (a volume of its own there), or
+    /// disk (its own file system labelled `rootstock`)
+    #[arg(long, value_name = "server|disk")]
+    personal: Option<PersonalPlace>,
+    /// What becomes of what a personal node wrote to its disk over another version: keep
+    /// (it is there again when the node goes back to that), or drop
+    #[arg(long, value_name = "keep|drop")]
+    other_writes: Option<OtherWrites>,
     /// The network it boots in, by the server's interface
     #[arg(long, value_name = "IFACE")]
     network: Option<String>,
@@ -115,6 +123,8 @@ impl SettingArgs {
         Settings {
             image: self.image.clone(),
             mode: self.mode,
+            personal: self.personal,
+            other_writes: self.other_writes,
             network: self.network.clone(),
             kernel_arguments: self.kernel_arguments.clone(),
             console: self.console.clone(),

@@ -1,7 +1,7 @@
 //! `rootstock volume`: writable clones.
 
 use clap::{Args, Subcommand};
-use rootstock_api::{Outcome, Volume, VolumeCommit, VolumeCreate};
+use rootstock_api::{Outcome, Volume, VolumeCommit, VolumeCommitted, VolumeCreate};
 use rootstock_core::{ImageName, TagName, VersionSpec, VolumeName, units::parse_size_bytes};
 use serde_json::json;
 
@@ -236,16 +236,24 @@ fn commit(args: &CommitArgs, session: &Session) -> anyhow::Result<()> {
             message: args.message.clone(),
         },
     )?;
+    self::committed(session, args.name.as_str(), &committed)
+}
+
+/// Says what became a version.
+pub(super) fn committed(
+    session: &Session,
+    name: &str,
+    committed: &VolumeCommitted,
+) -> anyhow::Result<()> {
     if session.json() {
-        return output::json(&committed);
+        return output::json(committed);
     }
     let spec = format!("{}:{}", committed.image, committed.version);
     if committed.outcome == Outcome::Unchanged {
-        return output::line(&format!("{} is {spec} already: no new version", args.name));
+        return output::line(&format!("{name} is {spec} already: no new version"));
     }
     output::line(&format!(
-        "{} is {spec}: disk {}, used {}, new in the store: {} in {}",
-        args.name,
+        "{name} is {spec}: disk {}, used {}, new in the store: {} in {}",
         output::bytes(committed.disk_bytes),
         output::bytes(committed.used_bytes),
         output::bytes(committed.added_bytes),

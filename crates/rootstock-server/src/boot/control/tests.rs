@@ -134,7 +134,12 @@ fn what_is_the_same_has_the_same_number() {
         manifest: Digest::of(b"manifest"),
     };
     let number = |fill: &FillOrder, next: Option<&NextVersion>| {
-        let control = numbered(fill.clone(), next.cloned(), None).expect("is numbered");
+        let control = NodeControl {
+            fill: fill.clone(),
+            next: next.cloned(),
+            ..NodeControl::default()
+        };
+        let control = numbered(control).expect("is numbered");
         control.number
     };
     let numbers = [

@@ -24,7 +24,7 @@ use crate::{
         body::Binary,
         extract::{ApiJson, ApiPath},
     },
-    imports,
+    imports::{self, Words},
 };
 
 /// Open imports
@@ -151,7 +151,15 @@ pub(crate) async fn commit(
     ApiJson(request): ApiJson<ImportCommit>,
 ) -> Result<ApiJson<ImportCommitted>, ApiError> {
     super::check_text("message", request.message.as_deref().unwrap_or_default())?;
-    let committed = imports::commit(&app, &import, request, caller.actor).await?;
+    let words = Words {
+        tag: request.tag,
+        message: request.message,
+        parent: None,
+        event: "imported",
+        facts: Some(request.facts),
+    };
+    let manifest = request.manifest;
+    let committed = imports::commit(&app, &import, manifest, words, caller.actor).await?;
     Ok(ApiJson(committed))
 }
 

@@ -1,6 +1,7 @@
 //! A full overlay is a full file system: writers are told in time, and nothing else breaks.
 //!
-//! The kernel gives up a snapshot whose room is used up, and with it the machine.
+//! The kernel gives up a snapshot whose room is used up, and with it the machine; and
+//! what a file system promised to a program and cannot write is lost.
 //! So ext4 is told to keep as many clusters back as have no room behind them
 //! (`reserved_clusters` of `Documentation/ABI/testing/sysfs-fs-ext4`): its writers
 //! get `ENOSPC`, and `df` shows what there really is.
@@ -12,22 +13,99 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Mode, OFlags, fstat, fstatfs, openat};
 
-use super::Usage;
+use crate::console;
 use crate::mapper::DeviceNumber;
+use crate::overlay::Fill;
 
 /// The part of the room that is left to what overwrites files in place, and to the
 /// file system itself.
 const MARGIN_PART: u64 = 32;
 const MARGIN_BYTES: (u64, u64) = (16 << 20, 1 << 30);
 
+/// How much of the writes' room is used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// What is used.
+    pub(crate) used_bytes: u64,
+    /// What there is.
+    pub(crate) bytes_max: u64,
+}
+
+impl Usage {
+    /// The part that is used.
+    pub(crate) fn percent(self) -> u8 {
+        (self.used_bytes.saturating_mul(100) / self.bytes_max.max(1)).min(100) as u8
+    }
+
+    /// As machines report it.
+    pub(crate) fn fill(self) -> Fill {
+        Fill {
+            used_bytes: self.used_bytes,
+            bytes_max: self.bytes_max,
+            percent: self.percent(),
+        }
+    }
+}
+
+/// Keeps a root's writers within their room.
+pub(crate) struct Warden {
+    views: Views,
+    /// The root's device, and the kernel's name of it.
+    device: (DeviceNumber, String),
+    superblock: Superblock,
+    room: Option<Room>,
+    /// Whether it was said that the file system cannot be told.
+    is_told: bool,
+}
+
+impl Warden {
+    /// For the root on this device, once it is mounted.
+    pub(crate) fn new(
+        views: Views,
+        device: (DeviceNumber, String),
+        superblock: Superblock,
+    ) -> Self {
+        Self {
+            views,
+            device,
+            superblock,
+            room: None,
+            is_told: false,
+        }
+    }
+
+    /// Has the file system keep back what has no room below it.
+    pub(crate) fn keep(&mut self, usage: Usage) {
+        if self.room.is_none() {
+            let (number, name) = &self.device;
+            // An image's kernel without these has no such limit.
+            self.room = self
+                .views
+                .root(*number, name, self.superblock)
+                .unwrap_or_default();
+        }
+        if let Some(room) = &mut self.room
+            && let Err(error) = room.keep(usage)
+            && !std::mem::replace(&mut self.is_told, true)
+        {
+            console::warn(format_args!("the room for writes: {error}"));
+        }
+    }
+
+    /// The kernel's views.
+    pub(crate) fn views(&self) -> &Views {
+        &self.views
+    }
+}
+
 /// The kernel's views, open from before the first stage's paths go away.
-pub(super) struct Views {
+pub(crate) struct Views {
     sys: OwnedFd,
     proc: OwnedFd,
 }
 
 /// A mounted ext4 and its knobs.
-pub(super) struct Room {
+struct Room {
     root: OwnedFd,
     reserved: File,
     delayed: File,
@@ -54,7 +132,7 @@ struct Left {
 }
 
 impl Views {
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let directory = |path| {
             let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::PATH;
             rustix::fs::open(path, flags, Mode::empty())
@@ -66,14 +144,20 @@ impl Views {
     }
 
     /// Has the kernel do something at once (`Documentation/admin-guide/sysrq.rst`).
-    pub(super) fn trigger(&self, what: &[u8]) -> io::Result<()> {
+    pub(crate) fn trigger(&self, what: &[u8]) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let trigger: File = openat(&self.proc, "sysrq-trigger", flags, Mode::empty())?.into();
         trigger.write_all_at(what, 0)
     }
 
+    /// What the first process has for its root, for a file system's own calls.
+    pub(crate) fn root_directory(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(openat(&self.proc, "1/root", flags, Mode::empty())?)
+    }
+
     /// The machine's root, once it is on this device; `None` until then.
-    pub(super) fn root(
+    fn root(
         &self,
         root: DeviceNumber,
         kernel_name: &str,
@@ -104,7 +188,7 @@ impl Views {
 
 impl Room {
     /// Has the file system keep back what has no room below it.
-    pub(super) fn keep(&mut self, usage: Usage) -> io::Result<()> {
+    fn keep(&mut self, usage: Usage) -> io::Result<()> {
         let facts = fstatfs(self.root.as_fd())?;
         let block = facts.f_bsize as u64;
         let delayed_bytes = number(&self.delayed)? * block;
@@ -156,17 +240,27 @@ fn reserved_bytes(usage: Usage, left: Left, journal_bytes: u64) -> u64 {
 
 /// What the superblock says ("Super Block", `Documentation/filesystems/ext4/super.rst`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Superblock {
+pub(crate) struct Superblock {
     /// The file system's blocks.
-    pub(super) block_bytes: u64,
+    pub(crate) block_bytes: u64,
     /// The unit that it allocates and reserves in.
-    pub(super) cluster_bytes: u64,
+    pub(crate) cluster_bytes: u64,
     /// The journal's length, as far as it tells.
-    pub(super) journal_bytes: u64,
+    pub(crate) journal_bytes: u64,
 }
 
 impl Superblock {
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+    /// Of a device, if there is an ext4 on it.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(crate) fn of(device: &str) -> io::Result<Option<Self>> {
+        let mut bytes = [0; 1024];
+        File::open(device)?.read_exact_at(&mut bytes, 1024)?;
+        Ok(Self::parse(&bytes))
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
         /// `RO_COMPAT_BIGALLOC`.
         const BIGALLOC: u32 = 0x200;
         /// The journal's inode is copied to `s_jnl_blocks`.
@@ -199,6 +293,17 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn percents_end_at_a_hundred() {
+        let usage = |used_bytes, bytes_max| Usage {
+            used_bytes,
+            bytes_max,
+        };
+        assert_eq!(usage(1, 4).percent(), 25);
+        assert_eq!(usage(9, 4).percent(), 100);
+        assert_eq!(usage(0, 0).percent(), 0);
+    }
 
     #[test]
     fn what_has_no_room_below_is_kept_back() {
