@@ -88,9 +88,13 @@ pub(crate) fn run(control: &UnixStream) -> io::Result<()> {
         check: start.order.check.clone(),
     })?;
     let restart = Restart::new(reporter.switched());
-    let told = served.told;
+    let (told, keeps_writes) = (served.told, served.keeps_writes);
+    let (service, urls) = (served.steered.clone(), start.urls.clone());
     let each = move |control: NodeControl| {
         restart.order(control.reboot);
+        if let Some(order) = control.commit.as_ref().filter(|_| !keeps_writes) {
+            commit::decline(&service, &urls, order);
+        }
         told(control);
     };
     if let Some(join) = start.join.clone() {
@@ -137,6 +141,8 @@ struct Served {
     root: Option<String>,
     /// Why what is to be kept is not.
     lost: Option<String>,
+    /// Whether what is written stays on this machine.
+    keeps_writes: bool,
     fill: FillOf,
     disk: DiskOf,
     install: Option<Arc<Installation>>,
@@ -159,6 +165,7 @@ fn serve(start: &Start, stats: &Arc<Stats>) -> Result<Served, String> {
         service,
         root: None,
         lost: parts.lost,
+        keeps_writes: parts.writes_on_disk.is_some(),
         fill: parts.fill,
         disk: parts.disk,
         install: None,

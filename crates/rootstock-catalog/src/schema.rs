@@ -142,6 +142,11 @@ fn migrator() -> Migrator {
             "installations",
             include_str!("../migrations/sqlite/0010_installations.sql"),
         ),
+        migration(
+            11,
+            "personal",
+            include_str!("../migrations/sqlite/0011_personal.sql"),
+        ),
     ])
 }
 

@@ -194,6 +194,19 @@ impl<S: ChunkSource + 'static> Commits<S> {
     }
 }
 
+/// Says of a commit that there is nothing to send: this boot's writes are in memory.
+pub(crate) fn decline(service: &Service, urls: &[String], order: &CommitOrder) {
+    let told = CommitTold::Failed {
+        reason: "what it writes in this boot is in memory: its mode was another, or its own disk \
+                 could not be used, when it booted (`rootstock node log` says why)"
+            .to_owned(),
+    };
+    let tell = |url: &String| service.commit_told(url, &order.commit, &told).is_ok();
+    if !urls.iter().any(tell) {
+        console::warn("the server could not be told that nothing of this machine is kept");
+    }
+}
+
 /// The root's file system at rest, for as long as this lives.
 struct Rest(OwnedFd);
 

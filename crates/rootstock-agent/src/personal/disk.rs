@@ -137,11 +137,13 @@ impl Writes {
             ..OverlayOptions::default()
         };
         let size_bytes = base.device.size_bytes();
-        let opened = match Volume::open(&disk, &plan.open, base.clone(), options) {
-            Err(OpenError::NotAVolume { .. }) => {
+        let open = || Volume::open(&disk, &plan.open, base.clone(), options);
+        let opened = match plan.is_there.then(open) {
+            // None, or one whose making was interrupted.
+            None | Some(Err(OpenError::NotAVolume { .. })) => {
                 Volume::create(Arc::clone(&disk), &plan.open, base, size_bytes, options)
             }
-            opened => opened,
+            Some(opened) => opened,
         };
         let volume = opened.map_err(|source| PersonalError::Open {
             version: format!("{}:{}", runs.image, runs.version),
@@ -201,6 +203,7 @@ fn mount_at(device: &str, kind: &str) -> io::Result<()> {
 struct Plan {
     /// The one that is opened, or made.
     open: String,
+    is_there: bool,
     /// Those that go.
     drop: Vec<String>,
 }
@@ -227,6 +230,7 @@ impl Plan {
         let version = format!("{}-{}", runs.image, runs.version);
         let same = own.iter().find(|name| name.resets == open);
         Self {
+            is_there: same.is_some(),
             open: same.map_or_else(|| format!("{version}-{digest}-{open}"), Name::text),
             drop,
         }
@@ -313,6 +317,7 @@ mod tests {
         ] {
             let entries: Vec<String> = there.iter().map(|name| format!("{name}/")).collect();
             let expected = Plan {
+                is_there: there.contains(&open),
                 open,
                 drop: dropped,
             };

@@ -6,5 +6,6 @@ mod health;
 mod installations;
 mod leases;
 mod nodes;
+mod personal;
 mod rollouts;
 mod support;

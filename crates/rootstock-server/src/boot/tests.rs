@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{app::App, config::Config, volumes::Volumes};
 
+mod commits;
 mod control;
 mod deltas;
 mod health;

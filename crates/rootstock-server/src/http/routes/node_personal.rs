@@ -93,7 +93,7 @@ pub(crate) async fn reset(
                 .with_hint("name nodes alone whose mode is personal"));
         }
     }
-    let mut nodes = app.catalog.reset_personal(&on_disks).await?;
+    let mut nodes = Vec::new();
     for (name, volume) in in_volumes {
         // One that never booted has none.
         if app.catalog.volume(&volume).await.is_ok() {
@@ -101,6 +101,7 @@ pub(crate) async fn reset(
         }
         nodes.push(name);
     }
+    nodes.extend(app.catalog.reset_personal(&on_disks).await?);
     nodes.sort_unstable();
     Ok(ApiJson(NodesDone {
         nodes,
