@@ -469,6 +469,8 @@ mod tests {
                 "thawed",
                 "'thawed' is no mode: the modes are diskless (or frozen",
             ),
+            (Setting::Personal, "here", "write server or disk"),
+            (Setting::OtherWrites, "yes", "write keep or drop"),
             (Setting::Image, "a b", "is no image"),
             (Setting::Root, "sda1", "write a partition's number"),
             (Setting::RescueShell, "maybe", "write yes or no"),
@@ -499,7 +501,7 @@ mod tests {
         assert_eq!(settings, Settings::default());
         let error = "imge".parse::<Setting>().expect_err("is none").to_string();
         assert!(
-            error.starts_with("there is no setting 'imge': there are image, mode, network"),
+            error.starts_with("there is no setting 'imge': there are image, mode, personal,"),
             "{error}"
         );
         assert_eq!("kernel-arguments".parse(), Ok(Setting::KernelArguments));
