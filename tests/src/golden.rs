@@ -94,6 +94,8 @@ pub enum Golden {
     /// The same with nbd-client, so that its own first file system can have its root
     /// on a server, as sites do it without us.
     NetworkRoot,
+    /// The same with fio, and dmsetup to see what it reads.
+    Fio,
 }
 
 impl Golden {
@@ -104,6 +106,7 @@ impl Golden {
             Self::Xfs => "debian-12-xfs",
             Self::Btrfs => "debian-12-btrfs",
             Self::NetworkRoot => "debian-12-nbd",
+            Self::Fio => "debian-12-fio",
         }
     }
 }
@@ -162,6 +165,7 @@ pub fn build(cache: &Path, golden: Golden, say: Say<'_>) -> Result<PathBuf> {
         Golden::Debian => debian(work.path(), say)?,
         Golden::Dracut => with(cache, work.path(), &["dracut"], say)?,
         Golden::NetworkRoot => with(cache, work.path(), &["nbd-client"], say)?,
+        Golden::Fio => with(cache, work.path(), &["fio", "dmsetup"], say)?,
         Golden::Xfs => copied(cache, work.path(), "xfs", say)?,
         Golden::Btrfs => copied(cache, work.path(), "btrfs", say)?,
     };

@@ -14,6 +14,7 @@ mod import;
 mod lab;
 mod memory;
 mod nbd;
+mod node;
 mod process;
 mod report;
 mod source;
@@ -79,6 +80,8 @@ enum Part {
     Update,
     /// What delivery adds to a boot from a local disk, over links of 100 Mbit/s and 1 Gbit/s.
     Deliver,
+    /// A machine's reads beside its fill, and at its disk's speed when it is complete.
+    Node,
 }
 
 /// What every part needs.
@@ -142,6 +145,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::Boot => boot::run(&mut bench)?,
             Part::Update => update::run(&mut bench)?,
             Part::Deliver => deliver::run(&mut bench)?,
+            Part::Node => node::run(&mut bench)?,
         }
         // What is measured is kept, should a later part fail.
         bench.report.write(&output)?;

@@ -45,6 +45,11 @@ const FLAG_SECURE: u32 = 1 << 15;
 /// Longer than the status of any device made here.
 const STATUS_BYTES_MAX: usize = 16 << 10;
 
+/// What a snapshot maps at once. It cuts every request into as much, reads of what was
+/// never written too, so that chunks as short as a block cost a long read most of its
+/// speed. What is written in part is copied as a whole.
+const SNAPSHOT_CHUNK_SECTORS: u64 = 128;
+
 /// What sizes and places are counted in.
 pub(crate) const SECTOR_BYTES: u64 = 512;
 
@@ -151,8 +156,10 @@ impl Target {
                 let key: String = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
                 format!("aes-xts-plain64 {key} 0 {device} {start_sectors} 1 allow_discards")
             }
-            // Not persistent, in chunks of 8 sectors.
-            Kind::Snapshot { origin, writes } => format!("{origin} {writes} N 8"),
+            // Not persistent.
+            Kind::Snapshot { origin, writes } => {
+                format!("{origin} {writes} N {SNAPSHOT_CHUNK_SECTORS}")
+            }
         }
     }
 }
@@ -388,7 +395,7 @@ mod tests {
                 "crypt",
                 format!("aes-xts-plain64 {key} 0 8:3 16 1 allow_discards"),
             ),
-            (snapshot, "snapshot", "254:0 254:1 N 8".to_owned()),
+            (snapshot, "snapshot", "254:0 254:1 N 128".to_owned()),
         ] {
             let target = target(kind);
             assert_eq!(target.name(), name);

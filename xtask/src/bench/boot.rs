@@ -25,8 +25,8 @@ use crate::{agent, command};
 
 pub(crate) const BRIDGE: &str = "br0";
 pub(crate) const TAP: &str = "tap0";
-const MAC: &str = "52:54:00:77:00:01";
-const MEMORY_MIB: u32 = 1024;
+pub(crate) const MAC: &str = "52:54:00:77:00:01";
+pub(crate) const MEMORY_MIB: u32 = 1024;
 /// The first words of a kernel's log.
 const FIRST_WORDS: &str = "Linux version ";
 const PROMPT: &str = " login: ";

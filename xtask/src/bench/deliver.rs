@@ -59,7 +59,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         println!("  {LOCAL}: {local:.1} s");
         for (mbit, rows) in &mut links {
             for device in [TAP, CLIENT_LINK] {
-                shape(&site, device, *mbit)?;
+                shape(&site.namespace, device, *mbit)?;
             }
             println!("  {mbit} Mbit/s");
             enter(&mut rows.login, LOCAL, local);
@@ -122,13 +122,13 @@ fn client(site: &Site) -> Result<Namespace> {
 }
 
 /// Lets no more than this through to what is plugged in at `device`.
-fn shape(site: &Site, device: &str, mbit: u32) -> Result<()> {
+pub(super) fn shape(namespace: &Namespace, device: &str, mbit: u32) -> Result<()> {
     // So much at once that a timer of the kernel, which comes each 4 ms, keeps the rate.
     let burst_kib = mbit.max(256) / 2;
     let words = format!(
         "qdisc replace dev {device} root tbf rate {mbit}mbit burst {burst_kib}kb latency {QUEUE_MS}ms"
     );
-    let mut tc = site.namespace.command("tc");
+    let mut tc = namespace.command("tc");
     tool::run_command(tc.args(words.split_whitespace()))?;
     Ok(())
 }
@@ -189,7 +189,8 @@ fn said_at(log: &str, words: &str) -> Option<f64> {
     stamp.trim().parse().ok()
 }
 
-fn prepare(disk: &Path) -> Result<()> {
+/// Makes an empty disk that is prepared as a cache.
+pub(super) fn prepare(disk: &Path) -> Result<()> {
     File::create(disk)?.set_len(DISK_BYTES)?;
     let mut create = Command::new(agent::path());
     tool::run_command(create.args(["cache", "create"]).arg(disk))?;

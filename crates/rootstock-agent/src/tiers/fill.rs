@@ -1,7 +1,8 @@
 //! Fetching ahead: what nobody has asked for yet, until the version is complete.
 //!
-//! It gives way: while a read is waited for, one chunk at a time moves, by one
-//! thread; when nothing is, batches grow until they fill the link.
+//! It gives way: while reads are waited for, one chunk at a time moves, by one
+//! thread, in a quarter of the time; when nothing is, batches grow until they fill the link, and stay so short that
+//! who begins to read is not kept waiting for them.
 
 use std::cell::Cell;
 use std::io;
@@ -31,6 +32,13 @@ use crate::remote::{Asker, Fetch};
 
 /// Chunks fetched at once when nobody waits for anything.
 const BATCH_MAX: usize = 32;
+/// Who begins to read shares the link with batches that were asked for before: those
+/// take no longer than this, whatever the link.
+const BATCH_TIME_MAX: Duration = Duration::from_millis(100);
+/// While reads are waited for, a chunk is followed by so many times as long without one,
+/// but for no longer than this.
+const REST_TIMES: u32 = 3;
+const REST_MAX: Duration = Duration::from_secs(1);
 /// Between chunks that are only read to be checked: 26 MB of them a second.
 const CHECK_EVERY: Duration = Duration::from_millis(10);
 /// Time to fetch the manifest's pages again, when that failed.
@@ -242,8 +250,12 @@ impl<F: Fetch + 'static> Fill<F> {
             }
             idle = 0;
             let bytes = self.fetch(disk, batch);
-            size = (size * 2).min(BATCH_MAX);
+            let took = began.elapsed();
+            size = next_size(size, took);
             self.pace.hold(mbit_max, bytes, began);
+            if self.tiers.foreground().is_busy(CALM) {
+                thread::sleep((took * REST_TIMES).min(REST_MAX));
+            }
         }
     }
 
@@ -435,6 +447,17 @@ impl<F: Fetch + 'static> Fill<F> {
     }
 }
 
+/// How many chunks to fetch at once, after so many took so long.
+fn next_size(size: usize, took: Duration) -> usize {
+    if took > BATCH_TIME_MAX {
+        (size / 2).max(1)
+    } else if took <= BATCH_TIME_MAX / 2 {
+        (size * 2).min(BATCH_MAX)
+    } else {
+        size
+    }
+}
+
 /// Pages of the manifest, from wherever chunks come from.
 struct Pages<'a, S>(&'a S);
 
@@ -444,5 +467,22 @@ impl<S: ChunkSource> PageSource for Pages<'_, S> {
 
     fn page(&self, id: rootstock_core::ChunkId) -> Result<Bytes, ReadError> {
         self.0.read(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_take_their_time_and_no_more() {
+        for (chunk_ms, expected) in [(1, 32), (3, 32), (10, 8), (42, 2), (500, 1)] {
+            let took = |size: usize| Duration::from_millis(chunk_ms * size as u64);
+            let grown = (0..10).fold(1, |size, _| next_size(size, took(size)));
+            assert_eq!(grown, expected, "{chunk_ms} ms a chunk");
+            // From a link that was quicker.
+            let shrunk = (0..10).fold(BATCH_MAX, |size, _| next_size(size, took(size)));
+            assert!(shrunk <= expected && took(shrunk) <= took(1).max(BATCH_TIME_MAX));
+        }
     }
 }
