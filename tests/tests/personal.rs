@@ -6,7 +6,7 @@ use std::process::Command;
 use rootstock_tests::desk::{Desk, shell};
 use rootstock_tests::{boots, tool};
 
-const DISK_BYTES: u64 = 384 << 20;
+const DISK_BYTES: u64 = 512 << 20;
 /// Where the root's file system begins on the image's disk.
 const ROOT: &str = "?offset=1048576";
 

@@ -39,6 +39,9 @@ pub(crate) const FLAGS: u16 = export_flag::HAS_FLAGS
 /// Threads that wait for chunks or for the server of a volume.
 pub(crate) const WORKERS: usize = 16;
 
+/// Threads that wait for writes.
+const WRITERS: usize = 8;
+
 /// What is read from the kernel at once: a write of the largest request it sends.
 const INPUT_BYTES: usize = 1 << 20;
 
@@ -50,7 +53,7 @@ const SLICES_MAX: usize = 512;
 pub(crate) enum Writes {
     /// By the reading thread, unless a block is written in part: they go to memory.
     AtOnce,
-    /// By the pool: they wait for a server.
+    /// By threads of their own: they wait for a server, or a disk.
     Pooled,
 }
 
@@ -59,6 +62,8 @@ pub(crate) struct Engine {
     device: Arc<dyn BlockDevice>,
     stats: Arc<Stats>,
     pool: Pool,
+    /// For what changes the disk: reads may wait for a server that is away.
+    writers: Pool,
     writes: Writes,
     output: Mutex<UnixStream>,
     streams: Mutex<Streams>,
@@ -79,6 +84,7 @@ impl Engine {
             device,
             stats,
             pool: Pool::new(WORKERS)?,
+            writers: Pool::new(WRITERS)?,
             writes,
             output: Mutex::new(output),
             streams: Mutex::default(),
@@ -166,7 +172,7 @@ impl Engine {
             }
             _ => {
                 let engine = Arc::clone(self);
-                self.pool.now(move || {
+                self.writers.now(move || {
                     let result = engine.change(&request);
                     engine.answer_or_say(&request, result);
                 });
@@ -190,7 +196,7 @@ impl Engine {
 
     fn write_later(self: &Arc<Self>, request: Request, data: Vec<u8>) {
         let engine = Arc::clone(self);
-        self.pool.now(move || {
+        self.writers.now(move || {
             let result = engine.device.write(request.offset, &data);
             engine.answer_or_say(&request, result.map_err(|error| code_of(&error)));
         });

@@ -348,10 +348,11 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
         disk::Writes::open(&personal, &runs, base).map(|writes| (writes, version))
     }) {
         Some(Ok((writes, version))) => {
+            let writes = Arc::new(writes);
             let views = Views::open()
                 .map_err(|error| format!("the kernel's views cannot be opened: {error}"))?;
             let commits = Commits::new(commit::Source {
-                volume: Arc::clone(&writes.volume),
+                writes: Arc::clone(&writes),
                 version,
                 service: service.clone(),
                 urls: start.urls.clone(),
@@ -430,8 +431,7 @@ fn on_disk<F: Fetch + 'static>(attached: Arc<Attached<F>>) -> DiskOf {
 }
 
 /// A version under writes that stay on the machine's own disk.
-fn personal(writes: disk::Writes, disk: DiskOf, told: ToldOf) -> Parts {
-    let writes = Arc::new(writes);
+fn personal(writes: Arc<disk::Writes>, disk: DiskOf, told: ToldOf) -> Parts {
     let filled = Arc::clone(&writes);
     Parts {
         device: Arc::clone(&writes.volume) as Arc<dyn BlockDevice>,

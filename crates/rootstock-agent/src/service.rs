@@ -377,8 +377,12 @@ impl Service {
         let url = format!("{base}{COMMIT}?commit={commit}");
         let text = serde_json::to_vec(told).map_err(|error| answer(&url, error))?;
         let request = self.agent.post(&url).config();
-        // The server goes through all of the version before it answers the last one.
-        let request = request.timeout_global(Some(PACK_LIMIT)).build();
+        let limit = match told {
+            // The server goes through all of the version before it answers.
+            CommitTold::Sent { .. } => PACK_LIMIT,
+            CommitTold::Going(_) | CommitTold::Failed { .. } => SMALL_LIMIT,
+        };
+        let request = request.timeout_global(Some(limit)).build();
         let request = request.header("content-type", "application/json");
         let request = request.header("authorization", self.bearer()?);
         accepted(&url, request.send(&text[..])).map(drop)

@@ -85,8 +85,8 @@ impl FromStr for OtherWrites {
 /// How a machine keeps what it writes on a disk of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PersonalOrder {
-    /// How often the writes were dropped by an administrator. What was written when
-    /// that was less is dropped.
+    /// Higher each time that an administrator has the writes dropped. What was written
+    /// when it was lower is dropped.
     pub resets: u32,
     /// What becomes of writes over other versions.
     pub others: OtherWrites,

@@ -1,4 +1,4 @@
-//! Personal nodes: how often what they wrote to their own disk was dropped.
+//! Personal nodes: when what they wrote to their own disk was dropped.
 
 use rootstock_core::NodeName;
 
@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Catalog {
-    /// How often an administrator had a node drop what it wrote.
+    /// The number of the last time that an administrator had a node drop what it wrote.
     ///
     /// # Errors
     /// [`CatalogError::Database`], [`CatalogError::Corrupt`].
@@ -21,13 +21,15 @@ impl Catalog {
         unsigned("count of a node's resets", resets.unwrap_or(0))
     }
 
-    /// Has nodes drop what they wrote, at their next boot.
+    /// Has nodes drop what they wrote, at their next boot. The number is the time in
+    /// seconds, or one more than the last: a node that was deleted and added again, or
+    /// a catalog from yesterday, gives none that was there before.
     ///
     /// # Errors
     /// [`CatalogError::NodeNotFound`], when nothing is dropped.
     pub async fn reset_personal(&self, nodes: &[NodeName]) -> Result<Vec<NodeName>, CatalogError> {
-        let statement = "INSERT INTO personal (node, resets) VALUES ($1, 1) \
-                         ON CONFLICT (node) DO UPDATE SET resets = resets + 1";
+        let statement = "INSERT INTO personal (node, resets) VALUES ($1, unixepoch()) \
+                         ON CONFLICT (node) DO UPDATE SET resets = max(resets + 1, unixepoch())";
         self.for_each_node("have a node drop what it wrote", statement, nodes)
             .await
     }

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use rootstock_core::{BLOCK_BYTES, ByteRange, Digest, units::DISK_BYTES_MAX};
 use rootstock_store::disk::Disk;
 
@@ -208,6 +209,13 @@ impl Volume {
         Ok(SnapshotView::new(self.base.clone(), pinned))
     }
 
+    /// Bytes of the volume's own writes, with what snapshot views hold on to. It waits
+    /// for no flush.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.overlay.used_bytes()
+    }
+
     /// What the volume takes and holds.
     #[must_use]
     pub fn stats(&self) -> VolumeStats {
@@ -245,8 +253,21 @@ impl Volume {
         if wait == Wait::No {
             return Ok(false);
         }
+        // The base may be far away, and nobody could write meanwhile. It never changes:
+        // what of it is needed is read before.
+        let mut below = Segments::new();
+        read_base(&self.base, range, Wait::Yes, &mut below)?;
+        let mut bytes = vec![0; range.len as usize];
+        below.copy_to(&mut bytes);
+        let base = Base {
+            device: Arc::new(Part {
+                start_bytes: range.start,
+                bytes: bytes.into(),
+            }),
+            id: self.base.id,
+        };
         let read = self.overlay.with_map_held(blocks, |pieces| {
-            read_pieces(&self.base, &self.overlay, pieces, range, wait, out)
+            read_pieces(&base, &self.overlay, pieces, range, wait, out)
         });
         if read.is_err() {
             out.rewind(mark);
@@ -453,6 +474,49 @@ pub(crate) fn read_pieces(
         }
     }
     Ok(true)
+}
+
+/// A part of a disk in memory, in its place.
+struct Part {
+    start_bytes: u64,
+    bytes: Bytes,
+}
+
+impl BlockDevice for Part {
+    fn size_bytes(&self) -> u64 {
+        self.start_bytes + self.bytes.len() as u64
+    }
+
+    fn read(
+        &self,
+        offset_bytes: u64,
+        len_bytes: u32,
+        out: &mut Segments,
+    ) -> Result<(), BlockError> {
+        let range = check_range(offset_bytes, u64::from(len_bytes), self.size_bytes())?;
+        let first = (range.start - self.start_bytes) as usize;
+        out.push(self.bytes.slice(first..first + range.len as usize));
+        Ok(())
+    }
+
+    fn try_read(
+        &self,
+        offset_bytes: u64,
+        len_bytes: u32,
+        out: &mut Segments,
+    ) -> Result<bool, BlockError> {
+        self.read(offset_bytes, len_bytes, out).map(|()| true)
+    }
+
+    fn status(&self, _: u64, len_bytes: u64, _: usize) -> Result<Vec<StatusExtent>, BlockError> {
+        Ok(vec![StatusExtent {
+            len_bytes,
+            hole: false,
+            zero: false,
+        }])
+    }
+
+    fn prefetch(&self, _: u64, _: u64) {}
 }
 
 /// Appends a range of the base; what is beyond its end are zeros.

@@ -4,6 +4,7 @@
 //! shutdown would have left of it; from then on a view of the writes is read, which
 //! later ones do not change.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,10 +16,10 @@ use rootstock_api::personal::{CommitOrder, CommitProgress as Progress, CommitTol
 use rootstock_core::{ChunkId, Digest, units::HumanBytes};
 use rootstock_image::inspect::FreeSpace;
 use rootstock_volume::{
-    ChunkSource, CommitError, CommitOptions, CommitProgress, SnapshotView, VersionDisk, Volume,
-    commit_to,
+    ChunkSource, CommitError, CommitOptions, CommitProgress, SnapshotView, VersionDisk, commit_to,
 };
 
+use super::disk::{SPARE_BYTES, Writes};
 use super::sender::{SendError, Sender};
 use crate::console;
 use crate::room::Views;
@@ -31,13 +32,17 @@ const THREADS: usize = 2;
 const TELL_EVERY: Duration = Duration::from_secs(2);
 /// How often all is gone over when the server misses chunks at the end.
 const PASSES_MAX: u32 = 3;
+/// While a view is read, what later writes replace keeps its room, and the file system
+/// above does not know: with less than this left none is begun, and one is given up when
+/// the spare is touched.
+const ROOM_BYTES_MIN: u64 = 4 * SPARE_BYTES;
 /// The status of an answer that names missing chunks.
 const MISSING: u16 = 409;
 
 /// What can become a version.
 pub(crate) struct Source<S> {
     /// The writes.
-    pub(crate) volume: Arc<Volume>,
+    pub(crate) writes: Arc<Writes>,
     /// What is below them.
     pub(crate) version: Arc<VersionDisk<S>>,
     /// The node services.
@@ -51,6 +56,8 @@ pub(crate) struct Source<S> {
 pub(crate) struct Commits<S> {
     source: Source<S>,
     now: Mutex<Option<Going>>,
+    /// Held by the one that runs: the next one waits for its end.
+    running: Mutex<()>,
 }
 
 /// The commit that was ordered last.
@@ -65,6 +72,7 @@ impl<S: ChunkSource + 'static> Commits<S> {
         Arc::new(Self {
             source,
             now: Mutex::default(),
+            running: Mutex::default(),
         })
     }
 
@@ -96,6 +104,7 @@ impl<S: ChunkSource + 'static> Commits<S> {
     }
 
     fn run(&self, order: &CommitOrder, stop: &AtomicBool) {
+        let _alone = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let source = &self.source;
         let sender = Sender {
             service: &source.service,
@@ -145,10 +154,16 @@ impl<S: ChunkSource + 'static> Commits<S> {
 
     /// The writes as they are when nobody writes.
     fn view(&self) -> Result<SnapshotView, String> {
-        // Most of it before the file system is at rest.
-        rustix::fs::sync();
+        let free = self.source.writes.free_bytes();
+        if free < ROOM_BYTES_MIN {
+            return Err(format!(
+                "{} are free on its disk, and {} are needed while it is read: delete something",
+                HumanBytes(free),
+                HumanBytes(ROOM_BYTES_MIN)
+            ));
+        }
         let rest = Rest::of(&self.source.views)?;
-        let view = self.source.volume.snapshot_view();
+        let view = self.source.writes.volume.snapshot_view();
         drop(rest);
         view.map_err(|error| console::chain(&error))
     }
@@ -160,6 +175,7 @@ impl<S: ChunkSource + 'static> Commits<S> {
             threads: THREADS,
         };
         let last = Mutex::new(Instant::now());
+        let is_full = AtomicBool::new(false);
         let progress = |progress: CommitProgress| {
             let is_time = {
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,6 +192,10 @@ impl<S: ChunkSource + 'static> Commits<S> {
                     sent_bytes: sender.sent_bytes.load(Ordering::Relaxed),
                 }))
             });
+            if self.source.writes.free_bytes() < SPARE_BYTES {
+                is_full.store(true, Ordering::Relaxed);
+                return ControlFlow::Break(());
+            }
             match told {
                 // Refused: nobody asks for it any more.
                 Some(Err(_)) => ControlFlow::Break(()),
@@ -183,8 +203,11 @@ impl<S: ChunkSource + 'static> Commits<S> {
                 _ => ControlFlow::Continue(()),
             }
         };
-        let (manifest, _) =
-            commit_to(view, &self.source.version, sender, options, &progress).map_err(failed)?;
+        let made = commit_to(view, &self.source.version, sender, options, &progress);
+        if is_full.load(Ordering::Relaxed) {
+            return Err("its disk became full meanwhile: delete something".to_owned());
+        }
+        let (manifest, _) = made.map_err(failed)?;
         let id = manifest.id();
         let document = manifest.encode();
         rootstock_volume::Sink::put(sender, ChunkId(id), &document)
@@ -196,6 +219,17 @@ impl<S: ChunkSource + 'static> Commits<S> {
 
 /// Says of a commit that there is nothing to send: this boot's writes are in memory.
 pub(crate) fn decline(service: &Service, urls: &[String], order: &CommitOrder) {
+    let (service, urls, order) = (service.clone(), urls.to_vec(), order.clone());
+    let told = move || say_no(&service, &urls, &order);
+    let thread = thread::Builder::new().name("commit".to_owned());
+    if let Err(error) = thread.spawn(told) {
+        console::warn(format_args!(
+            "the server is not told that nothing is kept: {error}"
+        ));
+    }
+}
+
+fn say_no(service: &Service, urls: &[String], order: &CommitOrder) {
     let told = CommitTold::Failed {
         reason: "what it writes in this boot is in memory: its mode was another, or its own disk \
                  could not be used, when it booted (`rootstock node log` says why)"
@@ -212,8 +246,11 @@ struct Rest(OwnedFd);
 
 impl Rest {
     fn of(views: &Views) -> Result<Self, String> {
-        let failed = |error| format!("the root's file system cannot be brought to rest: {error}");
+        let failed =
+            |error: io::Error| format!("the root's file system cannot be brought to rest: {error}");
         let root = views.root_directory().map_err(failed)?;
+        // Most of it before nobody may write.
+        rustix::fs::syncfs(&root).map_err(|error| failed(error.into()))?;
         sys::freeze(root.as_fd(), Freeze::Rest).map_err(failed)?;
         Ok(Self(root))
     }

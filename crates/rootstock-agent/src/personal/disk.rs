@@ -16,7 +16,7 @@ use rootstock_api::personal::{OtherWrites, PersonalOrder};
 use rootstock_core::{Digest, ImageName, VersionNumber};
 use rootstock_store::disk::{Disk, RealDisk};
 use rootstock_volume::{Base, OpenError, OverlayOptions, Volume};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::mount::{MountFlags, mount};
 
 use crate::console;
@@ -31,13 +31,18 @@ const MOUNT: &str = "/personal";
 /// The directory there. No path that is kept has such a name.
 const DIRECTORY: &str = "%personal";
 /// What is left to the volumes' logs.
-const SPARE_BYTES: u64 = 64 << 20;
+pub(crate) const SPARE_BYTES: u64 = 64 << 20;
 /// How often it looks at the room that is left.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Digits of a manifest's id in a name.
 const DIGEST_DIGITS: usize = 16;
-/// Unflushed data, of which a part may be in memory: less than a server's.
-const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// Unflushed data: what it replaces is free again after a flush alone, and has its room
+/// in the spare until then.
+const CHECKPOINT_BYTES: u64 = SPARE_BYTES / 4;
+/// What `st_blocks` counts in (`inode(7)`).
+const STAT_BLOCK_BYTES: u64 = 512;
+/// The name of a volume's blocks.
+const DATA: &str = "data";
 
 /// Why writes cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +93,7 @@ pub(crate) struct Runs {
 pub(crate) struct Writes {
     /// They and the version, as one disk.
     pub(crate) volume: Arc<Volume>,
-    /// The file system that they are on.
+    /// Their directory.
     files: OwnedFd,
 }
 
@@ -137,20 +142,27 @@ impl Writes {
             ..OverlayOptions::default()
         };
         let size_bytes = base.device.size_bytes();
+        // One whose making was interrupted has no block yet. What has blocks and cannot be
+        // opened is not to be made anew.
+        let has_blocks = plan.is_there
+            && disk
+                .open(&format!("{}/{DATA}", plan.open))
+                .and_then(|data| data.len())
+                .is_ok_and(|len| len > 0);
         let open = || Volume::open(&disk, &plan.open, base.clone(), options);
         let opened = match plan.is_there.then(open) {
-            // None, or one whose making was interrupted.
-            None | Some(Err(OpenError::NotAVolume { .. })) => {
-                Volume::create(Arc::clone(&disk), &plan.open, base, size_bytes, options)
-            }
-            Some(opened) => opened,
+            Some(Err(OpenError::NotAVolume { .. })) if !has_blocks => None,
+            opened => opened,
         };
+        let opened = opened.unwrap_or_else(|| {
+            Volume::create(Arc::clone(&disk), &plan.open, base, size_bytes, options)
+        });
         let volume = opened.map_err(|source| PersonalError::Open {
             version: format!("{}:{}", runs.image, runs.version),
             source: Box::new(source),
         })?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let files = rustix::fs::open(&root, flags, Mode::empty());
+        let files = rustix::fs::open(root.join(&plan.open), flags, Mode::empty());
         Ok(Self {
             volume: Arc::new(volume),
             files: files.map_err(|error| failed(error.into()))?,
@@ -159,13 +171,21 @@ impl Writes {
 
     /// How much of the room for writes is used.
     pub(crate) fn usage(&self) -> Usage {
-        let used_bytes = self.volume.stats().used_bytes;
-        let free_bytes = rustix::fs::fstatvfs(&self.files)
-            .map_or(0, |facts| facts.f_bavail.saturating_mul(facts.f_frsize));
+        let used_bytes = self.volume.used_bytes();
+        // Room that is free inside the file is written to first.
+        let in_file_bytes = rustix::fs::statat(&self.files, DATA, AtFlags::empty())
+            .map_or(0, |facts| facts.st_blocks.unsigned_abs() * STAT_BLOCK_BYTES);
         Usage {
             used_bytes,
-            bytes_max: used_bytes + free_bytes.saturating_sub(SPARE_BYTES),
+            bytes_max: used_bytes.max(in_file_bytes)
+                + self.free_bytes().saturating_sub(SPARE_BYTES),
         }
+    }
+
+    /// What the file system has left.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        rustix::fs::fstatvfs(&self.files)
+            .map_or(0, |facts| facts.f_bavail.saturating_mul(facts.f_frsize))
     }
 }
 
@@ -368,7 +388,28 @@ mod tests {
         assert!(usage.used_bytes >= 4096 && usage.bytes_max > usage.used_bytes);
         drop(writes);
         assert_eq!(begins(&open(&order)), [7; 4096]);
+        // What has blocks and lost its map is not thrown away.
+        let directory = home.path().join(DIRECTORY).join(name(1, 0));
+        let maps = || {
+            let names = fs::read_dir(&directory).expect("lists");
+            let paths = names.map(|entry| entry.expect("lists").path());
+            paths
+                .filter(|path| !path.ends_with(DATA))
+                .collect::<Vec<_>>()
+        };
+        let lost = maps();
+        let aside = home.path().join("aside");
+        fs::rename(&lost[0], &aside).expect("is moved");
+        let base = || Base {
+            device: Arc::new(PlainDisk::noise(1 << 16)),
+            id: runs.manifest,
+        };
+        let refused = Writes::at(home.path(), "/dev/x", &order, &runs, base());
+        assert!(matches!(refused, Err(PersonalError::Open { .. })));
+        fs::rename(&aside, &lost[0]).expect("is moved");
+        assert_eq!(begins(&open(&order)), [7; 4096]);
         let reset = PersonalOrder { resets: 1, ..order };
         assert_eq!(begins(&open(&reset)), pristine);
+        assert!(!directory.exists());
     }
 }

@@ -19,7 +19,7 @@ use rootstock_api::{
     personal::{CommitOrder, CommitProgress, CommitTold},
 };
 use rootstock_catalog::NewImport;
-use rootstock_core::{ChunkId, Digest, NodeName, VersionSpec};
+use rootstock_core::{CHUNK_BYTES, ChunkId, Digest, NodeName, VersionSpec};
 use rootstock_store::Origin;
 
 use super::sessions::Session;
@@ -37,6 +37,16 @@ const GOING_MAX: usize = 8;
 /// may write out much before it is at rest.
 const SILENCE: Duration = Duration::from_secs(180);
 
+/// Bodies of chunks of one commit at once: the machine has as many threads.
+const BODIES_MAX: usize = 2;
+
+/// How often a machine goes over all that it wrote, when chunks lack at the end.
+const PASSES_MAX: u64 = 3;
+
+/// Ids and bytes that a commit has beyond those of its disk's chunks: pages.
+const MORE_IDS: u64 = 4096;
+const MORE_BYTES: u64 = 64 << 20;
+
 /// Longest reason that is taken from a machine, in characters.
 const REASON_CHARS_MAX: usize = 500;
 
@@ -46,14 +56,29 @@ pub(crate) struct Commits(Mutex<BTreeMap<NodeName, Job>>);
 
 #[derive(Debug)]
 struct Job {
+    /// What it is called in the machine's requests: another one each time.
+    commit: String,
     boot: String,
     import: String,
+    disk_bytes: u64,
+    /// What came in so far, which a machine does not let grow at will.
+    asked_ids: u64,
+    sent_bytes: u64,
+    bodies: usize,
+    /// The manifest that is being made a version: nothing stops that any more.
+    finishing: Option<Digest>,
     request: VolumeCommit,
     /// What the machine runs.
     parent: VersionSpec,
     actor: String,
     heard: Instant,
     shown: NodeCommit,
+}
+
+/// Where a manifest is that was sent before.
+enum Known {
+    Finishing,
+    Done,
 }
 
 impl Job {
@@ -67,8 +92,22 @@ impl Job {
         self.shown.reason = Some(reason);
     }
 
+    /// Notes what a request brings, unless that is more than the disk can have.
+    fn takes(&mut self, ids: usize, bytes: usize) -> Result<(), ApiError> {
+        self.asked_ids += ids as u64;
+        self.sent_bytes += bytes as u64;
+        let ids_max = PASSES_MAX * (self.disk_bytes / CHUNK_BYTES * 9 / 8 + MORE_IDS);
+        let bytes_max = self.disk_bytes / 8 * 9 + MORE_BYTES;
+        if self.asked_ids <= ids_max && self.sent_bytes <= bytes_max {
+            return Ok(());
+        }
+        let detail = format!("{} sends more than its disk can hold", self.shown.node);
+        self.fail(detail.clone());
+        Err(ApiError::new(ProblemCode::TooLarge, detail))
+    }
+
     fn look(&mut self) {
-        if self.is_open() && self.heard.elapsed() > SILENCE {
+        if self.is_open() && self.finishing.is_none() && self.heard.elapsed() > SILENCE {
             self.fail(format!(
                 "{} was silent for {} s: does it run?",
                 self.shown.node,
@@ -84,9 +123,9 @@ impl Commits {
         let mut jobs = self.lock();
         let job = jobs.get_mut(&session.node)?;
         job.look();
-        let is_its = job.is_open() && job.boot == session.boot;
+        let is_its = job.is_open() && job.boot == session.boot && job.finishing.is_none();
         is_its.then(|| CommitOrder {
-            commit: job.import.clone(),
+            commit: job.commit.clone(),
         })
     }
 
@@ -126,13 +165,29 @@ impl Commits {
         let mut jobs = self.lock();
         let job = jobs
             .get_mut(&session.node)
-            .filter(|job| job.is_open() && job.import == commit && job.boot == session.boot);
+            .filter(|job| job.is_open() && job.commit == commit && job.boot == session.boot);
         let job = job.ok_or_else(|| {
             let detail = "nobody asks for what this machine wrote, or not any more";
             ApiError::new(ProblemCode::Forbidden, detail)
         })?;
         job.heard = Instant::now();
         Ok(with(job))
+    }
+
+    /// Forgets the last commit of a node that is deleted.
+    pub(crate) fn forget(&self, node: &NodeName) {
+        self.lock().remove(node);
+    }
+
+    /// What becomes of a manifest whose machine may not have heard the last answer.
+    fn known(&self, session: &Session, commit: &str, manifest: Digest) -> Option<Known> {
+        let jobs = self.lock();
+        let job = jobs.get(&session.node).filter(|job| job.commit == commit)?;
+        let done = job.shown.committed.as_ref();
+        if done.is_some_and(|done| done.manifest == manifest) {
+            return Some(Known::Done);
+        }
+        (job.finishing == Some(manifest)).then_some(Known::Finishing)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeName, Job>> {
@@ -184,13 +239,21 @@ pub(crate) async fn begin(
         .into_iter()
         .find(|session| session.node == *node && app.boot.sessions.is_alive(&session.boot));
     let session = session.ok_or_else(|| {
-        let detail = format!("{node} does not run: what it wrote is on its own disk");
-        ApiError::new(ProblemCode::Unavailable, detail).with_hint("switch it on, and try again")
+        let detail = format!("{node} is not heard of: what it wrote is on its own disk");
+        let hint = "switch it on; if it runs, try again in a minute";
+        ApiError::new(ProblemCode::Unavailable, detail).with_hint(hint)
     })?;
-    let import = import(app, node, &request, session.version.disk_bytes).await?;
+    let disk_bytes = session.version.disk_bytes;
+    let import = import(app, node, &request, disk_bytes).await?;
     let shown = app.boot.commits.begin(Job {
+        commit: random_id()?,
         boot: session.boot.clone(),
         import,
+        disk_bytes,
+        asked_ids: 0,
+        sent_bytes: 0,
+        bodies: 0,
+        finishing: None,
         request,
         parent: session.version.spec(),
         actor,
@@ -239,6 +302,10 @@ pub(crate) fn abort(app: &App, node: &NodeName) -> Result<NodeCommit, ApiError> 
             let detail = format!("nothing that {node} wrote is being made a version");
             ApiError::new(ProblemCode::BadValue, detail)
         })?;
+        if job.finishing.is_some() {
+            let detail = format!("what {node} wrote is all here, and becomes a version now");
+            return Err(ApiError::new(ProblemCode::Busy, detail));
+        }
         job.fail("an administrator gave it up".to_owned());
         job.shown.clone()
     };
@@ -253,13 +320,47 @@ pub(crate) async fn lacking(
     commit: &str,
     ids: Vec<ChunkId>,
 ) -> Result<Bitmap, ApiError> {
-    may_send(app, session, commit)?;
-    imports::lacking(app, commit, ids).await
+    let takes = |job: &mut Job| job.takes(ids.len(), 0).map(|()| job.import.clone());
+    let import = app.boot.commits.with(session, commit, takes)??;
+    imports::lacking(app, &import, ids).await
+}
+
+/// A machine's right to send a body of chunks.
+pub(crate) struct Place<'a> {
+    app: &'a App,
+    node: NodeName,
+    commit: String,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut jobs = self.app.boot.commits.lock();
+        let job = jobs.get_mut(&self.node);
+        if let Some(job) = job.filter(|job| job.commit == self.commit) {
+            job.bodies -= 1;
+        }
+    }
 }
 
 /// Whether a machine is to send anything.
-pub(crate) fn may_send(app: &App, session: &Session, commit: &str) -> Result<(), ApiError> {
-    app.boot.commits.with(session, commit, |_| ())
+pub(crate) fn place<'a>(
+    app: &'a App,
+    session: &Session,
+    commit: &str,
+) -> Result<Place<'a>, ApiError> {
+    app.boot.commits.with(session, commit, |job| {
+        if job.bodies >= BODIES_MAX {
+            let detail = format!("{BODIES_MAX} bodies of this commit are on their way already");
+            return Err(ApiError::new(ProblemCode::Unavailable, detail));
+        }
+        job.bodies += 1;
+        Ok(())
+    })??;
+    Ok(Place {
+        app,
+        node: session.node.clone(),
+        commit: commit.to_owned(),
+    })
 }
 
 /// Takes chunks from a machine.
@@ -269,15 +370,16 @@ pub(crate) async fn chunks(
     commit: &str,
     records: Bytes,
 ) -> Result<ImportReceipt, ApiError> {
-    may_send(app, session, commit)?;
-    imports::store_chunks(app, commit, records, Origin::Foreign).await
+    let takes = |job: &mut Job| job.takes(0, records.len()).map(|()| job.import.clone());
+    let import = app.boot.commits.with(session, commit, takes)??;
+    imports::store_chunks(app, &import, records, Origin::Foreign).await
 }
 
 /// A machine tells how far it is. When chunks are missing at the end, it is told so,
 /// and goes on.
 pub(crate) async fn told(
     app: &Arc<App>,
-    session: &Session,
+    session: &Arc<Session>,
     commit: &str,
     told: CommitTold,
 ) -> Result<(), ApiError> {
@@ -295,7 +397,24 @@ pub(crate) async fn told(
             app.nodes.note_change();
             Ok(())
         }
-        CommitTold::Sent { manifest } => sent(app, session, commit, manifest).await,
+        CommitTold::Sent { manifest } => {
+            match app.boot.commits.known(session, commit, manifest) {
+                Some(Known::Done) => return Ok(()),
+                Some(Known::Finishing) => {
+                    let detail = "it is being made a version already";
+                    return Err(ApiError::new(ProblemCode::Unavailable, detail)
+                        .with_hint("ask again in a moment"));
+                }
+                None => {}
+            }
+            // A machine that hangs up must not leave it half done.
+            let (app, session) = (Arc::clone(app), Arc::clone(session));
+            let commit = commit.to_owned();
+            let finish = async move { sent(&app, &session, &commit, manifest).await };
+            tokio::spawn(finish)
+                .await
+                .unwrap_or_else(|error| Err(ApiError::internal("commit a version", &error)))
+        }
     }
 }
 
@@ -306,7 +425,8 @@ async fn sent(
     manifest: Digest,
 ) -> Result<(), ApiError> {
     let commits = &app.boot.commits;
-    let (words, actor) = commits.with(session, commit, |job| {
+    let (import, words, actor) = commits.with(session, commit, |job| {
+        job.finishing = Some(manifest);
         let words = Words {
             tag: job.request.tag.clone(),
             message: job.request.message.clone(),
@@ -314,9 +434,9 @@ async fn sent(
             event: "committed",
             facts: None,
         };
-        (words, job.actor.clone())
+        (job.import.clone(), words, job.actor.clone())
     })?;
-    match imports::commit(app, commit, manifest, words, actor).await {
+    match imports::commit(app, &import, manifest, words, actor).await {
         Ok(committed) => {
             let committed = volumes::committed(committed);
             commits.with(session, commit, |job| {
@@ -327,10 +447,12 @@ async fn sent(
             Ok(())
         }
         Err(error) => {
-            if error.0.code != ProblemCode::ChunksMissing {
-                let reason = chain(&error.0);
-                commits.with(session, commit, |job| job.fail(reason))?;
-            }
+            commits.with(session, commit, |job| {
+                job.finishing = None;
+                if error.0.code != ProblemCode::ChunksMissing {
+                    job.fail(chain(&error.0));
+                }
+            })?;
             Err(error)
         }
     }

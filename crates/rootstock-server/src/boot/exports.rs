@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
+use rootstock_api::boot::NodeMode;
 use rootstock_core::{Digest, VolumeName};
 use tokio::runtime::Handle;
 
@@ -46,7 +47,8 @@ impl SessionExports {
             }
             let node = self.app.catalog.node(&boot.node).await?;
             let settings = orders::settings(&self.app, &node, &Network::default()).await?;
-            if settings.has_volume() {
+            // Its order named the export, wherever a later boot is to write.
+            if settings.mode == Some(NodeMode::Personal) {
                 return Ok(node.name.as_str().parse().ok());
             }
         }

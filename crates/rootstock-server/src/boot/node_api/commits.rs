@@ -1,6 +1,6 @@
 //! What a machine wrote, on its way to the store.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -21,6 +21,10 @@ use crate::{
     boot::commits,
     http::{ApiError, ApiQuery, Binary},
 };
+
+/// How long a machine may take to send chunks, 4 MiB as its agent sends them, and to
+/// wait for its place among all bodies.
+const BODY_LIMIT: Duration = Duration::from_secs(60);
 
 /// Which commit.
 #[derive(Debug, Deserialize)]
@@ -51,8 +55,12 @@ pub(super) async fn chunks(
 ) -> Result<Json<ImportReceipt>, ApiError> {
     private(&app, &machine.arrival)?;
     // No machine takes a place among the bodies that has nothing to send.
-    commits::may_send(&app, &machine.session, &commit)?;
-    let body = Binary::from_request(request, &app).await?;
+    let _place = commits::place(&app, &machine.session, &commit)?;
+    let body = tokio::time::timeout(BODY_LIMIT, Binary::from_request(request, &app)).await;
+    let body = body.map_err(|_| {
+        let detail = format!("the chunks did not come within {} s", BODY_LIMIT.as_secs());
+        ApiError::new(ProblemCode::BadRequest, detail)
+    })??;
     let receipt = commits::chunks(&app, &machine.session, &commit, body.bytes.clone()).await?;
     app.imports.keep_body_memory(body.bytes);
     Ok(Json(receipt))

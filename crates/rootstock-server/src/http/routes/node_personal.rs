@@ -95,9 +95,10 @@ pub(crate) async fn reset(
     }
     let mut nodes = Vec::new();
     for (name, volume) in in_volumes {
-        // One that never booted has none.
-        if app.catalog.volume(&volume).await.is_ok() {
-            volumes::reset(&app, &volume).await?;
+        match volumes::reset(&app, &volume).await {
+            // One that never booted has none.
+            Err(error) if error.0.code == ProblemCode::VolumeNotFound => {}
+            done => done?,
         }
         nodes.push(name);
     }

@@ -203,6 +203,7 @@ pub(crate) async fn delete(
     app.nodes.note_change();
     for row in &deleted {
         tracing::info!(node = %row.name, "node deleted");
+        app.boot.commits.forget(&row.name);
         app.nodes.gone(row);
     }
     Ok(ApiJson(NodesDone {

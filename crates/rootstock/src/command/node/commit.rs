@@ -63,7 +63,15 @@ pub(super) fn run(args: &CommitArgs, session: &Session) -> anyhow::Result<()> {
         bar.set_length(commit.progress.total_bytes);
         bar.set_position(commit.progress.done_bytes);
         thread::sleep(ASK_EVERY);
-        commit = client.node_commit_show(&args.node)?;
+        let now = client.node_commit_show(&args.node)?;
+        if now.begun != commit.begun {
+            return Err(Failure {
+                message: format!("what {} wrote is no version: it was given up", args.node),
+                hint: "somebody else has a commit of that node made now".to_owned(),
+            }
+            .into());
+        }
+        commit = now;
     }
     bar.finish_and_clear();
     done(args, session, &commit)
