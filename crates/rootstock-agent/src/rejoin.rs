@@ -8,7 +8,7 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use rootstock_api::boot::{SessionCreate, SessionState};
+use rootstock_api::boot::{NextVersion, SessionCreate, SessionState};
 
 use crate::console;
 use crate::control::Join;
@@ -25,7 +25,7 @@ pub(crate) fn start(
     service: Service,
     urls: Vec<String>,
     join: Join,
-    runs: String,
+    runs: NextVersion,
 ) -> io::Result<()> {
     let follow = move || {
         let mut told = String::new();
@@ -64,7 +64,7 @@ pub(crate) fn open(
     service: &Service,
     url: &str,
     join: &Join,
-    runs: &str,
+    runs: &NextVersion,
 ) -> Result<SessionState, CallError> {
     let ask = SessionCreate {
         token: service.local_token(url, join.mac, runs)?,

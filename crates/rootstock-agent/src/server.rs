@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use rootstock_api::boot::{
-    BootOrder, DiskCacheReport, FillOrder, NodeControl, NodeMode, NodeReport,
+    BootOrder, DiskCacheReport, FillOrder, NextVersion, NodeControl, NodeMode, NodeReport,
 };
 use rootstock_image::manifest::Manifest;
 use rootstock_volume::{BlockDevice, ChunkCache, ChunkSource, VersionDisk};
@@ -98,7 +98,11 @@ pub(crate) fn run(control: &UnixStream) -> io::Result<()> {
         told(control);
     };
     if let Some(join) = start.join.clone() {
-        let runs = format!("{}:{}", start.order.image, start.order.version);
+        let runs = NextVersion {
+            image: start.order.image.clone(),
+            version: start.order.version,
+            manifest: start.order.manifest,
+        };
         rejoin::start(served.steered.clone(), start.urls.clone(), join, runs)?;
     }
     steer::start(served.steered, start.urls.clone(), each)?;

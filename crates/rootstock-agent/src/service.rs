@@ -147,9 +147,10 @@ impl Service {
         &self,
         base: &str,
         mac: MacAddress,
-        runs: &str,
+        runs: &NextVersion,
     ) -> Result<String, CallError> {
-        let url = format!("{base}{LOCAL_TOKEN}{}?runs={runs}", mac.dashed());
+        let (mac, spec, manifest) = (mac.dashed(), runs.spec(), runs.manifest);
+        let url = format!("{base}{LOCAL_TOKEN}{mac}?runs={spec}&manifest={manifest}");
         let request = self.agent.get(&url).config();
         let request = request.timeout_global(Some(SMALL_LIMIT)).build();
         let response = accepted(&url, request.call())?;

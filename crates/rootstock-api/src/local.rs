@@ -18,8 +18,8 @@ pub const LOCAL_ORDER: &str = "/node/v1/local";
 pub const LOCAL_FILE: &str = "/node/v1/local/file";
 
 /// Where a machine that started from its own disk asks for a boot token, followed by
-/// its card's address: `/boot/local/52-54-00-12-34-56?runs=lab:3`. The answer is the
-/// token and nothing else, or 409 with the reason why there is none.
+/// its card's address: `/boot/local/52-54-00-12-34-56?runs=lab:3&manifest=HEX`, which is
+/// the version that it runs and the id of its manifest. The answer is the token and nothing else, or 409 with the reason why there is none.
 pub const LOCAL_TOKEN: &str = "/boot/local/";
 
 /// The format of a [`LocalOrder`].

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rootstock_api::boot::{BootOrder, BootStep, SessionState};
+use rootstock_api::boot::{BootOrder, BootStep, NextVersion, SessionState};
 
 use super::{Drivers, Failure, Known, Opened, Told, address, order, session_create, tell_address};
 use crate::cmdline::{CommandLine, Ipv4Config};
@@ -111,9 +111,13 @@ fn open(
     told: &mut Told,
 ) -> Option<(Opened, BootOrder)> {
     let service = Service::new(&site.file.authority_pem).ok()?;
-    let spec = format!("{}:{}", runs.image, runs.version);
+    let version = NextVersion {
+        image: runs.image.clone(),
+        version: runs.version,
+        manifest: runs.manifest,
+    };
     for url in &line.urls {
-        let (session, node) = match rejoin::open(&service, url, join, &spec) {
+        let (session, node) = match rejoin::open(&service, url, join, &version) {
             Ok(SessionState::Open { session, node }) => (session, node),
             Ok(SessionState::Held { message, .. }) => {
                 console::error(message);

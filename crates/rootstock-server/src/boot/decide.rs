@@ -6,10 +6,13 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use rootstock_api::{boot::BootStep, settings::Settings};
+use rootstock_api::{
+    boot::{BootStep, NodeMode},
+    settings::Settings,
+};
 use rootstock_catalog::{
     BootRow, CatalogError, InstallationRow, NewBoot, NewToken, NodeRow, NodeState, Registered,
-    Registration,
+    Registration, VersionRow,
 };
 use rootstock_core::{Digest, HostList, MacAddress, VersionSpec};
 use rootstock_netboot::{
@@ -123,9 +126,39 @@ pub(crate) async fn decide_local(
     app: &Arc<App>,
     asked: Asked<'_>,
     mac: MacAddress,
-    runs: &VersionSpec,
+    runs: &Runs,
 ) -> Decision {
     noted(app, mac, decided(app, asked, mac, Some(runs)).await)
+}
+
+/// What a machine runs that started from its own disk.
+pub(crate) struct Runs {
+    /// By its number.
+    pub(crate) version: VersionSpec,
+    /// By its content, which a number does not tell after an image was deleted and made
+    /// anew; an agent of an older release does not say it.
+    pub(crate) manifest: Option<Digest>,
+}
+
+impl Runs {
+    /// Whether a machine that started so goes on as it is to.
+    fn goes_on_as(&self, node: &NodeRow, settings: &Settings, version: &VersionRow) -> Step<()> {
+        let (name, to_run) = (&node.name, version.spec());
+        let reason = if self.version != to_run {
+            format!("{name} runs {} and is to run {to_run}", self.version)
+        } else if self
+            .manifest
+            .is_some_and(|manifest| manifest != version.manifest)
+        {
+            format!("{name} runs another {to_run} than there is now")
+        } else {
+            match settings.mode.unwrap_or_default() {
+                NodeMode::Diskless => return Ok(()),
+                mode => format!("{name} runs as diskless and is to be {mode}"),
+            }
+        };
+        Err(Decision::Local { reason })
+    }
 }
 
 fn noted(app: &App, mac: MacAddress, decided: Step<Ready>) -> Decision {
@@ -154,7 +187,7 @@ async fn decided(
     app: &Arc<App>,
     asked: Asked<'_>,
     mac: MacAddress,
-    runs: Option<&VersionSpec>,
+    runs: Option<&Runs>,
 ) -> Step<Ready> {
     let network = app.boot.networks.of(asked.peer, asked.local);
     let node = node(app, asked, mac, &network).await?;
@@ -190,10 +223,8 @@ async fn decided(
         Err(decision) => return Err(decision),
     };
     let to_run = chosen.version.spec();
-    if let Some(runs) = runs.filter(|runs| **runs != to_run) {
-        return Err(Decision::Local {
-            reason: format!("{} runs {runs} and is to run {to_run}", node.name),
-        });
+    if let Some(runs) = runs {
+        runs.goes_on_as(&node, &settings, &chosen.version)?;
     }
     let (boot, token) = begin(app, &node, mac, asked.peer)
         .await

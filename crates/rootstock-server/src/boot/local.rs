@@ -33,7 +33,7 @@ use serde::Deserialize;
 
 use super::{
     body::{self, Content},
-    decide::{self, Decision},
+    decide::{self, Decision, Runs},
     files::{Asked, Missing},
     held::Changes,
     node_api::Machine,
@@ -324,11 +324,16 @@ pub(super) async fn token(
     asked: Asked<'_>,
     mac: rootstock_core::MacAddress,
 ) -> Result<String, Missing> {
-    let words = asked.query.unwrap_or_default().split('&');
-    let mut runs = words.filter_map(|word| word.strip_prefix("runs="));
+    let words = || asked.query.unwrap_or_default().split('&');
+    let mut runs = words().filter_map(|word| word.strip_prefix("runs="));
     let runs = runs.next().filter(|text| text.len() <= SPEC_BYTES_MAX);
     let runs = runs.and_then(|text| text.parse::<VersionSpec>().ok());
-    let runs = runs.ok_or(Missing::Nothing)?;
+    let mut manifest = words().filter_map(|word| word.strip_prefix("manifest="));
+    let manifest = manifest.next().map(str::parse::<Digest>).transpose();
+    let runs = Runs {
+        version: runs.ok_or(Missing::Nothing)?,
+        manifest: manifest.map_err(|_| Missing::Nothing)?,
+    };
     match decide::decide_local(app, asked, mac, &runs).await {
         Decision::Boot(ready) => Ok(ready.token().to_owned()),
         Decision::Wait { lines } | Decision::Refused { lines } => {
