@@ -652,6 +652,22 @@ pub struct DiskCacheReport {
     /// How far the version is that is to run next; absent when that is what runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<NextReport>,
+    /// What it starts from this disk; absent when the disk was not divided for that, or
+    /// nothing is known yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<StartReport>,
+}
+
+/// What a machine starts from its own disk when no server answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StartReport {
+    /// The version, as `lab:8`; absent when this boot put none there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub version: Option<VersionSpec>,
+    /// Why it is not the newest one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// How far a version is that a machine is to run next.

@@ -290,7 +290,16 @@ impl FromStr for FillSwitch {
 
 /// Reads settings of a request, in which a mistyped name must not be overlooked.
 pub(crate) fn strict<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Settings, D::Error> {
-    Strict::deserialize(deserializer).map(Settings::from)
+    let settings = Strict::deserialize(deserializer).map(Settings::from)?;
+    let kept = settings.keep.as_ref().map_or(0, Vec::len);
+    if kept > KEPT_PATHS_MAX {
+        return Err(serde::de::Error::custom(too_many_kept()));
+    }
+    Ok(settings)
+}
+
+fn too_many_kept() -> String {
+    format!("at most {KEPT_PATHS_MAX} paths can be kept")
 }
 
 /// A value as people write it.
@@ -329,7 +338,7 @@ impl Text for Vec<KeptPath> {
     fn read(text: &str) -> Result<Self, String> {
         let words = Vec::<String>::read(text)?;
         if words.len() > KEPT_PATHS_MAX {
-            return Err(format!("at most {KEPT_PATHS_MAX} paths can be kept"));
+            return Err(too_many_kept());
         }
         words.iter().map(|word| word.parse()).collect()
     }
@@ -450,6 +459,18 @@ mod tests {
             serde_json::from_str::<Settings>(&json).expect("is its own"),
             settings
         );
+    }
+
+    #[test]
+    fn no_more_paths_are_kept_than_there_are_places() {
+        let paths = |count: usize| {
+            let paths: Vec<String> = (0..count).map(|path| format!("\"/srv/{path}\"")).collect();
+            format!(r#"{{"keep":[{}]}}"#, paths.join(","))
+        };
+        let read = |text: &str| strict(&mut serde_json::Deserializer::from_str(text));
+        assert!(read(&paths(KEPT_PATHS_MAX)).is_ok());
+        let error = read(&paths(KEPT_PATHS_MAX + 1)).expect_err("too many");
+        assert!(error.to_string().contains("at most 64 paths"), "{error}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rootstock_api::boot::{DiskCacheReport, FillOrder, NextReport, NextVersion};
+use rootstock_api::boot::{DiskCacheReport, FillOrder, NextReport, NextVersion, StartReport};
 use rootstock_core::Digest;
 use rootstock_core::units::HumanBytes;
 use rootstock_image::manifest::{Manifest, PageSource};
@@ -63,6 +63,8 @@ pub(crate) struct Fill<F> {
     /// How far that is.
     progress: Mutex<Option<NextReport>>,
     next_changed: Condvar,
+    /// What the machine starts from its disk.
+    start: Mutex<Option<StartReport>>,
     /// Where the next search for what lacks begins.
     cursor: AtomicUsize,
     /// Bytes of frames that were fetched ahead.
@@ -96,6 +98,7 @@ impl<F: Fetch + 'static> Fill<F> {
             next: Mutex::default(),
             progress: Mutex::default(),
             next_changed: Condvar::new(),
+            start: Mutex::default(),
             cursor: AtomicUsize::new(0),
             fetched: AtomicU64::new(0),
             complete: AtomicBool::new(false),
@@ -150,6 +153,7 @@ impl<F: Fetch + 'static> Fill<F> {
     /// Enters how the filling does.
     pub(crate) fn report(&self, report: &mut DiskCacheReport) {
         report.next.clone_from(&self.lock_progress());
+        report.start.clone_from(&self.lock_start());
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         let seconds = rate.at.elapsed().as_secs_f64().max(0.001);
         let fetched = self.fetched.load(Ordering::Relaxed);
@@ -373,6 +377,7 @@ impl<F: Fetch + 'static> Fill<F> {
             let next = self.lock_next().clone().filter(|_| self.has_next());
             if next.is_some() || self.is_whole(disk) {
                 more.starts.tend(next.as_ref().unwrap_or(running));
+                *self.lock_start() = more.starts.report();
             }
             let is_done = |next: &mut Option<NextVersion>| next.is_none() || self.has_next();
             let waited =
@@ -440,6 +445,10 @@ impl<F: Fetch + 'static> Fill<F> {
 
     fn lock_progress(&self) -> MutexGuard<'_, Option<NextReport>> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_start(&self) -> MutexGuard<'_, Option<StartReport>> {
+        self.start.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_next(&self) -> MutexGuard<'_, Option<NextVersion>> {

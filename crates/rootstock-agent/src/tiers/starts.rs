@@ -1,6 +1,6 @@
 //! Which version the machine starts from its own disk, as versions come and go.
 
-use rootstock_api::boot::NextVersion;
+use rootstock_api::boot::{NextVersion, StartReport};
 
 use crate::console;
 use crate::local::keep::Starter;
@@ -14,6 +14,8 @@ pub(crate) struct Starts {
     settled: Option<NextVersion>,
     /// Why it does not yet, as it was told last.
     told: String,
+    /// The same, for the site.
+    report: StartReport,
 }
 
 impl Starts {
@@ -23,7 +25,14 @@ impl Starts {
             starter,
             settled: None,
             told: String::new(),
+            report: StartReport::default(),
         }
+    }
+
+    /// How it does; nothing on a disk that no machine starts from.
+    pub(crate) fn report(&self) -> Option<StartReport> {
+        let is_known = self.report != StartReport::default();
+        (self.starter.is_some() && is_known).then(|| self.report.clone())
     }
 
     /// Has the machine start this version when no server answers, unless it does. All
@@ -43,6 +52,15 @@ impl Starts {
             .map_or_else(|error| !error.may_pass(), |_| true)
         {
             self.settled = Some(version.clone());
+        }
+        match &kept {
+            Ok(_) => {
+                self.report = StartReport {
+                    version: Some(spec.clone()),
+                    trouble: None,
+                }
+            }
+            Err(error) => self.report.trouble = Some(format!("{spec}: {}", console::chain(error))),
         }
         match kept {
             Ok(Written::Now) => console::info(format_args!(

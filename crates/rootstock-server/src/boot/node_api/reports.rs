@@ -62,11 +62,17 @@ pub(super) async fn report(
     }))
 }
 
-/// What a machine says of its disk is shown on terminals.
+/// What a machine says is shown on terminals.
 fn presentable(mut report: NodeReport) -> NodeReport {
     if let Some(disk) = &mut report.disk_cache {
         disk.device = plain(&disk.device);
         disk.off = disk.off.as_deref().map(plain);
+        if let Some(next) = &mut disk.next {
+            next.trouble = next.trouble.as_deref().map(plain);
+        }
+        if let Some(start) = &mut disk.start {
+            start.trouble = start.trouble.as_deref().map(plain);
+        }
     }
     if let Some(install) = &mut report.install {
         install.device = plain(&install.device);

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use jiff::{Zoned, civil};
 use rootstock_api::{
     NodeEvent, Setting,
-    boot::{CONTROL, DiskCacheReport, NodeControl, NodeReport, RebootOrder},
+    boot::{
+        CONTROL, DiskCacheReport, NextReport, NodeControl, NodeReport, RebootOrder, StartReport,
+    },
 };
 use rootstock_catalog::{NewProfile, Pass, RebootKind};
 use rootstock_core::{ImageName, TagName, VersionNumber, VersionSelector};
@@ -355,6 +357,30 @@ async fn reports_are_kept_and_told() {
     let gone = br#"{"steps":[{"step":"gone","uptime_ms":900}]}"#;
     site.call(Transport::Tls, STEPS, &session, gone).await;
     assert!(site.app.boot.sessions.reports().is_empty());
+}
+
+#[tokio::test]
+async fn no_word_of_a_machine_moves_a_terminal() {
+    let (site, session) = running(|_| {}).await;
+    let mut said = disk(Some("off\x1b[2J"));
+    let cache = said.disk_cache.as_mut().expect("has one");
+    cache.next = Some(NextReport {
+        version: "lab:2".parse().expect("a version"),
+        fetched_bytes: 0,
+        complete: false,
+        trouble: Some("next\x1b[2J".to_owned()),
+    });
+    cache.start = Some(StartReport {
+        version: None,
+        trouble: Some("start\x1b[2J".to_owned()),
+    });
+    report(&site, &session, &said).await;
+    let reports = site.app.boot.sessions.reports();
+    let text = serde_json::to_string(&reports).expect("is JSON");
+    assert!(
+        text.contains("start [2J") && !text.contains("\\u001b"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

@@ -67,6 +67,7 @@ fn disk_fields(disk: &DiskCacheReport, paused: Option<&str>) -> Vec<(&'static st
         fields.push(("version", text));
         fields.extend(native(disk));
         fields.extend(next(disk));
+        fields.extend(start(disk));
         return fields;
     }
     let text = format!(
@@ -78,6 +79,7 @@ fn disk_fields(disk: &DiskCacheReport, paused: Option<&str>) -> Vec<(&'static st
     fields.extend(native(disk));
     fields.push(("filling", filling(disk, paused)));
     fields.extend(next(disk));
+    fields.extend(start(disk));
     fields
 }
 
@@ -136,6 +138,18 @@ fn next(disk: &DiskCacheReport) -> Option<(&'static str, String)> {
         None => format!("{fetched} fetched"),
     };
     Some(("next", format!("{}, {how}", next.version)))
+}
+
+/// What the machine starts when no server answers.
+fn start(disk: &DiskCacheReport) -> Option<(&'static str, String)> {
+    let start = disk.start.as_ref()?;
+    let text = match (&start.version, &start.trouble) {
+        (Some(version), None) => format!("{version} from this disk, when no server answers"),
+        (Some(version), Some(why)) => format!("{version} from this disk, and not {why}"),
+        (None, Some(why)) => format!("not from this disk: {why}"),
+        (None, None) => return None,
+    };
+    Some(("starts", text))
 }
 
 /// What the machine's kernel reads without the agent.
@@ -206,7 +220,7 @@ fn lasting(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use insta::assert_snapshot;
-    use rootstock_api::Settings;
+    use rootstock_api::{Settings, boot::StartReport};
 
     use super::*;
 
@@ -259,6 +273,7 @@ mod tests {
             fill_bytes_per_second: 11_200_000,
             seconds_to_complete: Some(268),
             next: None,
+            start: None,
         }
     }
 
@@ -338,6 +353,42 @@ mod tests {
         let (_, text) = installed(&node).expect("is");
         let more = ", not under control until its next boot from the network";
         assert_eq!(text.strip_prefix(here), Some(more));
+    }
+
+    #[test]
+    fn what_starts_without_a_server() {
+        let disk = |version: Option<&str>, trouble: Option<&str>| {
+            let start = StartReport {
+                version: version.map(|version| version.parse().expect("a version")),
+                trouble: trouble.map(str::to_owned),
+            };
+            let disk = DiskCacheReport {
+                start: Some(start),
+                ..filled(11_100_000_000)
+            };
+            let shown = shown(&node(Some(report(Some(disk)))));
+            shown.lines().next_back().map(str::to_owned)
+        };
+        for (version, trouble, expected) in [
+            (
+                Some("lab:3"),
+                None,
+                "starts       lab:3 from this disk, when no server answers",
+            ),
+            (
+                Some("lab:3"),
+                Some("lab:4: no boot loader"),
+                "starts       lab:3 from this disk, and not lab:4: no boot loader",
+            ),
+            (
+                None,
+                Some("lab:4: no boot loader"),
+                "starts       not from this disk: lab:4: no boot loader",
+            ),
+            (None, None, "version      complete, 11.1 GB"),
+        ] {
+            assert_eq!(disk(version, trouble).as_deref(), Some(expected));
+        }
     }
 
     #[test]
