@@ -15,14 +15,13 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use rootstock_api::{
     Bitmap, ImportReceipt, NodeCommit, NodeCommitState, ProblemCode, VolumeCommit,
-    boot::NodeMode,
     personal::{CommitOrder, CommitProgress, CommitTold},
 };
 use rootstock_catalog::NewImport;
 use rootstock_core::{CHUNK_BYTES, ChunkId, Digest, NodeName, VersionSpec};
 use rootstock_store::Origin;
 
-use super::sessions::Session;
+use super::sessions::{Session, Writes};
 use crate::{
     app::{App, random_id},
     http::{ApiError, chain},
@@ -215,7 +214,16 @@ pub(crate) async fn begin(
         committed: None,
         reason: None,
     };
-    if settings.has_volume() {
+    let session = app
+        .boot
+        .sessions
+        .list()
+        .into_iter()
+        .find(|session| session.node == *node && app.boot.sessions.is_alive(&session.boot));
+    // What a machine runs with is what held when it booted.
+    let known = session.as_ref().and_then(|session| session.writes.get());
+    let writes = known.copied().unwrap_or_else(|| Writes::of(&settings));
+    if writes == Writes::Volume {
         let volume = super::orders::volume_of(node)?;
         let committed = volumes::commit_volume(app, &volume, request, actor).await?;
         return Ok(NodeCommit {
@@ -224,20 +232,14 @@ pub(crate) async fn begin(
             ..shown
         });
     }
-    if settings.mode != Some(NodeMode::Personal) {
-        let mode = settings.mode.unwrap_or_default();
-        let detail = format!("{node} is {mode}: what it writes is forgotten at its next boot");
+    if writes == Writes::Elsewhere {
+        let detail =
+            format!("{node} is not personal in this boot: what it writes becomes no version");
         let hint = format!(
             "`rootstock node set {node} --mode personal --personal disk`, boot it and write again"
         );
         return Err(ApiError::new(ProblemCode::BadValue, detail).with_hint(hint));
     }
-    let session = app
-        .boot
-        .sessions
-        .list()
-        .into_iter()
-        .find(|session| session.node == *node && app.boot.sessions.is_alive(&session.boot));
     let session = session.ok_or_else(|| {
         let detail = format!("{node} is not heard of: what it wrote is on its own disk");
         let hint = "switch it on; if it runs, try again in a minute";

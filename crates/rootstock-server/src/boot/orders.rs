@@ -19,7 +19,7 @@ use super::{
     files::url,
     health, identity, installs,
     networks::Network,
-    sessions::{REPORT_SECONDS, Session},
+    sessions::{REPORT_SECONDS, Session, Writes},
     told::{self, Additions},
 };
 use crate::{app::App, http::ApiError, nodes, volumes};
@@ -68,6 +68,7 @@ pub(crate) async fn make(
         true => Some(place(app, session, &spec, local).await?),
         false => None,
     };
+    let _ = session.writes.set(Writes::of(&settings));
     let order = BootOrder {
         boot: secret.to_owned(),
         volume,

@@ -14,8 +14,11 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rootstock_api::boot::{BootStep, NodeReport};
-use rootstock_api::install::InstallState;
+use rootstock_api::{
+    boot::{BootStep, NodeMode, NodeReport},
+    install::InstallState,
+    settings::Settings,
+};
 use rootstock_catalog::{BootRow, VersionRow};
 use rootstock_core::{ChunkId, Digest, MacAddress, NodeName, VersionSelector, VersionSpec};
 use rootstock_store::ChunkStore;
@@ -70,6 +73,8 @@ pub(crate) struct Session {
     pub(crate) was_shown: AtomicBool,
     chunks: OnceLock<HashSet<u64>>,
     is_traced: AtomicBool,
+    /// Where its writes are, as its order said; nobody knows since an earlier daemon.
+    pub(crate) writes: OnceLock<Writes>,
     state: Mutex<State>,
     /// Ends the request for control that is held, when there is a newer one.
     relieved: Notify,
@@ -88,6 +93,28 @@ struct State {
     install_noted: Option<InstallState>,
     /// What it is to run next, and when that was found out.
     next: Option<(Instant, VersionRow)>,
+}
+
+/// Where a machine's writes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writes {
+    /// In its memory, or on a disk that is installed: they become no version.
+    Elsewhere,
+    /// In its volume on the server.
+    Volume,
+    /// On its own disk.
+    Disk,
+}
+
+impl Writes {
+    /// Those of a machine that boots with these settings.
+    pub(crate) fn of(settings: &Settings) -> Self {
+        match settings.mode {
+            Some(NodeMode::Personal) if settings.has_volume() => Self::Volume,
+            Some(NodeMode::Personal) => Self::Disk,
+            _ => Self::Elsewhere,
+        }
+    }
 }
 
 /// What is new in a report.
@@ -388,6 +415,7 @@ async fn load(app: &App, row: BootRow) -> Result<Session, ApiError> {
         was_shown: AtomicBool::new(last.is_some_and(|last| last >= BootStep::DeviceUp)),
         chunks: OnceLock::new(),
         is_traced: AtomicBool::new(false),
+        writes: OnceLock::new(),
         state: Mutex::new(State {
             checked: now,
             heard: now,
