@@ -15,7 +15,7 @@ use rootstock_tests::{boots, exercise, logged, tool, wait};
 /// Room for both versions.
 const DISK_BYTES: u64 = 3 << 30;
 /// How often the plug is pulled, unless `ROOTSTOCK_POWER_CUTS` says otherwise.
-const POWER_CUTS: u64 = 3;
+const POWER_CUTS: u64 = 2;
 /// An emulated machine is up after half of this, and has fetched before the end what
 /// another version has more.
 const MOMENT_MS_MAX: u64 = 150_000;

@@ -222,7 +222,6 @@ async fn decided(
         Err(_) if held => return Err(wait(&node, mac)),
         Err(decision) => return Err(decision),
     };
-    let to_run = chosen.version.spec();
     if let Some(runs) = runs {
         runs.goes_on_as(&node, &settings, &chosen.version)?;
     }

@@ -110,7 +110,7 @@ async fn a_machine_that_started_by_itself_gets_a_token_for_what_it_is_to_run() {
     let (_, why) = site.get(&path("lab:2")).await;
     assert!(why.contains("is to run lab:1"), "{why}");
     // The number is the same, and the version is not.
-    let manifest = |of: &[u8]| format!("lab:1&manifest={}", rootstock_core::Digest::of(of));
+    let manifest = |of: &[u8]| format!("lab:1&manifest={}", Digest::of(of));
     let (status, why) = site.get(&path(&manifest(b"other"))).await;
     assert_eq!(status, StatusCode::CONFLICT);
     assert!(why.contains("another lab:1"), "{why}");
