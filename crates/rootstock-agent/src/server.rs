@@ -240,22 +240,29 @@ struct Parts {
     install: Option<install::Wanted>,
 }
 
+impl Parts {
+    /// A device, and nothing beside it.
+    fn new(device: Arc<dyn BlockDevice>, writes: Writes) -> Self {
+        Self {
+            device,
+            fill: Box::new(|| None),
+            disk: Box::new(|| None),
+            told: Box::new(|_| {}),
+            writes,
+            native: None,
+            writes_on_disk: None,
+            lost: None,
+            install: None,
+        }
+    }
+}
+
 fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, String> {
     let order = &start.order;
     if let (NodeMode::Personal, Some(place)) = (order.mode, &order.volume) {
         let volume = RemoteVolume::connect(place, &start.authority_pem)
             .map_err(|error| console::chain(&error))?;
-        return Ok(Parts {
-            device: Arc::new(volume),
-            fill: Box::new(|| None),
-            disk: Box::new(|| None),
-            told: Box::new(|_| {}),
-            writes: Writes::Pooled,
-            native: None,
-            writes_on_disk: None,
-            lost: None,
-            install: None,
-        });
+        return Ok(Parts::new(Arc::new(volume), Writes::Pooled));
     }
     let manifest = Manifest::decode(&start.manifest).map_err(|error| error.to_string())?;
     let fetch = ServiceFetch {
@@ -366,7 +373,7 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
                 commits.set(control.commit.clone());
                 told(control);
             });
-            return Ok(personal(writes, on_disk(attached), told));
+            return Ok(personal(&writes, on_disk(attached), told));
         }
         // Its user goes on.
         Some(Err(error)) => Some(console::chain(&error)),
@@ -435,19 +442,15 @@ fn on_disk<F: Fetch + 'static>(attached: Arc<Attached<F>>) -> DiskOf {
 }
 
 /// A version under writes that stay on the machine's own disk.
-fn personal(writes: Arc<disk::Writes>, disk: DiskOf, told: ToldOf) -> Parts {
-    let filled = Arc::clone(&writes);
+fn personal(writes: &Arc<disk::Writes>, disk: DiskOf, told: ToldOf) -> Parts {
+    let filled = Arc::clone(writes);
     Parts {
-        device: Arc::clone(&writes.volume) as Arc<dyn BlockDevice>,
         fill: Box::new(move || Some(filled.usage().fill())),
         disk,
         told,
+        writes_on_disk: Some(Arc::clone(writes)),
         // They wait for the disk.
-        writes: Writes::Pooled,
-        native: None,
-        writes_on_disk: Some(writes),
-        lost: None,
-        install: None,
+        ..Parts::new(writes.volume.clone(), Writes::Pooled)
     }
 }
 
@@ -470,15 +473,10 @@ fn cow<S: ChunkSource + 'static>(
     ));
     let filled = Arc::clone(&device);
     Parts {
-        device,
         fill: Box::new(move || Some(filled.fill())),
         disk,
         told,
-        writes: Writes::AtOnce,
-        native: None,
-        writes_on_disk: None,
-        lost: None,
-        install: None,
+        ..Parts::new(device, Writes::AtOnce)
     }
 }
 

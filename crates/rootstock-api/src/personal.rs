@@ -18,6 +18,13 @@ pub const COMMIT_CHUNKS: &str = "/node/v1/commit/chunks";
 /// Tells how far a commit is: `?commit=ID`, and a [`CommitTold`].
 pub const COMMIT: &str = "/node/v1/commit";
 
+/// How often a machine goes over all that it wrote, when the server misses chunks at the
+/// end of a commit.
+pub const COMMIT_PASSES_MAX: u32 = 3;
+
+/// Bodies of chunks that a machine sends at once for a commit.
+pub const COMMIT_BODIES_MAX: usize = 2;
+
 /// Where a personal machine's writes are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -253,26 +253,63 @@ impl Volume {
         if wait == Wait::No {
             return Ok(false);
         }
-        // The base may be far away, and nobody could write meanwhile. It never changes:
-        // what of it is needed is read before.
-        let mut below = Segments::new();
-        read_base(&self.base, range, Wait::Yes, &mut below)?;
-        let mut bytes = vec![0; range.len as usize];
-        below.copy_to(&mut bytes);
-        let base = Base {
-            device: Arc::new(Part {
-                start_bytes: range.start,
-                bytes: bytes.into(),
-            }),
-            id: self.base.id,
-        };
-        let read = self.overlay.with_map_held(blocks, |pieces| {
-            read_pieces(&base, &self.overlay, pieces, range, wait, out)
-        });
-        if read.is_err() {
+        loop {
+            let read = self.read_held(blocks.clone(), range, out);
+            if matches!(read, Ok(true)) {
+                return read;
+            }
             out.rewind(mark);
+            read?;
         }
-        read
+    }
+
+    /// Reads while no write can be entered. The base may be far away, and all writers
+    /// would wait for it: what is needed of it is read before, since it never changes.
+    /// `false` when more of it turned out to be needed, as after a reset.
+    fn read_held(
+        &self,
+        blocks: Range<u64>,
+        range: ByteRange,
+        out: &mut Segments,
+    ) -> Result<bool, BlockError> {
+        let mut below = Vec::new();
+        for (blocks, source) in &self.overlay.lookup(blocks.clone()).pieces {
+            if let (Source::Base, Some(part)) = (source, clip(blocks, range)) {
+                let mut read = Segments::new();
+                read_base(&self.base, part, Wait::Yes, &mut read)?;
+                let mut bytes = vec![0; part.len as usize];
+                read.copy_to(&mut bytes);
+                below.push((part, Bytes::from(bytes)));
+            }
+        }
+        let base = |part: ByteRange| {
+            let has = |read: &&(ByteRange, Bytes)| {
+                read.0.start <= part.start && part.end() <= read.0.end()
+            };
+            let (read, bytes) = below.iter().find(has)?;
+            let first = (part.start - read.start) as usize;
+            Some(bytes.slice(first..first + part.len as usize))
+        };
+        self.overlay.with_map_held(blocks, |pieces| {
+            for (blocks, source) in pieces {
+                let Some(part) = clip(blocks, range) else {
+                    continue;
+                };
+                match source {
+                    Source::Zero => out.push_zero(part.len as u32),
+                    Source::Base => match base(part) {
+                        Some(bytes) => out.push(bytes),
+                        None => return Ok(false),
+                    },
+                    Source::Slots { first, crcs } => {
+                        let slots = (*first, crcs.as_slice());
+                        self.overlay
+                            .read_piece(blocks, slots, part, Wait::Yes, out)?;
+                    }
+                }
+            }
+            Ok(true)
+        })
     }
 
     /// One whole block for a write that changes a part of it, and its entry.
@@ -474,49 +511,6 @@ pub(crate) fn read_pieces(
         }
     }
     Ok(true)
-}
-
-/// A part of a disk in memory, in its place.
-struct Part {
-    start_bytes: u64,
-    bytes: Bytes,
-}
-
-impl BlockDevice for Part {
-    fn size_bytes(&self) -> u64 {
-        self.start_bytes + self.bytes.len() as u64
-    }
-
-    fn read(
-        &self,
-        offset_bytes: u64,
-        len_bytes: u32,
-        out: &mut Segments,
-    ) -> Result<(), BlockError> {
-        let range = check_range(offset_bytes, u64::from(len_bytes), self.size_bytes())?;
-        let first = (range.start - self.start_bytes) as usize;
-        out.push(self.bytes.slice(first..first + range.len as usize));
-        Ok(())
-    }
-
-    fn try_read(
-        &self,
-        offset_bytes: u64,
-        len_bytes: u32,
-        out: &mut Segments,
-    ) -> Result<bool, BlockError> {
-        self.read(offset_bytes, len_bytes, out).map(|()| true)
-    }
-
-    fn status(&self, _: u64, len_bytes: u64, _: usize) -> Result<Vec<StatusExtent>, BlockError> {
-        Ok(vec![StatusExtent {
-            len_bytes,
-            hole: false,
-            zero: false,
-        }])
-    }
-
-    fn prefetch(&self, _: u64, _: u64) {}
 }
 
 /// Appends a range of the base; what is beyond its end are zeros.

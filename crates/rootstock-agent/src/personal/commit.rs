@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rootstock_api::personal::{CommitOrder, CommitProgress as Progress, CommitTold};
+use rootstock_api::personal::{
+    COMMIT_BODIES_MAX, COMMIT_PASSES_MAX, CommitOrder, CommitProgress as Progress, CommitTold,
+};
 use rootstock_core::{ChunkId, Digest, units::HumanBytes};
 use rootstock_image::inspect::FreeSpace;
 use rootstock_volume::{
@@ -26,12 +28,8 @@ use crate::room::Views;
 use crate::service::{CallError, Service};
 use crate::sys::{self, Freeze};
 
-/// Threads that hash and compress, beside what the machine's user does.
-const THREADS: usize = 2;
 /// Between two words to the server on how far it is.
 const TELL_EVERY: Duration = Duration::from_secs(2);
-/// How often all is gone over when the server misses chunks at the end.
-const PASSES_MAX: u32 = 3;
 /// While a view is read, what later writes replace keeps its room, and the file system
 /// above does not know: with less than this left none is begun, and one is given up when
 /// the spare is touched.
@@ -143,7 +141,7 @@ impl<S: ChunkSource + 'static> Commits<S> {
             match sender.tell(&CommitTold::Sent { manifest }) {
                 Ok(()) => return Ok(()),
                 Err(SendError::Call(CallError::Refused { status, .. }))
-                    if status == MISSING && pass < PASSES_MAX =>
+                    if status == MISSING && pass < COMMIT_PASSES_MAX =>
                 {
                     pass += 1;
                 }
@@ -172,7 +170,8 @@ impl<S: ChunkSource + 'static> Commits<S> {
         let failed = |error: CommitError<SendError>| console::chain(&error);
         let options = CommitOptions {
             free_space: FreeSpace::Drop,
-            threads: THREADS,
+            // Each sends what it has gathered.
+            threads: COMMIT_BODIES_MAX,
         };
         let last = Mutex::new(Instant::now());
         let is_full = AtomicBool::new(false);
@@ -217,7 +216,7 @@ impl<S: ChunkSource + 'static> Commits<S> {
     }
 }
 
-/// Says of a commit that there is nothing to send: this boot's writes are in memory.
+/// Says of a commit that there is nothing to send: this boot's writes are elsewhere.
 pub(crate) fn decline(service: &Service, urls: &[String], order: &CommitOrder) {
     let (service, urls, order) = (service.clone(), urls.to_vec(), order.clone());
     let told = move || say_no(&service, &urls, &order);
@@ -231,8 +230,8 @@ pub(crate) fn decline(service: &Service, urls: &[String], order: &CommitOrder) {
 
 fn say_no(service: &Service, urls: &[String], order: &CommitOrder) {
     let told = CommitTold::Failed {
-        reason: "what it writes in this boot is in memory: its mode was another, or its own disk \
-                 could not be used, when it booted (`rootstock node log` says why)"
+        reason: "nothing that it writes in this boot is on its own disk: it booted with other \
+                 settings, or the disk could not be used (`rootstock node log` says why)"
             .to_owned(),
     };
     let tell = |url: &String| service.commit_told(url, &order.commit, &told).is_ok();

@@ -234,7 +234,7 @@ impl Plan {
         let there = names.iter().filter_map(|name| Name::parse(name));
         let (own, others): (Vec<_>, Vec<_>) = there.partition(|name| name.digest == digest);
         let newest = own.iter().map(|name| name.resets).max();
-        // A server that counts from the start again has nobody's writes dropped.
+        // A server that has forgotten its resets has nobody's writes dropped.
         let resets = newest.filter(|newest| *newest >= order.resets);
         let open = resets.unwrap_or(order.resets);
         let is_over = |name: &&Name<'_>| name.resets < open;
@@ -257,7 +257,8 @@ impl Plan {
     }
 }
 
-/// A directory's name: image, version, the manifest's id, and the count of resets.
+/// A directory's name: image, version, the manifest's id, and the number of the reset
+/// that it was made after.
 #[derive(Debug, Clone, Copy)]
 struct Name<'a> {
     text: &'a str,

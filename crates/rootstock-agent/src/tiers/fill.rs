@@ -1,8 +1,8 @@
 //! Fetching ahead: what nobody has asked for yet, until the version is complete.
 //!
 //! It gives way: while reads are waited for, one chunk at a time moves, by one
-//! thread, in a quarter of the time; when nothing is, batches grow until they fill the link, and stay so short that
-//! who begins to read is not kept waiting for them.
+//! thread, in a quarter of the time; when nothing is, batches grow until they fill the
+//! link, and stay so short that who begins to read is not kept waiting for them.
 
 use std::cell::Cell;
 use std::io;

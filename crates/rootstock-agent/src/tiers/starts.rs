@@ -12,10 +12,8 @@ pub(crate) struct Starts {
     starter: Option<Starter>,
     /// What it starts by now, or never will.
     settled: Option<NextVersion>,
-    /// Why it does not yet, as it was told last.
-    told: String,
-    /// The same, for the site.
-    report: StartReport,
+    /// The same for the site, once something is known.
+    report: Option<StartReport>,
 }
 
 impl Starts {
@@ -24,15 +22,13 @@ impl Starts {
         Self {
             starter,
             settled: None,
-            told: String::new(),
-            report: StartReport::default(),
+            report: None,
         }
     }
 
     /// How it does; nothing on a disk that no machine starts from.
     pub(crate) fn report(&self) -> Option<StartReport> {
-        let is_known = self.report != StartReport::default();
-        (self.starter.is_some() && is_known).then(|| self.report.clone())
+        self.report.clone()
     }
 
     /// Has the machine start this version when no server answers, unless it does. All
@@ -53,25 +49,24 @@ impl Starts {
         {
             self.settled = Some(version.clone());
         }
-        match &kept {
-            Ok(_) => {
-                self.report = StartReport {
-                    version: Some(spec.clone()),
-                    trouble: None,
-                }
-            }
-            Err(error) => self.report.trouble = Some(format!("{spec}: {}", console::chain(error))),
-        }
+        let report = self.report.get_or_insert_default();
         match kept {
-            Ok(Written::Now) => console::info(format_args!(
-                "{spec} starts from {disk} when no server answers"
-            )),
-            Ok(Written::Already) => {}
+            Ok(written) => {
+                if written == Written::Now {
+                    console::info(format_args!(
+                        "{spec} starts from {disk} when no server answers"
+                    ));
+                }
+                *report = StartReport {
+                    version: Some(spec),
+                    trouble: None,
+                };
+            }
             Err(error) => {
-                let why = console::chain(&error);
-                if self.told != why {
-                    console::warn(format_args!("{spec} does not start from {disk}: {why}"));
-                    self.told = why;
+                let why = format!("{spec}: {}", console::chain(&error));
+                if report.trouble.as_ref() != Some(&why) {
+                    console::warn(format_args!("{disk} does not start {why}"));
+                    report.trouble = Some(why);
                 }
             }
         }

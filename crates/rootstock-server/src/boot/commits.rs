@@ -15,7 +15,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use rootstock_api::{
     Bitmap, ImportReceipt, NodeCommit, NodeCommitState, ProblemCode, VolumeCommit,
-    personal::{CommitOrder, CommitProgress, CommitTold},
+    personal::{COMMIT_BODIES_MAX, COMMIT_PASSES_MAX, CommitOrder, CommitProgress, CommitTold},
 };
 use rootstock_catalog::NewImport;
 use rootstock_core::{CHUNK_BYTES, ChunkId, Digest, NodeName, VersionSpec};
@@ -35,12 +35,6 @@ const GOING_MAX: usize = 8;
 /// A machine that says nothing for so long does not do it any more. Its file system
 /// may write out much before it is at rest.
 const SILENCE: Duration = Duration::from_secs(180);
-
-/// Bodies of chunks of one commit at once: the machine has as many threads.
-const BODIES_MAX: usize = 2;
-
-/// How often a machine goes over all that it wrote, when chunks lack at the end.
-const PASSES_MAX: u64 = 3;
 
 /// Ids and bytes that a commit has beyond those of its disk's chunks: pages.
 const MORE_IDS: u64 = 4096;
@@ -95,7 +89,8 @@ impl Job {
     fn takes(&mut self, ids: usize, bytes: usize) -> Result<(), ApiError> {
         self.asked_ids += ids as u64;
         self.sent_bytes += bytes as u64;
-        let ids_max = PASSES_MAX * (self.disk_bytes / CHUNK_BYTES * 9 / 8 + MORE_IDS);
+        let ids_max =
+            u64::from(COMMIT_PASSES_MAX) * (self.disk_bytes / CHUNK_BYTES * 9 / 8 + MORE_IDS);
         let bytes_max = self.disk_bytes / 8 * 9 + MORE_BYTES;
         if self.asked_ids <= ids_max && self.sent_bytes <= bytes_max {
             return Ok(());
@@ -274,7 +269,7 @@ async fn import(
     request: &VolumeCommit,
     disk_bytes: u64,
 ) -> Result<String, ApiError> {
-    let source = source(node);
+    let source = format!("node {node}");
     let open = app.catalog.imports().await?;
     let left = open.into_iter().rfind(|import| {
         import.image == request.image && import.source == source && import.disk_bytes == disk_bytes
@@ -289,10 +284,6 @@ async fn import(
         source,
     };
     Ok(app.catalog.open_import(&new, Timestamp::now()).await?.id)
-}
-
-fn source(node: &NodeName) -> String {
-    format!("node {node}")
 }
 
 /// Gives a commit up. What was sent helps the next one.
@@ -351,8 +342,9 @@ pub(crate) fn place<'a>(
     commit: &str,
 ) -> Result<Place<'a>, ApiError> {
     app.boot.commits.with(session, commit, |job| {
-        if job.bodies >= BODIES_MAX {
-            let detail = format!("{BODIES_MAX} bodies of this commit are on their way already");
+        if job.bodies >= COMMIT_BODIES_MAX {
+            let detail =
+                format!("{COMMIT_BODIES_MAX} bodies of this commit are on their way already");
             return Err(ApiError::new(ProblemCode::Unavailable, detail));
         }
         job.bodies += 1;

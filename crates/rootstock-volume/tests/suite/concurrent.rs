@@ -2,14 +2,16 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
 };
 
 use rootstock_store::disk::{Disk, RealDisk};
-use rootstock_volume::{BlockDevice, OverlayOptions, Segments};
+use rootstock_volume::{
+    Base, BlockDevice, BlockError, OverlayOptions, Segments, StatusExtent, Volume,
+};
 
 use crate::bench_disk::{BLOCK, Setup, pattern, read_all};
 
@@ -132,4 +134,66 @@ fn writes_to_parts_of_one_block_all_stay() {
     let mut expected = setup.first();
     expected[BLOCK..3 * BLOCK].fill(199);
     assert!(read_all(&volume) == expected, "a part was lost");
+}
+
+/// A disk far away: while it is read, somebody writes to the second block of the volume
+/// that lies above it.
+#[derive(Default)]
+struct Far {
+    above: OnceLock<Weak<Volume>>,
+    stamp: AtomicU64,
+}
+
+impl BlockDevice for Far {
+    fn size_bytes(&self) -> u64 {
+        (2 * BLOCK) as u64
+    }
+
+    fn read(&self, offset: u64, len: u32, out: &mut Segments) -> Result<(), BlockError> {
+        assert!(
+            offset + u64::from(len) <= BLOCK as u64,
+            "the second block is not asked for: it was written"
+        );
+        if let Some(volume) = self.above.get().and_then(Weak::upgrade) {
+            let stamp = self.stamp.fetch_add(1, Ordering::SeqCst) + 1;
+            volume.write(BLOCK as u64, &block_of(stamp))?;
+        }
+        out.push(vec![0; len as usize].into());
+        Ok(())
+    }
+
+    fn try_read(&self, _: u64, _: u32, _: &mut Segments) -> Result<bool, BlockError> {
+        Ok(false)
+    }
+
+    fn status(&self, _: u64, len_bytes: u64, _: usize) -> Result<Vec<StatusExtent>, BlockError> {
+        Ok(vec![StatusExtent {
+            len_bytes,
+            hole: false,
+            zero: false,
+        }])
+    }
+
+    fn prefetch(&self, _: u64, _: u64) {}
+}
+
+#[test]
+fn a_reader_that_loses_every_race_keeps_nobody_from_writing() {
+    let disk = Arc::new(rootstock_store::disk::SimDisk::new());
+    let far = Arc::new(Far::default());
+    let base = Base {
+        device: far.clone(),
+        id: rootstock_core::Digest::of(b"far"),
+    };
+    let size = far.size_bytes();
+    let volume = Volume::create(disk, "v", base, size, OverlayOptions::default());
+    let volume = Arc::new(volume.expect("a volume"));
+    volume.write(BLOCK as u64, &block_of(9)).expect("written");
+    far.above.set(Arc::downgrade(&volume)).expect("is first");
+    // Each read of the base changes what the reader looked up before it.
+    let read = read_all(&*volume);
+    let last = far.stamp.load(Ordering::SeqCst);
+    assert!(last > 3, "it lost {last} races");
+    assert_eq!(stamp_of(&read[..BLOCK]), 0);
+    assert_eq!(stamp_of(&read[BLOCK..]), last);
 }
