@@ -20,6 +20,7 @@ pub mod recipe;
 pub mod record;
 pub mod rollout;
 pub mod settings;
+pub mod swarm;
 pub mod volume;
 
 pub use admin::{
