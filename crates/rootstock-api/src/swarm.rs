@@ -4,10 +4,8 @@
 //! A head only introduces: what it knows is soft, and comes again with the next
 //! announcements. docs/formats/peer.md has what machines then say to each other.
 
-use std::{fmt, str::FromStr};
-
-use rootstock_core::Digest;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use rootstock_core::{Digest, PeerId};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// Where a machine announces itself: a [`SwarmAnnounce`], answered by a [`SwarmAnswer`].
@@ -29,60 +27,6 @@ pub const SWARM_PEERS_MAX: usize = 512;
 
 /// The longest label of a rack, in bytes.
 pub const RACK_BYTES_MAX: usize = 64;
-
-/// A member of the swarm: 16 hex digits, made of the machine's name by its head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ToSchema)]
-#[schema(value_type = String)]
-pub struct PeerId(pub u64);
-
-impl PeerId {
-    /// The one name that a peer's certificate is for.
-    #[must_use]
-    pub fn certificate_name(self) -> String {
-        format!("{self}.peer.rootstock")
-    }
-}
-
-impl fmt::Display for PeerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-/// A peer's id is 16 hex digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerIdError;
-
-impl fmt::Display for PeerIdError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a peer's id is 16 hex digits")
-    }
-}
-
-impl std::error::Error for PeerIdError {}
-
-impl FromStr for PeerId {
-    type Err = PeerIdError;
-
-    fn from_str(text: &str) -> Result<Self, PeerIdError> {
-        let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let id = is_hex.then(|| u64::from_str_radix(text, 16).ok()).flatten();
-        id.map(Self).ok_or(PeerIdError)
-    }
-}
-
-impl Serialize for PeerId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for PeerId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
 
 /// Whether a machine is in the swarm, and how its connections are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -135,6 +79,7 @@ pub struct SwarmAnnounce {
     pub received_bytes: u64,
     /// Members that gave it what was not what it asked for, since it said so last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
     pub liars: Vec<PeerId>,
 }
 
@@ -152,6 +97,7 @@ pub struct SwarmHolding {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SwarmAnswer {
     /// Who the machine is.
+    #[schema(value_type = String)]
     pub me: PeerId,
     /// Its rack: machines that reach each other without a slower or dearer link.
     pub rack: String,
@@ -170,6 +116,7 @@ pub struct SwarmAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SwarmPeer {
     /// Who it is.
+    #[schema(value_type = String)]
     pub id: PeerId,
     /// Where it is reached, as `10.0.0.7:8486`.
     pub addresses: Vec<String>,
@@ -184,23 +131,6 @@ pub struct SwarmPeer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_peers_id_is_sixteen_hex_digits() {
-        let id = PeerId(0x12ab);
-        assert_eq!(id.to_string(), "00000000000012ab");
-        assert_eq!(id.to_string().parse(), Ok(id));
-        assert_eq!(id.certificate_name(), "00000000000012ab.peer.rootstock");
-        for bad in [
-            "",
-            "12ab",
-            "+0000000000012ab",
-            "00000000000012abc",
-            "x000000000000000",
-        ] {
-            assert_eq!(bad.parse::<PeerId>(), Err(PeerIdError), "{bad:?}");
-        }
-    }
 
     #[test]
     fn an_older_answer_is_read() {

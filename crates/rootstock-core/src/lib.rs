@@ -10,6 +10,7 @@ pub mod hours;
 pub mod limit;
 pub mod name;
 pub mod node;
+pub mod peer;
 pub mod units;
 
 pub use digest::{ChunkId, Digest, FrameId};
@@ -21,4 +22,5 @@ pub use name::{
     ImageName, NameError, TagName, VersionNumber, VersionSelector, VersionSpec, VolumeName,
 };
 pub use node::{MacAddress, MacError, NodeName, ProfileName};
+pub use peer::{PeerId, PeerIdError};
 pub use units::{BLOCK_BYTES, CHUNK_BYTES, SECTOR_BYTES};
