@@ -11,6 +11,7 @@ const RANKS: [(&str, u32); 14] = [
     ("rootstock-image", 1),
     ("rootstock-nbd", 1),
     ("rootstock-netboot", 1),
+    ("rootstock-swarm", 1),
     ("rootstock-api", 1),
     ("rootstock-store", 2),
     ("rootstock-catalog", 2),

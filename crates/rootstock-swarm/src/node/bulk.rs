@@ -1,0 +1,285 @@
+//! What nobody waits for: which chunk comes next, and from whom.
+//!
+//! A chunk that nobody in reach holds is fetched from a head by its first owner alone;
+//! all others take it from there while it still arrives, and then from one another. So
+//! a head sends each chunk once to a rack, and every member's link carries about as much.
+
+use std::sync::Arc;
+
+use rootstock_core::{ChunkId, PeerId};
+
+use super::{Goal, Node, Payload};
+use crate::holdings::Table;
+use crate::node::fetch::Want;
+use crate::time::{Span, Time};
+use crate::wire::{CHUNK_BYTES_MAX, Class};
+
+/// Chunks on their way at once: what the link brings in this time, within bounds.
+const WINDOW: Span = Span::millis(500);
+const WINDOW_MIN: usize = 16;
+const WINDOW_MAX: usize = 128;
+
+/// Of these, the most from one peer.
+const PEER_WINDOW_MAX: usize = 16;
+
+/// From a head that has this much to do, so few.
+const HEAD_QUICK: Span = Span::millis(50);
+const HEAD_BUSY: Span = Span::millis(400);
+const HEAD_WINDOW: usize = 4;
+const HEAD_WINDOW_BUSY: usize = 2;
+
+/// Chunks among which the rarest is chosen.
+const SAMPLE: usize = 48;
+
+/// Chunks that are looked at for owned ones in one go.
+const SCAN: usize = 4096;
+
+/// When all were looked at, they are again after this.
+const SCAN_AGAIN: Span = Span::seconds(1);
+
+/// Nothing came for so long, though something lacks: owners are asked, then heads.
+const STALL: Span = Span::millis(300);
+
+/// How the filling does.
+#[derive(Debug, Default)]
+pub(super) struct Bulk {
+    pub(super) in_flight: usize,
+    /// All that lacks is on its way.
+    pub(super) is_at_end: bool,
+    /// Nothing was found, and nothing changed since.
+    is_dry: bool,
+    is_paused: bool,
+    moved: Time,
+    scanned: Time,
+    came: u64,
+    rate: u64,
+}
+
+impl Bulk {
+    fn window(&self) -> usize {
+        let bytes = self.rate.saturating_mul(WINDOW.0) / 1_000_000;
+        let chunks = bytes / rootstock_core::CHUNK_BYTES;
+        (chunks as usize).clamp(WINDOW_MIN, WINDOW_MAX)
+    }
+}
+
+impl<P: Payload> Node<P> {
+    /// Stops or resumes what nobody waits for.
+    pub fn pause(&mut self, now: Time, is_paused: bool) {
+        self.bulk.is_paused = is_paused;
+        self.pump_anew(now);
+    }
+
+    /// Something changed that may allow more.
+    pub(super) fn pump_anew(&mut self, now: Time) {
+        self.bulk.is_dry = false;
+        self.pump(now);
+    }
+
+    /// Asks for as much as may be on its way.
+    pub(super) fn pump(&mut self, now: Time) {
+        let is_off = self.bulk.is_paused || self.mine.iter().all(|mine| mine.goal == Goal::Nothing);
+        if is_off || self.bulk.is_dry {
+            return;
+        }
+        while self.bulk.in_flight < self.bulk.window() {
+            if !self.pick_owned(now) && !self.pick_rare(now) && !self.pick_stalled(now) {
+                self.bulk.is_dry = true;
+                let lacks = |mine: &super::Mine| {
+                    mine.goal == Goal::All && mine.taken.ones() < mine.table.len()
+                };
+                self.bulk.is_at_end = self.bulk.in_flight > 0 && !self.mine.iter().any(lacks);
+                return;
+            }
+            self.bulk.is_at_end = false;
+        }
+    }
+
+    /// Counts what came, once a tick.
+    pub(super) fn tend_bulk(&mut self, now: Time) {
+        let total = self.counters.from_heads + self.counters.from_peers;
+        let rate = (total - self.bulk.came) * 1_000_000 / super::TICK.0;
+        self.bulk.rate = (self.bulk.rate * 15 + rate) / 16;
+        if total > self.bulk.came {
+            self.bulk.moved = now;
+        }
+        self.bulk.came = total;
+        self.bulk.is_dry = false;
+    }
+
+    /// Whether a chunk is fetched because all of a version is.
+    pub(super) fn is_filled(&self, chunk: ChunkId) -> bool {
+        let lacks = |mine: &super::Mine| {
+            let at = mine.table.find(chunk);
+            mine.goal == Goal::All && at.is_some_and(|at| !mine.held.has(at))
+        };
+        self.mine.iter().any(lacks)
+    }
+
+    /// The next chunk that this member owns and nobody holds, from a head.
+    fn pick_owned(&mut self, now: Time) -> bool {
+        let Some(head) = self.free_head(now) else {
+            return false;
+        };
+        let is_rescanned = now.since(self.bulk.scanned) > SCAN_AGAIN;
+        let mut left = SCAN;
+        for slot in 0..self.mine.len() {
+            let mine = &mut self.mine[slot];
+            if mine.goal == Goal::Nothing {
+                continue;
+            }
+            if mine.cursor >= mine.table.len() && is_rescanned {
+                mine.cursor = 0;
+                self.bulk.scanned = now;
+            }
+            let table = Arc::clone(&mine.table);
+            let mut at = mine.cursor;
+            while at < table.len() && left > 0 {
+                let mine = &self.mine[slot];
+                if !mine.taken.has(at) && mine.holders[at] == 0 {
+                    left -= 1;
+                    let chunk = table.chunks()[at];
+                    if self.owners_of(chunk).first() == Some(&self.config.id) {
+                        self.mine[slot].cursor = at + 1;
+                        self.fetch_bulk(now, chunk, head);
+                        return true;
+                    }
+                }
+                at += 1;
+            }
+            self.mine[slot].cursor = at;
+        }
+        false
+    }
+
+    /// A head that may be asked for more.
+    fn free_head(&self, now: Time) -> Option<PeerId> {
+        let window = |delay: Span| {
+            if delay < HEAD_QUICK {
+                (self.bulk.window() / 2).max(HEAD_WINDOW)
+            } else if delay < HEAD_BUSY {
+                HEAD_WINDOW
+            } else {
+                HEAD_WINDOW_BUSY
+            }
+        };
+        let heads = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.is_up && link.is_head);
+        let free = heads
+            .filter(|(_, link)| link.bulk_asks < window(link.told(now)) && !link.is_avoided(now));
+        let least = free.min_by_key(|(_, link)| (link.cost(now, Class::Bulk), link.bulk_asks));
+        least.map(|(peer, _)| *peer)
+    }
+
+    /// The rarest of what the least busy peer holds and lacks here.
+    fn pick_rare(&mut self, now: Time) -> bool {
+        let window = (self.bulk.window() / 4).clamp(2, PEER_WINDOW_MAX);
+        let mut peers = Vec::new();
+        for (peer, link) in &self.links {
+            let is_free = link.is_up && !link.is_head && link.bulk_asks < window;
+            if !is_free || link.is_avoided(now) || link.slots.is_empty() {
+                continue;
+            }
+            let is_far = link.rack != self.config.rack;
+            let cost = link.cost(now, Class::Bulk).0 / 20_000;
+            peers.push(((is_far, cost, link.bulk_asks, self.rng.next()), *peer));
+        }
+        peers.sort_unstable();
+        for (_, peer) in peers {
+            if let Some(chunk) = self.rarest_of(peer) {
+                self.fetch_bulk(now, chunk, peer);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn rarest_of(&mut self, peer: PeerId) -> Option<ChunkId> {
+        let link = self.links.get(&peer)?;
+        let mut best: Option<(u16, ChunkId)> = None;
+        for slot in link.slots.values() {
+            let mine = self.mine.iter().find(|mine| mine.is(slot.version));
+            let Some(mine) = mine.filter(|mine| mine.goal > Goal::Nothing) else {
+                continue;
+            };
+            let start = self.rng.below(mine.table.len());
+            for at in slot.held.without(&mine.taken, start, SAMPLE) {
+                let chunk = mine.table.chunks()[at];
+                let is_rarer = best.is_none_or(|(holders, _)| mine.holders[at] < holders);
+                if is_rarer && (mine.goal == Goal::All || self.owns(chunk)) {
+                    best = Some((mine.holders[at], chunk));
+                }
+            }
+        }
+        best.map(|(_, chunk)| chunk)
+    }
+
+    /// What nobody holds and its owner does not fetch by itself: the owner is asked for
+    /// it, or a head when there is no other.
+    fn pick_stalled(&mut self, now: Time) -> bool {
+        if self.bulk.in_flight > 0 || now.since(self.bulk.moved) < STALL {
+            return false;
+        }
+        let Some(chunk) = self.some_unheld() else {
+            return false;
+        };
+        let owners = self.owners_of(chunk);
+        let me = self.config.id;
+        let others = owners.into_iter().filter(|owner| *owner != me);
+        for owner in others.collect::<Vec<_>>() {
+            let is_avoided = self
+                .links
+                .get(&owner)
+                .is_some_and(|link| link.is_avoided(now));
+            if !is_avoided && self.connect(now, owner) {
+                self.fetch_bulk(now, chunk, owner);
+                return true;
+            }
+        }
+        if let Some(head) = self.free_head(now) {
+            self.fetch_bulk(now, chunk, head);
+            return true;
+        }
+        false
+    }
+
+    fn some_unheld(&mut self) -> Option<ChunkId> {
+        for slot in 0..self.mine.len() {
+            let start = self.rng.below(self.mine[slot].table.len());
+            let mine = &self.mine[slot];
+            if mine.goal == Goal::Nothing {
+                continue;
+            }
+            let lacking = mine
+                .taken
+                .lacking(&crate::bits::Bits::new(0), start, SAMPLE);
+            let chunks = lacking.iter().map(|at| mine.table.chunks()[*at]);
+            let mut wanted = chunks.filter(|chunk| mine.goal == Goal::All || self.owns(*chunk));
+            if let Some(chunk) = wanted.next() {
+                return Some(chunk);
+            }
+        }
+        None
+    }
+
+    fn fetch_bulk(&mut self, now: Time, chunk: ChunkId, peer: PeerId) {
+        self.wants
+            .entry(chunk)
+            .or_insert_with(|| Want::new(Class::Bulk));
+        self.set_taken(chunk, true);
+        self.ask(now, peer, chunk);
+    }
+}
+
+/// A window is in chunks, and a chunk is no larger than any may be.
+const _: () = assert!(rootstock_core::CHUNK_BYTES <= CHUNK_BYTES_MAX as u64);
+
+/// Which versions are there to be filled.
+impl<P: Payload> Node<P> {
+    /// The versions that this member takes part in.
+    pub fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
+        self.mine.iter().map(|mine| &mine.table)
+    }
+}

@@ -1,0 +1,203 @@
+//! Many members on a simulated network, with a simulated clock: the same [`Node`] that
+//! runs on machines, and checks that know nothing of how it decides.
+//!
+//! A run follows from its [`Scenario`] alone: the same seed gives the same trace. The
+//! network is one of queues: what a member sends leaves its link one message after the
+//! other, those of its connections in turn; after the way's latency it waits for the
+//! other end's link in the same way. A connection holds a bounded number of bytes on
+//! their way, as a socket's buffers do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rootstock_core::{ChunkId, Digest, PeerId};
+
+use crate::bits::Bits;
+use crate::holdings::Table;
+use crate::node::{Goal, Node};
+use crate::rng::Rng;
+use crate::time::{Span, Time};
+
+mod check;
+mod net;
+mod run;
+#[cfg(test)]
+mod tests;
+
+pub use check::{Broken, Outcome};
+use net::Net;
+
+/// A rate in bytes a second.
+pub type Rate = u64;
+
+/// What is simulated.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// What all choices follow from.
+    pub seed: u64,
+    /// Machines in each rack.
+    pub racks: Vec<usize>,
+    /// How many heads there are.
+    pub heads: usize,
+    /// Chunks of the version.
+    pub chunks: usize,
+    /// Bytes of a chunk on the wire.
+    pub wire_bytes: u32,
+    /// What a head's link carries, each way.
+    pub head_rate: Rate,
+    /// What a machine's link carries, each way.
+    pub node_rate: Rate,
+    /// From one end to the other, within a rack; twice that between racks.
+    pub latency: Span,
+    /// Owners of a chunk in each rack.
+    pub copies: usize,
+    /// The last machine starts so long after the first.
+    pub stagger: Span,
+    /// What machines do.
+    pub work: Work,
+    /// What goes wrong, and when.
+    pub faults: Vec<(Time, Fault)>,
+    /// When the run is given up.
+    pub limit: Time,
+}
+
+/// What machines do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// All of the version is fetched.
+    Fill,
+    /// So many chunks are read in order, ahead of a boot; what a machine owns is kept.
+    Boot {
+        /// Chunks of the boot.
+        chunks: usize,
+        /// Of these, how many are asked for at once.
+        ahead: usize,
+    },
+}
+
+/// What goes wrong. Machines are numbered from 0, heads too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A machine is gone.
+    Kill(usize),
+    /// A head is gone.
+    KillHead(usize),
+    /// A head is there again, and knows nothing.
+    StartHead(usize),
+    /// A machine sends wrong bytes from now on.
+    Lie(usize),
+    /// A machine takes questions and sends no answer.
+    Mute(usize),
+    /// A machine sends a thousandth of what its link carries.
+    Drip(usize),
+    /// The connection of two machines breaks.
+    Cut(usize, usize),
+    /// Machines of this rack and the rest of the world do not hear each other.
+    Part(usize),
+    /// They do again.
+    Join(usize),
+}
+
+impl Default for Scenario {
+    /// A rack of eight, and a head with a link like theirs.
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            racks: vec![8],
+            heads: 1,
+            chunks: 256,
+            wire_bytes: 256 << 10,
+            head_rate: 12_500_000,
+            node_rate: 12_500_000,
+            latency: Span(200),
+            copies: 2,
+            stagger: Span::millis(50),
+            work: Work::Fill,
+            faults: Vec::new(),
+            limit: Time(600_000_000),
+        }
+    }
+}
+
+impl Scenario {
+    /// How many machines there are.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.racks.iter().sum()
+    }
+
+    /// The time in which nobody can have it done, for as many as there are: the head's
+    /// link, each machine's link, and all links that send together (Kumar and Ross,
+    /// HotWeb 2006).
+    #[must_use]
+    pub fn bound(&self) -> Span {
+        let chunks = match self.work {
+            Work::Fill => self.chunks,
+            Work::Boot { chunks, .. } => chunks,
+        };
+        let bytes = chunks as u64 * u64::from(self.wire_bytes);
+        let nodes = self.nodes() as u64;
+        let heads = self.head_rate * self.heads as u64;
+        let all = heads + nodes * self.node_rate;
+        Span::of(bytes, heads)
+            .max(Span::of(bytes, self.node_rate))
+            .max(Span::of(nodes * bytes, all))
+    }
+
+    /// Runs it to its end.
+    #[must_use]
+    pub fn run(&self) -> Outcome {
+        let mut world = World::new(self);
+        world.run();
+        world.outcome()
+    }
+
+    fn table(&self) -> Arc<Table> {
+        let chunk = |number: usize| ChunkId::of(&(number as u64).to_le_bytes());
+        Table::new(Digest::of(b"simulated"), (0..self.chunks).map(chunk))
+    }
+}
+
+/// A machine or a head.
+struct Host {
+    node: Node<net::Fake>,
+    id: PeerId,
+    rack: usize,
+    is_head: bool,
+    is_alive: bool,
+    lies: bool,
+    is_mute: bool,
+    is_parted: bool,
+    /// Chunks that it has, by number.
+    store: Bits,
+    /// The next chunk of its boot.
+    next_read: usize,
+    /// Chunks of its boot that it waits for, and when it asked.
+    reading: BTreeMap<usize, Time>,
+    read: usize,
+    done: Option<Time>,
+    bad: u64,
+}
+
+/// Everything.
+struct World<'a> {
+    scenario: &'a Scenario,
+    table: Arc<Table>,
+    hosts: Vec<Host>,
+    by_id: BTreeMap<PeerId, usize>,
+    net: Net,
+    now: Time,
+    broken: Vec<Broken>,
+    /// How often a chunk left a head, by rack and number.
+    sends: BTreeMap<(usize, usize), u32>,
+    reads_worst: Span,
+    rng: Rng,
+}
+
+/// How machines fill, and who fetches what.
+fn goal_of(work: Work) -> Goal {
+    match work {
+        Work::Fill => Goal::All,
+        Work::Boot { .. } => Goal::Nothing,
+    }
+}

@@ -1,0 +1,480 @@
+//! The run: events in their order, and what machines do with them.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use super::*;
+use crate::node::{Action, Config, Member, Payload as _, Whole};
+use crate::sim::net::{Carried, Event, Fake};
+use crate::wire::{Class, Hello, Message};
+
+/// How often a head tells a machine who is there.
+const INTRODUCE_EVERY: Span = Span::seconds(10);
+
+/// To read a chunk, and to be heard when a connection is begun.
+const LOAD: Span = Span(150);
+
+impl<'a> World<'a> {
+    pub(super) fn new(scenario: &'a Scenario) -> Self {
+        let table = scenario.table();
+        let heads = (0..scenario.heads).map(|head| (head, usize::MAX, true));
+        let racks = scenario.racks.iter().enumerate();
+        let machines = racks.flat_map(|(rack, count)| (0..*count).map(move |_| rack));
+        let machines = machines
+            .enumerate()
+            .map(|(number, rack)| (number, rack, false));
+        let mut hosts = Vec::new();
+        for (number, rack, is_head) in heads.chain(machines) {
+            hosts.push(host(scenario, number, rack, is_head));
+        }
+        let rate = |host: &Host| {
+            if host.is_head {
+                scenario.head_rate
+            } else {
+                scenario.node_rate
+            }
+        };
+        let rates: Vec<Rate> = hosts.iter().map(rate).collect();
+        let mut world = Self {
+            scenario,
+            by_id: hosts
+                .iter()
+                .enumerate()
+                .map(|(at, host)| (host.id, at))
+                .collect(),
+            net: Net::new(&rates),
+            hosts,
+            table,
+            now: Time::default(),
+            broken: Vec::new(),
+            sends: BTreeMap::new(),
+            reads_worst: Span::default(),
+            rng: Rng::new(scenario.seed),
+        };
+        for at in 0..world.hosts.len() {
+            let wait = if world.hosts[at].is_head {
+                0
+            } else {
+                world.rng.next() % scenario.stagger.0.max(1)
+            };
+            world.net.at(Time(wait), Event::Start(at));
+        }
+        for (number, (at, _)) in scenario.faults.iter().enumerate() {
+            world.net.at(*at, Event::Fault(number));
+        }
+        world
+    }
+
+    pub(super) fn run(&mut self) {
+        while let Some((now, event)) = self.net.next() {
+            if now > self.scenario.limit || self.is_over() {
+                break;
+            }
+            self.now = now;
+            self.happens(event);
+        }
+        self.check_end();
+    }
+
+    fn is_over(&self) -> bool {
+        let machines = self
+            .hosts
+            .iter()
+            .filter(|host| !host.is_head && host.is_alive);
+        let faults = self.scenario.faults.iter().map(|(at, _)| *at).max();
+        let all_done = machines.clone().all(|host| host.done.is_some());
+        all_done && faults.is_none_or(|last| self.now > last)
+    }
+
+    fn happens(&mut self, event: Event) {
+        match event {
+            Event::Start(at) => {
+                self.join(at);
+                self.net.at(self.now, Event::Tick(at));
+                if !self.hosts[at].is_head {
+                    self.net.at(self.now, Event::Introduce(at));
+                }
+            }
+            Event::Tick(at) => {
+                if self.hosts[at].is_alive {
+                    self.hosts[at].node.tick(self.now);
+                    let next = self.hosts[at].node.wakes().max(self.now + Span(1));
+                    self.net.at(next, Event::Tick(at));
+                    self.act(at);
+                }
+            }
+            Event::Introduce(at) => self.introduce(at),
+            Event::Free(from) => self.free(from),
+            Event::Reaches(to, carried) => self.net.reaches(self.now, to, carried),
+            Event::Delivered(to, carried) => self.delivered(to, carried),
+            Event::Connected(from, to) => self.connected(from, to),
+            Event::Ended(at, other) => {
+                let peer = self.hosts[other].id;
+                if self.hosts[at].is_alive && self.net.connection(at, other).is_none() {
+                    self.hosts[at].node.down(self.now, peer);
+                    self.act(at);
+                }
+            }
+            Event::Loaded(at, chunk) => self.loaded(at, chunk),
+            Event::Fault(number) => {
+                let (_, fault) = self.scenario.faults[number];
+                self.fault(fault);
+            }
+        }
+    }
+
+    fn join(&mut self, at: usize) {
+        let host = &mut self.hosts[at];
+        if !host.is_head {
+            let goal = goal_of(self.scenario.work);
+            let held = host.store.clone();
+            host.node
+                .join(self.now, Arc::clone(&self.table), held, goal);
+        }
+        self.read_on(at);
+        self.act(at);
+    }
+
+    /// A head tells of everybody in the rack, of heads, and of some others.
+    fn introduce(&mut self, at: usize) {
+        self.net
+            .at(self.now + INTRODUCE_EVERY, Event::Introduce(at));
+        let is_told = self.hosts.iter().any(|host| host.is_head && host.is_alive);
+        if !is_told || !self.hosts[at].is_alive || self.hosts[at].is_parted {
+            return;
+        }
+        let rack = self.hosts[at].rack;
+        let mut told = Vec::new();
+        for (number, host) in self.hosts.iter().enumerate() {
+            let is_near = host.is_head || host.rack == rack || self.rng.below(64) == 0;
+            if is_near && host.is_alive {
+                told.push(member(host, number, self.now));
+            }
+        }
+        self.hosts[at].node.know(self.now, told);
+        self.act(at);
+    }
+
+    /// A sender's link is free: the next message of the next connection.
+    fn free(&mut self, from: usize) {
+        if !self.hosts[from].is_alive {
+            return;
+        }
+        while let Some(to) = self.net.turn(from) {
+            let peer = self.hosts[to].id;
+            if self.net.connection(from, to).is_none() {
+                continue;
+            }
+            let Some(message) = self.hosts[from].node.message(self.now, peer) else {
+                continue;
+            };
+            let Some(message) = self.as_sent(from, to, message) else {
+                continue;
+            };
+            let latency = self.latency(from, to);
+            self.net.send(self.now, from, to, latency, message);
+            self.act(from);
+            return;
+        }
+        self.act(from);
+    }
+
+    /// What a host that does wrong makes of a message.
+    fn as_sent(&mut self, from: usize, to: usize, message: Message<Fake>) -> Option<Message<Fake>> {
+        let host = &self.hosts[from];
+        match message {
+            Message::Begin { .. } | Message::Piece { .. } if host.is_mute => None,
+            Message::Piece { request, mut data } => {
+                data.is_right &= !host.lies;
+                let is_last = data.from + data.len == self.scenario.wire_bytes;
+                if host.is_head && is_last {
+                    let number = self.table.find(data.chunk).unwrap_or_default();
+                    *self.sends.entry((self.hosts[to].rack, number)).or_default() += 1;
+                }
+                Some(Message::Piece { request, data })
+            }
+            message => Some(message),
+        }
+    }
+
+    fn delivered(&mut self, to: usize, carried: Carried) {
+        let from = carried.from;
+        if !self.net.delivered(self.now, to, &carried) || !self.hosts[to].is_alive {
+            return;
+        }
+        let peer = self.hosts[from].id;
+        self.hosts[to]
+            .node
+            .received(self.now, peer, carried.message);
+        self.act(to);
+    }
+
+    fn connected(&mut self, from: usize, to: usize) {
+        let (a, b) = (&self.hosts[from], &self.hosts[to]);
+        let hears = a.is_alive && b.is_alive && !self.is_parted(from, to);
+        let (id_a, id_b) = (a.id, b.id);
+        if !hears {
+            if self.hosts[from].is_alive {
+                self.hosts[from].node.down(self.now, id_b);
+                self.act(from);
+            }
+            return;
+        }
+        if self.net.connection(from, to).is_some() {
+            // Both began one: the first stays.
+            return;
+        }
+        self.net.connect(from, to);
+        for (at, other, id) in [(from, to, id_b), (to, from, id_a)] {
+            let hello = Hello {
+                id,
+                rack: rack_name(self.hosts[other].rack),
+                port: 1,
+                is_head: self.hosts[other].is_head,
+            };
+            self.hosts[at].node.up(self.now, &hello);
+            self.act(at);
+        }
+    }
+
+    fn loaded(&mut self, at: usize, chunk: ChunkId) {
+        let host = &mut self.hosts[at];
+        let number = self.table.find(chunk);
+        let is_here = host.is_head || number.is_some_and(|number| host.store.has(number));
+        let whole = is_here.then_some(Whole {
+            codec: 0,
+            raw_bytes: self.scenario.wire_bytes,
+            data: Fake {
+                chunk,
+                from: 0,
+                len: self.scenario.wire_bytes,
+                is_right: true,
+            },
+        });
+        host.node.loaded(self.now, chunk, whole);
+        self.act(at);
+    }
+
+    /// Does what a host's state machine says.
+    fn act(&mut self, at: usize) {
+        while let Some(action) = self.hosts[at].node.action() {
+            match action {
+                Action::Connect { peer, .. } => {
+                    if let Some(other) = self.by_id.get(&peer).copied() {
+                        let takes = Span(3 * self.latency(at, other).0);
+                        self.net.at(self.now + takes, Event::Connected(at, other));
+                    }
+                }
+                Action::Disconnect { peer, .. } => {
+                    if let Some(other) = self.by_id.get(&peer).copied() {
+                        self.net.disconnect(at, other);
+                        let latency = self.latency(at, other);
+                        self.net.at(self.now + latency, Event::Ended(other, at));
+                    }
+                }
+                Action::Ready { peer } => {
+                    if let Some(other) = self.by_id.get(&peer).copied() {
+                        self.net.wake(self.now, at, other);
+                    }
+                }
+                Action::Load { chunk } => self.net.at(self.now + LOAD, Event::Loaded(at, chunk)),
+                Action::Arrived {
+                    chunk,
+                    peer,
+                    request,
+                    pieces,
+                    keep,
+                    ..
+                } => self.arrived(at, chunk, (peer, request), &pieces, keep),
+                Action::NoSource { .. } => {}
+            }
+        }
+    }
+
+    fn arrived(
+        &mut self,
+        at: usize,
+        chunk: ChunkId,
+        from: (PeerId, u32),
+        pieces: &[Fake],
+        keep: bool,
+    ) {
+        let mut end = 0;
+        let mut is_right = true;
+        for piece in pieces {
+            is_right &= piece.chunk == chunk && piece.from == end && piece.is_right;
+            end += piece.len;
+        }
+        is_right &= end == self.scenario.wire_bytes;
+        let sender = self.by_id.get(&from.0).copied();
+        let is_honest = sender.is_some_and(|sender| !self.hosts[sender].lies);
+        if !is_right && is_honest {
+            self.broke(format!(
+                "machine {at} got a wrong chunk of an honest one: {pieces:?}"
+            ));
+        }
+        let number = self.table.find(chunk).unwrap_or_default();
+        let host = &mut self.hosts[at];
+        host.bad += u64::from(!is_right);
+        host.node.checked(self.now, from.0, from.1, is_right);
+        if !is_right {
+            return;
+        }
+        if keep {
+            host.store.set(number);
+            host.node.gained(self.now, chunk);
+        }
+        if let Some(asked) = host.reading.remove(&number) {
+            host.read += 1;
+            self.reads_worst = self.reads_worst.max(self.now.since(asked));
+        }
+        self.read_on(at);
+        let host = &mut self.hosts[at];
+        let is_done = match self.scenario.work {
+            Work::Fill => host.store.ones() == self.scenario.chunks,
+            Work::Boot { chunks, .. } => host.read == chunks,
+        };
+        if is_done && host.done.is_none() {
+            host.done = Some(self.now);
+        }
+    }
+
+    /// Asks for the next chunks of a boot.
+    fn read_on(&mut self, at: usize) {
+        let Work::Boot { chunks, ahead } = self.scenario.work else {
+            return;
+        };
+        let host = &mut self.hosts[at];
+        while !host.is_head && host.reading.len() < ahead && host.next_read < chunks {
+            let number = host.next_read;
+            host.next_read += 1;
+            host.reading.insert(number, self.now);
+            let chunk = self.table.chunks()[number];
+            host.node.want(self.now, chunk, Class::Boot);
+        }
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        let heads = self.scenario.heads;
+        match fault {
+            Fault::Kill(machine) => self.kill(heads + machine),
+            Fault::KillHead(head) => self.kill(head),
+            Fault::StartHead(head) => {
+                self.hosts[head] = host(self.scenario, head, usize::MAX, true);
+                self.net.at(self.now, Event::Start(head));
+            }
+            Fault::Lie(machine) => self.hosts[heads + machine].lies = true,
+            Fault::Mute(machine) => self.hosts[heads + machine].is_mute = true,
+            Fault::Drip(machine) => {
+                let rate = self.net.up_rate(heads + machine) / 1000;
+                self.net.set_up_rate(heads + machine, rate);
+            }
+            Fault::Cut(a, b) => self.cut(heads + a, heads + b),
+            Fault::Part(rack) | Fault::Join(rack) => {
+                let is_parted = matches!(fault, Fault::Part(_));
+                for at in 0..self.hosts.len() {
+                    if self.hosts[at].rack == rack {
+                        self.hosts[at].is_parted = is_parted;
+                    }
+                }
+                for a in 0..self.hosts.len() {
+                    for b in 0..a {
+                        if self.is_parted(a, b) {
+                            self.cut(a, b);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn kill(&mut self, at: usize) {
+        self.hosts[at].is_alive = false;
+        for other in 0..self.hosts.len() {
+            self.cut(at, other);
+        }
+    }
+
+    fn cut(&mut self, a: usize, b: usize) {
+        if self.net.connection(a, b).is_some() {
+            self.net.disconnect(a, b);
+            self.net.at(self.now, Event::Ended(a, b));
+            self.net.at(self.now, Event::Ended(b, a));
+        }
+    }
+
+    /// A parted rack hears its own machines.
+    fn is_parted(&self, a: usize, b: usize) -> bool {
+        let (a, b) = (&self.hosts[a], &self.hosts[b]);
+        a.rack != b.rack && (a.is_parted || b.is_parted)
+    }
+
+    fn latency(&self, a: usize, b: usize) -> Span {
+        let (a, b) = (&self.hosts[a], &self.hosts[b]);
+        let is_far = a.rack != b.rack && !a.is_head && !b.is_head;
+        Span(self.scenario.latency.0 * if is_far { 2 } else { 1 })
+    }
+
+    /// Whatever somebody who is there holds has arrived.
+    fn check_end(&mut self) {
+        if self.now <= self.scenario.limit && self.is_over() {
+            return;
+        }
+        let machines = self
+            .hosts
+            .iter()
+            .filter(|host| !host.is_head && host.is_alive);
+        let late = machines.clone().filter(|host| host.done.is_none()).count();
+        let has_head = self.hosts.iter().any(|host| host.is_head && host.is_alive);
+        let holders = |number: usize| machines.clone().any(|host| host.store.has(number));
+        let lost = (0..self.scenario.chunks)
+            .filter(|number| !holders(*number))
+            .count();
+        if late > 0 && (has_head || lost == 0) {
+            self.broke(format!("{late} machines lack what others hold"));
+        }
+    }
+}
+
+fn host(scenario: &Scenario, number: usize, rack: usize, is_head: bool) -> Host {
+    let kind = if is_head { "head" } else { "machine" };
+    let id = PeerId::of(&format!("{kind} {number}"));
+    let config = Config {
+        id,
+        rack: rack_name(rack),
+        is_head,
+        serves: true,
+        copies: scenario.copies,
+        upload_max: None,
+        seed: scenario.seed,
+    };
+    Host {
+        node: Node::new(config),
+        id,
+        rack,
+        is_head,
+        is_alive: true,
+        lies: false,
+        is_mute: false,
+        is_parted: false,
+        store: Bits::new(scenario.chunks),
+        next_read: 0,
+        reading: BTreeMap::new(),
+        read: 0,
+        done: None,
+        bad: 0,
+    }
+}
+
+fn rack_name(rack: usize) -> String {
+    if rack == usize::MAX {
+        String::new()
+    } else {
+        format!("rack {rack}")
+    }
+}
+
+fn member(host: &Host, number: usize, now: Time) -> Member {
+    // Nobody connects to it here; it has only to be one.
+    let address = SocketAddr::new(Ipv4Addr::from(number as u32).into(), 1);
+    Member::new(host.id, address, &rack_name(host.rack), host.is_head, now)
+}
