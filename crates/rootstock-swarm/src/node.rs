@@ -339,7 +339,7 @@ impl<P: Payload> Node<P> {
                 true
             }
             Message::Load { delay_ms } => {
-                link.told_delay(now, delay_ms);
+                link.told_delay(delay_ms);
                 true
             }
             Message::Peers(known) => {
@@ -404,5 +404,40 @@ impl Class {
     #[must_use]
     pub fn is_urgent(self) -> bool {
         self > Self::Bulk
+    }
+}
+impl<P: Payload> Node<P> {
+    /// debug
+    pub fn debug(&self) -> String {
+        format!(
+            "rack {} links {} avoided {} cursor {:?} unheld {} held {:?} inflight {} heads {} wants {} bodies {} | {}",
+            self.rack.len(),
+            self.links.values().filter(|l| l.is_up).count(),
+            self.links
+                .values()
+                .filter(|l| l.is_avoided(self.ticked))
+                .count(),
+            self.mine.first().map(|m| m.cursor),
+            self.mine
+                .first()
+                .map(|m| m
+                    .table
+                    .chunks()
+                    .iter()
+                    .enumerate()
+                    .filter(|(at, _)| !m.taken.has(*at) && m.holders[*at] == 0)
+                    .count())
+                .unwrap_or(0),
+            self.mine.first().map(|m| (m.held.ones(), m.taken.ones())),
+            self.bulk.in_flight,
+            self.links
+                .values()
+                .filter(|l| l.is_head)
+                .map(|l| l.bulk_asks)
+                .sum::<usize>(),
+            self.wants.len(),
+            self.bodies.len(),
+            self.serving.debug()
+        )
     }
 }

@@ -82,8 +82,13 @@ impl<P: Payload> Node<P> {
         if is_off || self.bulk.is_dry {
             return;
         }
-        while self.bulk.in_flight < self.bulk.window() {
-            if !self.pick_owned(now) && !self.pick_rare(now) && !self.pick_stalled(now) {
+        // Heads are kept busy, however much is asked of others: what they send next is
+        // what all will live on.
+        while self.pick_owned(now) {}
+        let at_heads = self.links.values().filter(|link| link.is_head);
+        let at_heads: usize = at_heads.map(|link| link.bulk_asks).sum();
+        while self.bulk.in_flight < self.bulk.window() + at_heads {
+            if !self.pick_rare(now) && !self.pick_stalled(now) {
                 self.bulk.is_dry = true;
                 let lacks = |mine: &super::Mine| {
                     mine.goal == Goal::All && mine.taken.ones() < mine.table.len()
@@ -167,8 +172,8 @@ impl<P: Payload> Node<P> {
             .links
             .iter()
             .filter(|(_, link)| link.is_up && link.is_head);
-        let free = heads
-            .filter(|(_, link)| link.bulk_asks < window(link.told(now)) && !link.is_avoided(now));
+        let free =
+            heads.filter(|(_, link)| link.bulk_asks < window(link.told()) && !link.is_avoided(now));
         let least = free.min_by_key(|(_, link)| (link.cost(now, Class::Bulk), link.bulk_asks));
         least.map(|(peer, _)| *peer)
     }

@@ -31,6 +31,9 @@ const BEGIN_MIN: Span = Span::millis(80);
 const BEGIN_BOOT: Span = Span::millis(600);
 const BEGIN_BULK: Span = Span::seconds(4);
 
+/// Who sent nothing at all for so long is not busy but gone.
+const QUIET: Span = Span::seconds(2);
+
 /// An answer that has begun brings its bytes at this rate at least.
 const RATE_MIN_USER: u64 = 1 << 20;
 const RATE_MIN_BULK: u64 = 128 << 10;
@@ -450,6 +453,7 @@ impl<P: Payload> Node<P> {
             return false;
         }
         ask.moved = now;
+        link.moved = now;
         let chunk = ask.chunk;
         if body.is_complete() {
             let (codec, raw_bytes) = (body.codec, body.raw_bytes);
@@ -486,8 +490,9 @@ impl<P: Payload> Node<P> {
         for (peer, link) in &mut self.links {
             let told = link.cost(now, Class::Bulk);
             let begin = Span((link.begin_delay.0 * 4).max(BEGIN_MIN.0));
+            let quiet = now.since(link.moved);
             for ask in link.asks.values_mut().filter(|ask| !ask.is_late) {
-                if is_late(ask, now, told, begin, ends) {
+                if is_late(ask, now, (told, begin, quiet), ends) {
                     ask.is_late = true;
                     late.push((*peer, ask.request, ask.chunk, ask.class));
                 }
@@ -528,13 +533,18 @@ impl<P: Payload> Node<P> {
     }
 }
 
-fn is_late<P: Payload>(ask: &Ask<P>, now: Time, told: Span, begin: Span, ends: bool) -> bool {
+/// Whether a question should have been answered by now, by a peer that said how long it
+/// takes, took so long to begin of late, and was quiet for so long.
+fn is_late<P: Payload>(ask: &Ask<P>, now: Time, peer: (Span, Span, Span), ends: bool) -> bool {
+    let (told, begin, quiet) = peer;
     let urgent = ask.class.is_urgent();
     let Some(begun) = ask.begun else {
         let limit = match ask.class {
             Class::User => begin,
             Class::Boot => Span(BEGIN_BOOT.0.max(begin.0)),
             Class::Bulk if ends => Span(BEGIN_BOOT.0.max(told.0)),
+            // Who sends other answers gets to this one.
+            Class::Bulk if quiet.0 < QUIET.0.max(told.0) => return false,
             Class::Bulk => Span(BEGIN_BULK.0.max(2 * told.0)),
         };
         return now.since(ask.at) > limit;

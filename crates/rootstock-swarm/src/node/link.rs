@@ -35,6 +35,8 @@ pub(super) struct Link<P> {
     pub(super) since: Time,
     /// When something came.
     pub(super) heard: Time,
+    /// When a part of a chunk came.
+    pub(super) moved: Time,
     /// When it had room.
     pub(super) pulled: Time,
     /// When it was of use.
@@ -51,7 +53,6 @@ pub(super) struct Link<P> {
     /// Numbers that are to be said, by slot and whether they are held now.
     pub(super) news: BTreeMap<(u8, bool), Vec<u32>>,
     delay: Span,
-    delay_told: Time,
     /// Asked since it told its delay.
     asked_since: u32,
     /// Bytes a second, while it sends.
@@ -91,6 +92,7 @@ impl<P> Link<P> {
             rack: String::new(),
             since: now,
             heard: now,
+            moved: now,
             pulled: now,
             used: now,
             control: VecDeque::new(),
@@ -100,7 +102,6 @@ impl<P> Link<P> {
             next_request: 1,
             news: BTreeMap::new(),
             delay: Span::default(),
-            delay_told: now,
             asked_since: 0,
             rate: RATE_FIRST,
             begin_delay: Span::millis(20),
@@ -113,35 +114,37 @@ impl<P> Link<P> {
         self.is_up = true;
         self.is_head = hello.is_head;
         self.rack.clone_from(&hello.rack);
-        (self.since, self.heard, self.pulled, self.used) = (now, now, now, now);
+        (self.since, self.heard, self.moved) = (now, now, now);
+        (self.pulled, self.used) = (now, now);
         for ask in self.asks.values_mut() {
             (ask.at, ask.moved) = (now, now);
         }
     }
 
-    pub(super) fn told_delay(&mut self, now: Time, delay_ms: u32) {
+    pub(super) fn told_delay(&mut self, delay_ms: u32) {
         self.delay = Span::millis(u64::from(delay_ms));
-        self.delay_told = now;
         self.asked_since = 0;
     }
 
-    /// What it said it takes to begin, less the time since.
-    pub(super) fn told(&self, now: Time) -> Span {
-        let gone = now.since(self.delay_told);
-        Span(self.delay.0.saturating_sub(gone.0))
+    /// What it said it takes to begin. It says so anew when that is much else.
+    pub(super) fn told(&self) -> Span {
+        self.delay
     }
 
     /// How long a chunk would take to begin here, as far as is known.
     pub(super) fn cost(&self, now: Time, class: Class) -> Span {
-        let told = self.told(now);
+        let told = self.told();
         let queue = if class.is_urgent() { Span(0) } else { told };
         let own = Span::of(u64::from(self.asked_since) << 18, self.rate);
         let avoided = self.avoided_until.since(now);
         Span(queue.0 + own.0.min(5_000_000) + 10 * avoided.0)
     }
 
-    /// Notes that it did badly.
+    /// Notes that it did badly, once for all that it is asked at that time.
     pub(super) fn strike(&mut self, now: Time) {
+        if self.is_avoided(now) {
+            return;
+        }
         let doublings = self.strikes.min(AVOID_DOUBLINGS_MAX);
         self.avoided_until = now + Span(AVOID_FIRST.0 << doublings);
         self.strikes += 1;

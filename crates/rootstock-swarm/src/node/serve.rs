@@ -501,3 +501,17 @@ impl<P: Payload> Node<P> {
         }
     }
 }
+impl Serving {
+    pub(super) fn debug(&self) -> String {
+        format!(
+            "uploads {} queue {} active {} stuck {} loading {} rate {} told {:?}",
+            self.uploads.len(),
+            self.queue.len(),
+            self.active,
+            self.stuck,
+            self.loading.len(),
+            self.rate,
+            self.told
+        )
+    }
+}

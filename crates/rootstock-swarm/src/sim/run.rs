@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::*;
-use crate::node::{Action, Config, Member, Payload as _, Whole};
+use crate::node::{Action, Config, Member, Whole};
 use crate::sim::net::{Carried, Event, Fake};
 use crate::wire::{Class, Hello, Message};
 
@@ -68,6 +68,16 @@ impl<'a> World<'a> {
         while let Some((now, event)) = self.net.next() {
             if now > self.scenario.limit || self.is_over() {
                 break;
+            }
+            if std::env::var("DBG").is_ok() && self.now.0 / 2_000_000 != now.0 / 2_000_000 {
+                for at in [0, 1, 2, 3] {
+                    eprintln!(
+                        "{} host {at}: sent {} {}",
+                        now.0 / 1000,
+                        self.net.sent[at],
+                        self.hosts[at].node.debug()
+                    );
+                }
             }
             self.now = now;
             self.happens(event);

@@ -17,7 +17,11 @@ fn ratio(scenario: &Scenario, outcome: &Outcome) -> f64 {
 
 #[test]
 fn explore() {
-    for nodes in [1, 2, 4, 8, 16, 32] {
+    for nodes in std::env::var("N")
+        .unwrap()
+        .split(',')
+        .map(|n| n.parse().unwrap())
+    {
         let scenario = fill(nodes);
         let outcome = scenario.run();
         println!(
@@ -31,5 +35,13 @@ fn explore() {
             outcome.messages,
             outcome.broken
         );
+        let mut done: Vec<u64> = outcome
+            .done
+            .iter()
+            .flatten()
+            .map(|t| t.0 / 100_000)
+            .collect();
+        done.sort();
+        println!("{done:?}");
     }
 }
