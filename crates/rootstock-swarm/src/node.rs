@@ -234,6 +234,25 @@ impl<P: Payload> Node<P> {
         self.counters
     }
 
+    /// What is in memory: chunks that are wanted, chunks whole or in part, questions that
+    /// wait for an answer.
+    #[must_use]
+    pub fn sizes(&self) -> (usize, usize, usize) {
+        let asks = self.links.values().flat_map(|link| link.asks.values());
+        let begun = asks.filter(|ask| ask.body.is_some()).count();
+        (
+            self.wants.len(),
+            self.bodies.len() + begun,
+            self.serving.len(),
+        )
+    }
+
+    /// The members of its rack that it takes for owners, itself included.
+    #[must_use]
+    pub fn rack(&self) -> &[PeerId] {
+        &self.rack
+    }
+
     /// The next thing to do.
     pub fn action(&mut self) -> Option<Action<P>> {
         self.actions.pop_front()
@@ -404,40 +423,5 @@ impl Class {
     #[must_use]
     pub fn is_urgent(self) -> bool {
         self > Self::Bulk
-    }
-}
-impl<P: Payload> Node<P> {
-    /// debug
-    pub fn debug(&self) -> String {
-        format!(
-            "rack {} links {} avoided {} cursor {:?} unheld {} held {:?} inflight {} heads {} wants {} bodies {} | {}",
-            self.rack.len(),
-            self.links.values().filter(|l| l.is_up).count(),
-            self.links
-                .values()
-                .filter(|l| l.is_avoided(self.ticked))
-                .count(),
-            self.mine.first().map(|m| m.cursor),
-            self.mine
-                .first()
-                .map(|m| m
-                    .table
-                    .chunks()
-                    .iter()
-                    .enumerate()
-                    .filter(|(at, _)| !m.taken.has(*at) && m.holders[*at] == 0)
-                    .count())
-                .unwrap_or(0),
-            self.mine.first().map(|m| (m.held.ones(), m.taken.ones())),
-            self.bulk.in_flight,
-            self.links
-                .values()
-                .filter(|l| l.is_head)
-                .map(|l| l.bulk_asks)
-                .sum::<usize>(),
-            self.wants.len(),
-            self.bodies.len(),
-            self.serving.debug()
-        )
     }
 }

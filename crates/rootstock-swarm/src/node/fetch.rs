@@ -21,6 +21,7 @@ const FAR_COST: Span = Span::millis(150);
 /// What a head is asked for by who does not own the chunk: its owners are asked first,
 /// unless they have that much to do.
 const HEAD_COST: Span = Span::millis(250);
+const LAST_COST: Span = Span::seconds(3600);
 /// An owner that is asked for what it lacks has to fetch it.
 const OWNER_COST: Span = Span::millis(2);
 /// It takes that much to connect.

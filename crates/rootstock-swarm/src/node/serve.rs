@@ -14,6 +14,9 @@ use crate::wire::{Class, Message, Refusal};
 /// soon whole and can be passed on.
 const ACTIVE_MAX: usize = 8;
 
+/// The same of a head: each of those it sends to may have its link full.
+const HEAD_ACTIVE_MAX: usize = 16;
+
 /// Questions that wait, of one peer and of all.
 const PEER_UPLOADS_MAX: usize = 192;
 const UPLOADS_MAX: usize = 16_384;
@@ -85,6 +88,11 @@ impl Serving {
             mean_bytes: rootstock_core::CHUNK_BYTES,
             is_yielding: false,
         }
+    }
+
+    /// How many answers wait or are under way.
+    pub(super) fn len(&self) -> usize {
+        self.uploads.len()
     }
 
     pub(super) fn set_rate_max(&mut self, rate_max: Option<u64>) {
@@ -294,9 +302,14 @@ impl<P: Payload> Node<P> {
     }
 
     pub(super) fn start_uploads(&mut self, _now: Time) {
+        let most = if self.config.is_head {
+            HEAD_ACTIVE_MAX
+        } else {
+            ACTIVE_MAX
+        };
         while let Some((class, number, peer, request)) = self.serving.queue.first().copied() {
             let under_way = self.serving.active.saturating_sub(self.serving.stuck);
-            let may = class.0.is_urgent() || (under_way < ACTIVE_MAX && !self.serving.is_yielding);
+            let may = class.0.is_urgent() || (under_way < most && !self.serving.is_yielding);
             if !may {
                 return;
             }
@@ -499,19 +512,5 @@ impl<P: Payload> Node<P> {
         for peer in all {
             self.ready(peer);
         }
-    }
-}
-impl Serving {
-    pub(super) fn debug(&self) -> String {
-        format!(
-            "uploads {} queue {} active {} stuck {} loading {} rate {} told {:?}",
-            self.uploads.len(),
-            self.queue.len(),
-            self.active,
-            self.stuck,
-            self.loading.len(),
-            self.rate,
-            self.told
-        )
     }
 }

@@ -1,5 +1,7 @@
 //! What is checked, and what came of it.
 
+use rootstock_core::PeerId;
+
 use super::World;
 use crate::time::{Span, Time};
 
@@ -63,7 +65,34 @@ impl Outcome {
     }
 }
 
+/// What a member may have in memory at most: chunks wanted, chunks, questions.
+const SIZES_MAX: (usize, usize, usize) = (1024, 1024, 16_384);
+
 impl World<'_> {
+    pub(super) fn check_sizes(&mut self, at: usize) {
+        let sizes = self.hosts[at].node.sizes();
+        if sizes.0 > SIZES_MAX.0 || sizes.1 > SIZES_MAX.1 || sizes.2 > SIZES_MAX.2 {
+            self.broke(format!("host {at} has {sizes:?} in memory"));
+        }
+    }
+
+    /// Everybody in a rack takes the same members for owners: those who are there.
+    pub(super) fn check_racks(&mut self) {
+        for at in 0..self.hosts.len() {
+            let host = &self.hosts[at];
+            let alike = self
+                .hosts
+                .iter()
+                .filter(|other| !other.is_head && other.is_alive && other.rack == host.rack);
+            let mut rack: Vec<PeerId> = alike.map(|other| other.id).collect();
+            rack.sort_unstable();
+            if !host.is_head && host.is_alive && host.node.rack() != rack {
+                let seen = host.node.rack().len();
+                self.broke(format!("host {at} sees {seen} owners of {}", rack.len()));
+            }
+        }
+    }
+
     pub(super) fn broke(&mut self, what: String) {
         let at = self.now;
         if self.broken.len() < 100 {

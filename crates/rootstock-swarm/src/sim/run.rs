@@ -69,16 +69,6 @@ impl<'a> World<'a> {
             if now > self.scenario.limit || self.is_over() {
                 break;
             }
-            if std::env::var("DBG").is_ok() && self.now.0 / 2_000_000 != now.0 / 2_000_000 {
-                for at in [0, 1, 2, 3] {
-                    eprintln!(
-                        "{} host {at}: sent {} {}",
-                        now.0 / 1000,
-                        self.net.sent[at],
-                        self.hosts[at].node.debug()
-                    );
-                }
-            }
             self.now = now;
             self.happens(event);
         }
@@ -107,6 +97,7 @@ impl<'a> World<'a> {
             Event::Tick(at) => {
                 if self.hosts[at].is_alive {
                     self.hosts[at].node.tick(self.now);
+                    self.check_sizes(at);
                     let next = self.hosts[at].node.wakes().max(self.now + Span(1));
                     self.net.at(next, Event::Tick(at));
                     self.act(at);
@@ -424,8 +415,11 @@ impl<'a> World<'a> {
         Span(self.scenario.latency.0 * if is_far { 2 } else { 1 })
     }
 
-    /// Whatever somebody who is there holds has arrived.
+    /// Whatever somebody who is there holds has arrived, and all agree on who owns what.
     fn check_end(&mut self) {
+        if self.scenario.faults.is_empty() {
+            self.check_racks();
+        }
         if self.now <= self.scenario.limit && self.is_over() {
             return;
         }

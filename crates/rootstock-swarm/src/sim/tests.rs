@@ -5,43 +5,208 @@ use super::*;
 fn fill(nodes: usize) -> Scenario {
     Scenario {
         racks: vec![nodes],
-        chunks: 1024,
         ..Scenario::default()
     }
 }
 
-fn ratio(scenario: &Scenario, outcome: &Outcome) -> f64 {
+fn seconds(seconds: u64) -> Time {
+    Time(seconds * 1_000_000)
+}
+
+/// Runs it, and has all checks hold.
+fn check(scenario: &Scenario) -> Outcome {
+    let outcome = scenario.run();
+    assert_eq!(outcome.broken, [], "{scenario:?}");
+    outcome
+}
+
+/// How many times the bound the last machine took, in hundredths.
+fn ratio(scenario: &Scenario, outcome: &Outcome) -> u64 {
     let last = outcome.last().expect("all have it");
-    last.0 as f64 / scenario.bound().0 as f64
+    last.0 * 100 / scenario.bound().0
+}
+
+/// Bytes that left heads, in hundredths of the version.
+fn from_heads(scenario: &Scenario, outcome: &Outcome) -> u64 {
+    let bytes = scenario.chunks as u64 * u64::from(scenario.wire_bytes);
+    outcome.head_bytes.iter().sum::<u64>() * 100 / bytes
 }
 
 #[test]
-fn explore() {
-    for nodes in std::env::var("N")
-        .unwrap()
-        .split(',')
-        .map(|n| n.parse().unwrap())
-    {
+fn as_many_as_there_are_take_about_as_long_as_one() {
+    for nodes in [1, 2, 5, 16, 32] {
         let scenario = fill(nodes);
-        let outcome = scenario.run();
-        println!(
-            "{nodes}: last {:?} ratio {:.3} head {:.2} sends {} wasted {} hedged {} messages {} broken {:?}",
-            outcome.last(),
-            outcome.last().map_or(0.0, |_| ratio(&scenario, &outcome)),
-            outcome.head_bytes[0] as f64 / (1024.0 * 262144.0),
-            outcome.sends_most,
-            outcome.wasted,
-            outcome.hedged,
-            outcome.messages,
-            outcome.broken
+        let outcome = check(&scenario);
+        let (ratio, sent) = (ratio(&scenario, &outcome), from_heads(&scenario, &outcome));
+        // Headers alone are 5; the rest of it is the start and the end of a short run.
+        assert!(ratio <= 140, "{nodes} machines: {ratio} % of the bound");
+        assert!(
+            sent <= 105,
+            "{nodes} machines: {sent} % of the version left the head"
         );
-        let mut done: Vec<u64> = outcome
+        assert!(outcome.sends_most <= 3, "{nodes}: {}", outcome.sends_most);
+    }
+}
+
+#[test]
+fn a_run_follows_from_its_seed() {
+    let run = |seed| {
+        let scenario = Scenario {
+            seed,
+            faults: vec![(seconds(2), Fault::Kill(3)), (seconds(3), Fault::Lie(1))],
+            ..fill(8)
+        };
+        let outcome = scenario.run();
+        (outcome.trace, outcome.done, outcome.messages)
+    };
+    assert_eq!(run(7), run(7));
+    assert_ne!(run(7).0, run(8).0);
+}
+
+#[test]
+fn a_storm_of_boots_costs_heads_about_one_boot() {
+    for nodes in [4, 32, 120] {
+        let scenario = Scenario {
+            racks: vec![nodes],
+            chunks: 400,
+            wire_bytes: 75 << 10,
+            head_rate: 125_000_000,
+            node_rate: 125_000_000,
+            stagger: Span::seconds(2),
+            work: Work::Boot {
+                chunks: 160,
+                ahead: 16,
+            },
+            ..Scenario::default()
+        };
+        let outcome = check(&scenario);
+        let sets = outcome.head_bytes[0] * 100 / (160 * (75 << 10));
+        assert!(
+            sets <= 250,
+            "{nodes} machines: {sets} % of a boot left the head"
+        );
+    }
+}
+
+#[test]
+fn heads_may_die_when_the_swarm_has_all() {
+    let scenario = Scenario {
+        head_rate: 125_000_000,
+        faults: vec![(seconds(3), Fault::KillHead(0))],
+        ..fill(16)
+    };
+    let outcome = check(&scenario);
+    // It had sent all once by then, and nobody had all.
+    assert!(
+        outcome
             .done
             .iter()
-            .flatten()
-            .map(|t| t.0 / 100_000)
-            .collect();
-        done.sort();
-        println!("{done:?}");
+            .all(|done| done.is_some_and(|at| at > seconds(3)))
+    );
+    assert_eq!(outcome.finished(), 16);
+}
+
+#[test]
+fn a_head_that_is_back_knows_nothing_and_needs_not() {
+    let scenario = Scenario {
+        faults: vec![
+            (seconds(2), Fault::KillHead(0)),
+            (seconds(20), Fault::StartHead(0)),
+        ],
+        ..fill(8)
+    };
+    assert_eq!(check(&scenario).finished(), 8);
+}
+
+#[test]
+fn half_of_the_machines_may_die_when_copies_have_settled() {
+    // A fast head fills all the owners; then it and half of them go.
+    let kills = (0..8).map(|machine| (seconds(4), Fault::Kill(machine * 2)));
+    let head = [(seconds(4), Fault::KillHead(0))];
+    let scenario = Scenario {
+        head_rate: 1_250_000_000,
+        faults: head.into_iter().chain(kills).collect(),
+        ..fill(16)
+    };
+    let outcome = check(&scenario);
+    assert_eq!(outcome.alive.iter().filter(|alive| **alive).count(), 8);
+    assert!(outcome.last().is_some(), "{:?}", outcome.done);
+}
+
+#[test]
+fn who_does_wrong_harms_nobody_for_long() {
+    for (fault, name) in [
+        (Fault::Lie(2), "lies"),
+        (Fault::Mute(2), "is mute"),
+        (Fault::Drip(2), "drips"),
+        (Fault::Kill(2), "is killed"),
+    ] {
+        let scenario = Scenario {
+            faults: vec![(seconds(1), fault)],
+            limit: seconds(120),
+            ..fill(8)
+        };
+        let outcome = check(&scenario);
+        let mut done = outcome.done.clone();
+        done.remove(2);
+        let last = done.into_iter().flatten().max().expect("somebody is done");
+        let ratio = last.0 * 100 / scenario.bound().0;
+        assert!(ratio <= 400, "one that {name}: {ratio} % of the bound");
+        let found = outcome.liars > 0;
+        assert_eq!(found, matches!(fault, Fault::Lie(_)), "{name}");
+    }
+}
+
+#[test]
+fn a_rack_that_is_cut_off_goes_on_by_itself_and_joins_again() {
+    let scenario = Scenario {
+        racks: vec![6, 6],
+        faults: vec![
+            (seconds(3), Fault::Part(1)),
+            (seconds(30), Fault::Join(1)),
+            (seconds(31), Fault::Cut(0, 1)),
+            (seconds(31), Fault::Cut(7, 8)),
+        ],
+        ..Scenario::default()
+    };
+    assert_eq!(check(&scenario).finished(), 12);
+}
+
+#[test]
+fn many_racks_take_each_chunk_from_a_head_or_from_each_other() {
+    let scenario = Scenario {
+        racks: vec![10; 5],
+        head_rate: 125_000_000,
+        ..Scenario::default()
+    };
+    let outcome = check(&scenario);
+    assert!(outcome.sends_most <= 3, "{}", outcome.sends_most);
+    assert!(from_heads(&scenario, &outcome) <= 520);
+}
+
+#[test]
+fn many_seeds_break_no_rule() {
+    for seed in 0..12 {
+        let mut rng = Rng::new(seed);
+        let nodes = 3 + rng.below(14);
+        let fault = |rng: &mut Rng| {
+            let (one, other) = (rng.below(nodes), rng.below(nodes));
+            let fault = match rng.below(5) {
+                0 => Fault::Lie(one),
+                1 => Fault::Mute(one),
+                2 => Fault::Drip(one),
+                3 => Fault::Kill(one),
+                _ => Fault::Cut(one, other),
+            };
+            (Time(rng.next() % 6_000_000), fault)
+        };
+        let scenario = Scenario {
+            seed,
+            racks: vec![nodes],
+            chunks: 64 + rng.below(128),
+            faults: (0..rng.below(4)).map(|_| fault(&mut rng)).collect(),
+            ..Scenario::default()
+        };
+        check(&scenario);
     }
 }
