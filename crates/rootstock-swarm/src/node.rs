@@ -98,6 +98,8 @@ pub enum Leaving {
     Lied,
     /// What it says makes no sense.
     Nonsense,
+    /// It does not answer, or too slowly, again and again.
+    Slow,
     /// There are too many connections, and this one is of least use.
     Idle,
 }
@@ -279,6 +281,14 @@ impl<P: Payload> Node<P> {
         if self.banned.contains(&hello.id) || hello.id == self.config.id {
             self.end(now, hello.id, Leaving::Lied);
             return;
+        }
+        if self.is_out(now, hello.id) {
+            self.end(now, hello.id, Leaving::Slow);
+            return;
+        }
+        if self.links.get(&hello.id).is_some_and(|link| link.is_up) {
+            // It began anew: what was asked over the old connection is lost.
+            self.down(now, hello.id);
         }
         self.met(now, hello);
         let pending = self.links.remove(&hello.id).filter(|link| !link.is_up);

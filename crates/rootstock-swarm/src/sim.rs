@@ -187,6 +187,8 @@ struct World<'a> {
     by_id: BTreeMap<PeerId, usize>,
     net: Net,
     now: Time,
+    /// Hosts that are not there yet.
+    starting: usize,
     broken: Vec<Broken>,
     /// How often a chunk left a head, by rack and number.
     sends: BTreeMap<(usize, usize), u32>,
@@ -198,6 +200,6 @@ struct World<'a> {
 fn goal_of(work: Work) -> Goal {
     match work {
         Work::Fill => Goal::All,
-        Work::Boot { .. } => Goal::Nothing,
+        Work::Boot { .. } => Goal::Owned,
     }
 }

@@ -224,7 +224,8 @@ impl<P: Payload> Node<P> {
     /// What nobody holds and its owner does not fetch by itself: the owner is asked for
     /// it, or a head when there is no other.
     fn pick_stalled(&mut self, now: Time) -> bool {
-        if self.bulk.in_flight > 0 || now.since(self.bulk.moved) < STALL {
+        let is_busy = self.bulk.in_flight > self.bulk.window() / 4;
+        if is_busy || now.since(self.bulk.moved) < STALL {
             return false;
         }
         let Some(chunk) = self.some_unheld() else {

@@ -22,6 +22,8 @@ const FAR_COST: Span = Span::millis(150);
 /// unless they have that much to do.
 const HEAD_COST: Span = Span::millis(250);
 const LAST_COST: Span = Span::seconds(3600);
+/// Who owns the chunk asks a head, unless somebody near has it.
+const NEAR_COST: Span = Span::millis(10);
 /// An owner that is asked for what it lacks has to fetch it.
 const OWNER_COST: Span = Span::millis(2);
 /// It takes that much to connect.
@@ -30,10 +32,13 @@ const CONNECT_COST: Span = Span::millis(20);
 /// Who waits for a chunk's first byte waits for at least so long before another is asked.
 const BEGIN_MIN: Span = Span::millis(80);
 const BEGIN_BOOT: Span = Span::millis(600);
-const BEGIN_BULK: Span = Span::seconds(4);
+const BEGIN_BULK: Span = Span::seconds(2);
 
 /// Who sent nothing at all for so long is not busy but gone.
-const QUIET: Span = Span::seconds(2);
+const QUIET: Span = Span::seconds(1);
+
+/// A question that has taken so many times as long as it should is given up.
+const OVER: u64 = 8;
 
 /// An answer that has begun brings its bytes at this rate at least.
 const RATE_MIN_USER: u64 = 1 << 20;
@@ -49,6 +54,9 @@ pub(super) struct Want {
     pub(super) asks: Vec<(PeerId, u32)>,
     /// The question whose answer is passed on.
     pub(super) lead: Option<(PeerId, u32)>,
+    /// Whether whoever was asked first has it, or is a head: then others may wait for it
+    /// here, and nobody waits in a circle.
+    pub(super) is_grounded: bool,
     tried: Vec<PeerId>,
     /// Who is said to have it.
     hint: Option<PeerId>,
@@ -64,6 +72,7 @@ impl Want {
             relays: Vec::new(),
             asks: Vec::new(),
             lead: None,
+            is_grounded: true,
             tried: Vec::new(),
             hint: None,
             insists: false,
@@ -169,9 +178,18 @@ impl<P: Payload> Node<P> {
             return;
         }
         // What is filled goes on; of it there is no local reader.
-        if self.is_filled(chunk) {
+        let is_asked = self
+            .wants
+            .get(&chunk)
+            .is_some_and(|want| !want.asks.is_empty());
+        if is_asked && self.is_filled(chunk) {
             return;
         }
+        self.give_up(chunk);
+    }
+
+    /// Wants a chunk no more; filling comes to it again.
+    fn give_up(&mut self, chunk: ChunkId) {
         let Some(want) = self.wants.remove(&chunk) else {
             return;
         };
@@ -184,6 +202,7 @@ impl<P: Payload> Node<P> {
 
     /// Asks a peer, which is connected or will be.
     pub(super) fn ask(&mut self, now: Time, peer: PeerId, chunk: ChunkId) {
+        let has_it = self.holds(peer, chunk);
         let Some(want) = self.wants.get_mut(&chunk) else {
             return;
         };
@@ -194,6 +213,7 @@ impl<P: Payload> Node<P> {
         let request = link.ask(now, chunk, class);
         want.asks.push((peer, request));
         want.tried.push(peer);
+        want.is_grounded &= has_it;
         let insists = want.insists;
         link.control.push_back(Message::Ask {
             request,
@@ -256,8 +276,9 @@ impl<P: Payload> Node<P> {
         want.retry_at = now + AGAIN;
         if want.is_local {
             self.actions.push_back(Action::NoSource { chunk });
-        } else if !self.is_filled(chunk) {
+        } else {
             self.refuse_relays(chunk);
+            self.give_up(chunk);
         }
     }
 
@@ -289,7 +310,7 @@ impl<P: Payload> Node<P> {
             let is_far = !link.is_head && link.rack != self.config.rack;
             if link.is_head && link.is_up {
                 let more = if owns || want.insists {
-                    Span(0)
+                    NEAR_COST
                 } else {
                     HEAD_COST
                 };
@@ -342,9 +363,7 @@ impl<P: Payload> Node<P> {
         if want.is_local || !want.relays.is_empty() {
             self.dispatch(now, chunk);
         } else {
-            // The filling comes to it again.
-            self.wants.remove(&chunk);
-            self.set_taken(chunk, false);
+            self.give_up(chunk);
         }
     }
 
@@ -370,6 +389,11 @@ impl<P: Payload> Node<P> {
             }
             Refusal::Broken | Refusal::Elsewhere => {}
         }
+        // One that did badly is no help.
+        let hint = hint.filter(|hint| {
+            let link = self.links.get(hint);
+            !link.is_some_and(|link| link.is_avoided(now)) && !self.is_out(now, *hint)
+        });
         if let Some(want) = self.wants.get_mut(&chunk) {
             want.hint = hint;
             want.insists |= why == Refusal::Elsewhere;
@@ -492,15 +516,16 @@ impl<P: Payload> Node<P> {
             let told = link.cost(now, Class::Bulk);
             let begin = Span((link.begin_delay.0 * 4).max(BEGIN_MIN.0));
             let quiet = now.since(link.moved);
-            for ask in link.asks.values_mut().filter(|ask| !ask.is_late) {
-                if is_late(ask, now, (told, begin, quiet), ends) {
+            for ask in link.asks.values_mut() {
+                let times = lateness(ask, now, (told, begin, quiet), ends);
+                if times >= OVER || (times >= 1 && !ask.is_late) {
                     ask.is_late = true;
-                    late.push((*peer, ask.request, ask.chunk, ask.class));
+                    late.push((*peer, ask.request, times >= OVER));
                 }
             }
         }
-        for (peer, request, chunk, class) in late {
-            self.was_late(now, peer, request, chunk, class);
+        for (peer, request, is_over) in late {
+            self.was_late(now, peer, request, is_over);
         }
         let idle = self.wants.iter();
         let idle = idle.filter(|(_, want)| want.asks.is_empty() && want.retry_at <= now);
@@ -510,33 +535,38 @@ impl<P: Payload> Node<P> {
         }
     }
 
-    fn was_late(&mut self, now: Time, peer: PeerId, request: u32, chunk: ChunkId, class: Class) {
-        if let Some(link) = self.links.get_mut(&peer)
-            && !self.bulk.is_at_end
-        {
+    /// A question takes too long: another is asked beside, or in its place.
+    fn was_late(&mut self, now: Time, peer: PeerId, request: u32, is_over: bool) {
+        let Some(link) = self.links.get_mut(&peer) else {
+            return;
+        };
+        let Some(ask) = link.asks.get(&request) else {
+            return;
+        };
+        let (chunk, class) = (ask.chunk, ask.class);
+        let is_at_end = self.bulk.is_at_end;
+        if is_over || !is_at_end {
             link.strike(now);
+            self.mind(now, peer);
         }
-        let waits = self
-            .wants
-            .get(&chunk)
-            .is_some_and(|want| want.is_local || !want.relays.is_empty());
-        if class.is_urgent() || waits || self.bulk.is_at_end {
-            // Beside it another is asked; whichever comes first is taken.
+        let want = self.wants.get(&chunk);
+        let waits = want.is_some_and(|want| want.is_local || !want.relays.is_empty());
+        if !is_over && (class.is_urgent() || waits || is_at_end) {
+            // Whichever comes first is taken.
             self.dispatch(now, chunk);
             return;
         }
         let link = self.links.get_mut(&peer);
-        let ask = link.and_then(|link| link.take_ask(request));
-        if let Some(ask) = ask {
+        if let Some(ask) = link.and_then(|link| link.take_ask(request)) {
             self.say(peer, Message::Cancel { request });
             self.ask_failed(now, peer, &ask);
         }
     }
 }
 
-/// Whether a question should have been answered by now, by a peer that said how long it
-/// takes, took so long to begin of late, and was quiet for so long.
-fn is_late<P: Payload>(ask: &Ask<P>, now: Time, peer: (Span, Span, Span), ends: bool) -> bool {
+/// How many times as long as it should a question has taken, by a peer that said how
+/// long it takes, took so long to begin of late, and was quiet for so long.
+fn lateness<P: Payload>(ask: &Ask<P>, now: Time, peer: (Span, Span, Span), ends: bool) -> u64 {
     let (told, begin, quiet) = peer;
     let urgent = ask.class.is_urgent();
     let Some(begun) = ask.begun else {
@@ -545,15 +575,15 @@ fn is_late<P: Payload>(ask: &Ask<P>, now: Time, peer: (Span, Span, Span), ends: 
             Class::Boot => Span(BEGIN_BOOT.0.max(begin.0)),
             Class::Bulk if ends => Span(BEGIN_BOOT.0.max(told.0)),
             // Who sends other answers gets to this one.
-            Class::Bulk if quiet.0 < QUIET.0.max(told.0) => return false,
+            Class::Bulk if quiet.0 < QUIET.0.max(told.0) => return 0,
             Class::Bulk => Span(BEGIN_BULK.0.max(2 * told.0)),
         };
-        return now.since(ask.at) > limit;
+        return now.since(ask.at).0 / limit.0;
     };
     let Some(body) = ask.body.as_ref().filter(|body| !body.is_complete()) else {
-        return false;
+        return 0;
     };
     let rate = if urgent { RATE_MIN_USER } else { RATE_MIN_BULK };
     let allowed = Span::of(u64::from(body.got) + 64 * 1024, rate);
-    now.since(begun) > Span(allowed.0 + if urgent { 100_000 } else { 1_000_000 })
+    now.since(begun).0 / (allowed.0 + if urgent { 100_000 } else { 1_000_000 })
 }

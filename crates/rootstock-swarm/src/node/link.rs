@@ -23,7 +23,7 @@ const BITS_MAX: usize = 1 << 24;
 const NEWS_MAX: usize = 1 << 16;
 
 /// How long a peer that did badly is asked last; it doubles.
-const AVOID_FIRST: Span = Span::seconds(2);
+const AVOID_FIRST: Span = Span::seconds(1);
 const AVOID_DOUBLINGS_MAX: u32 = 6;
 
 /// One connection.
@@ -59,7 +59,7 @@ pub(super) struct Link<P> {
     pub(super) rate: u64,
     /// Between a question that is waited for and the begin of its answer.
     pub(super) begin_delay: Span,
-    strikes: u32,
+    pub(super) strikes: u32,
     avoided_until: Time,
 }
 

@@ -48,6 +48,11 @@ const RETRY_DOUBLINGS_MAX: u32 = 6;
 /// every few seconds.
 const SILENCE_LIMIT: Span = Span::seconds(20);
 
+/// Who did badly so often in a row is left alone for a while, which doubles.
+const STRIKES_MAX: u32 = 3;
+const OUT_FIRST: Span = Span::seconds(30);
+const OUT_DOUBLINGS_MAX: u32 = 5;
+
 /// Another member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
@@ -64,6 +69,9 @@ pub struct Member {
     /// Failures to reach it since it was, and when to try again.
     failures: u32,
     retry_at: Time,
+    /// How often it was left alone, and until when.
+    outs: u32,
+    out_until: Time,
 }
 
 impl Member {
@@ -78,6 +86,8 @@ impl Member {
             seen,
             failures: 0,
             retry_at: Time::default(),
+            outs: 0,
+            out_until: Time::default(),
         }
     }
 }
@@ -138,9 +148,30 @@ impl<P: Payload> Node<P> {
         if !self.config.is_head && self.config.serves {
             rack.push(self.config.id);
         }
-        rack.retain(|id| !self.banned.contains(id));
+        rack.retain(|id| !self.banned.contains(id) && !self.is_out(now, *id));
         rack.sort_unstable();
         self.rack = rack;
+    }
+
+    /// A peer that did badly again and again is left alone: its word on what it holds
+    /// keeps others from fetching that. A head is needed, however it does.
+    pub(super) fn mind(&mut self, now: Time, peer: PeerId) {
+        let link = self.links.get(&peer);
+        let is_bad = link.is_some_and(|link| link.strikes >= STRIKES_MAX && !link.is_head);
+        let Some(member) = self.members.get_mut(&peer).filter(|_| is_bad) else {
+            return;
+        };
+        let doublings = member.outs.min(OUT_DOUBLINGS_MAX);
+        member.out_until = now + Span(OUT_FIRST.0 << doublings);
+        member.outs += 1;
+        self.end(now, peer, Leaving::Slow);
+    }
+
+    /// Whether a member is left alone.
+    pub(super) fn is_out(&self, now: Time, peer: PeerId) -> bool {
+        self.members
+            .get(&peer)
+            .is_some_and(|member| member.out_until > now)
     }
 
     pub(super) fn met(&mut self, now: Time, hello: &Hello) {
@@ -200,10 +231,11 @@ impl<P: Payload> Node<P> {
         }
         let dials = self.links.values().filter(|link| !link.is_up).count();
         let member = self.members.get(&peer);
-        let Some(member) = member.filter(|member| member.retry_at <= now) else {
+        let is_banned = self.banned.contains(&peer);
+        let Some(member) = member.filter(|member| member.retry_at <= now && !is_banned) else {
             return false;
         };
-        if dials >= DIALS_MAX || self.links.len() >= LINKS_MAX || self.banned.contains(&peer) {
+        if dials >= DIALS_MAX || self.links.len() >= LINKS_MAX || self.is_out(now, peer) {
             return false;
         }
         let address = member.address;

@@ -179,12 +179,15 @@ impl<P: Payload> Node<P> {
             self.enqueue(peer, request);
             return self.start_uploads(now);
         }
-        let is_coming = self.wants.contains_key(&chunk);
+        let want = self.wants.get(&chunk);
+        let is_coming = want.is_some_and(|want| want.lead.is_some());
+        // Who waits for somebody who may be waiting for it helps nobody.
+        let is_adrift = want.is_some_and(|want| !want.is_grounded && want.lead.is_none());
         let same_rack = self
             .links
             .get(&peer)
             .is_some_and(|link| link.rack == self.config.rack);
-        let fetches = same_rack && self.owns(chunk);
+        let fetches = same_rack && !is_adrift && self.owns(chunk);
         if !is_coming && !fetches {
             return self.refuse(peer, request, chunk, Refusal::Lacking);
         }
@@ -417,15 +420,17 @@ impl<P: Payload> Node<P> {
         }
     }
 
-    /// What was passed on of a chunk was not it, or stopped.
+    /// What was passed on of a chunk was not it, or stopped. Who waits here for its begin
+    /// may go on waiting only where it is fetched for others.
     pub(super) fn break_relays(&mut self, chunk: ChunkId) {
+        let fetches = self.owns(chunk);
         let relays = self.wants.get(&chunk).map(|want| want.relays.clone());
         for (peer, request) in relays.unwrap_or_default() {
             let upload = self.serving.uploads.get_mut(&(peer, request));
             let Some(upload) = upload else {
                 continue;
             };
-            if upload.is_begun {
+            if upload.is_begun || !fetches {
                 self.finish(peer, request);
                 self.refuse(peer, request, chunk, Refusal::Broken);
             } else if upload.is_active {
@@ -442,7 +447,6 @@ impl<P: Payload> Node<P> {
             self.finish(peer, request);
             self.refuse(peer, request, chunk, Refusal::Lacking);
         }
-        self.settle(chunk);
     }
 
     pub(super) fn forget_uploads(&mut self, peer: PeerId) {

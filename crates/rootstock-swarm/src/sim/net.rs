@@ -200,6 +200,13 @@ impl Net {
         None
     }
 
+    /// A sender is gone, and what it had to send with it.
+    pub(super) fn idle(&mut self, from: usize) {
+        self.busy[from] = false;
+        self.ready[from].clear();
+        self.is_ready.retain(|(sender, _)| *sender != from);
+    }
+
     /// Sends a message, which keeps the sender's link busy.
     pub(super) fn send(
         &mut self,

@@ -45,11 +45,13 @@ impl<'a> World<'a> {
             hosts,
             table,
             now: Time::default(),
+            starting: 0,
             broken: Vec::new(),
             sends: BTreeMap::new(),
             reads_worst: Span::default(),
             rng: Rng::new(scenario.seed),
         };
+        world.starting = world.hosts.len();
         for at in 0..world.hosts.len() {
             let wait = if world.hosts[at].is_head {
                 0
@@ -82,12 +84,14 @@ impl<'a> World<'a> {
             .filter(|host| !host.is_head && host.is_alive);
         let faults = self.scenario.faults.iter().map(|(at, _)| *at).max();
         let all_done = machines.clone().all(|host| host.done.is_some());
-        all_done && faults.is_none_or(|last| self.now > last)
+        all_done && self.starting == 0 && faults.is_none_or(|last| self.now > last)
     }
 
     fn happens(&mut self, event: Event) {
         match event {
             Event::Start(at) => {
+                self.hosts[at].is_alive = true;
+                self.starting -= 1;
                 self.join(at);
                 self.net.at(self.now, Event::Tick(at));
                 if !self.hosts[at].is_head {
@@ -158,6 +162,7 @@ impl<'a> World<'a> {
     /// A sender's link is free: the next message of the next connection.
     fn free(&mut self, from: usize) {
         if !self.hosts[from].is_alive {
+            self.net.idle(from);
             return;
         }
         while let Some(to) = self.net.turn(from) {
@@ -361,6 +366,7 @@ impl<'a> World<'a> {
             Fault::KillHead(head) => self.kill(head),
             Fault::StartHead(head) => {
                 self.hosts[head] = host(self.scenario, head, usize::MAX, true);
+                self.starting += 1;
                 self.net.at(self.now, Event::Start(head));
             }
             Fault::Lie(machine) => self.hosts[heads + machine].lies = true,
@@ -456,7 +462,7 @@ fn host(scenario: &Scenario, number: usize, rack: usize, is_head: bool) -> Host 
         id,
         rack,
         is_head,
-        is_alive: true,
+        is_alive: false,
         lies: false,
         is_mute: false,
         is_parted: false,
