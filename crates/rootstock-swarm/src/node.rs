@@ -5,7 +5,7 @@
 //! They meet in the connections (`link`) and in what is held (`mine`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use rootstock_core::{ChunkId, PeerId};
 
 use crate::rng::Rng;
 use crate::time::{Span, Time};
-use crate::wire::{Class, Message};
+use crate::wire::{Class, Hello, Message};
 
 mod body;
 mod bulk;
@@ -276,8 +276,9 @@ impl<P: Payload> Node<P> {
         self.pump(now);
     }
 
-    /// A connection is there, and the other end has said who it is.
-    pub fn up(&mut self, now: Time, hello: &crate::wire::Hello) {
+    /// A connection is there, and the other end has said who it is. It is reached at
+    /// `address`, at the port that it said.
+    pub fn up(&mut self, now: Time, hello: &Hello, address: IpAddr) {
         if self.banned.contains(&hello.id) || hello.id == self.config.id {
             self.end(now, hello.id, Leaving::Lied);
             return;
@@ -290,7 +291,7 @@ impl<P: Payload> Node<P> {
             // It began anew: what was asked over the old connection is lost.
             self.down(now, hello.id);
         }
-        self.met(now, hello);
+        self.met(now, hello, address);
         let pending = self.links.remove(&hello.id).filter(|link| !link.is_up);
         let mut link = pending.unwrap_or_else(|| Link::new(now));
         link.came_up(now, hello);

@@ -40,6 +40,9 @@ const SCAN_AGAIN: Span = Span::seconds(1);
 /// Nothing came for so long, though something lacks: owners are asked, then heads.
 const STALL: Span = Span::millis(300);
 
+/// One such question in this time.
+const STALLED_EVERY: Span = Span::millis(50);
+
 /// How the filling does.
 #[derive(Debug, Default)]
 pub(super) struct Bulk {
@@ -50,6 +53,7 @@ pub(super) struct Bulk {
     is_dry: bool,
     is_paused: bool,
     moved: Time,
+    stalled: Time,
     scanned: Time,
     came: u64,
     rate: u64,
@@ -225,9 +229,11 @@ impl<P: Payload> Node<P> {
     /// it, or a head when there is no other.
     fn pick_stalled(&mut self, now: Time) -> bool {
         let is_busy = self.bulk.in_flight > self.bulk.window() / 4;
-        if is_busy || now.since(self.bulk.moved) < STALL {
+        let is_early = now.since(self.bulk.stalled) < STALLED_EVERY;
+        if is_busy || is_early || now.since(self.bulk.moved) < STALL {
             return false;
         }
+        self.bulk.stalled = now;
         let Some(chunk) = self.some_unheld() else {
             return false;
         };

@@ -21,8 +21,9 @@ const FAR_COST: Span = Span::millis(150);
 /// What a head is asked for by who does not own the chunk: its owners are asked first,
 /// unless they have that much to do.
 const HEAD_COST: Span = Span::millis(250);
+/// What nobody waits for is not taken from heads beside its owners.
 const LAST_COST: Span = Span::seconds(3600);
-/// Who owns the chunk asks a head, unless somebody near has it.
+/// Who owns a chunk that somebody waits for asks a head, unless somebody near has it.
 const NEAR_COST: Span = Span::millis(10);
 /// An owner that is asked for what it lacks has to fetch it.
 const OWNER_COST: Span = Span::millis(2);
@@ -309,10 +310,12 @@ impl<P: Payload> Node<P> {
             let cost = Span(cost.0 / 1000 * 1000);
             let is_far = !link.is_head && link.rack != self.config.rack;
             if link.is_head && link.is_up {
-                let more = if owns || want.insists {
-                    NEAR_COST
-                } else {
-                    HEAD_COST
+                let more = match class {
+                    Class::User if owns || want.insists => NEAR_COST,
+                    Class::User | Class::Boot => HEAD_COST,
+                    Class::Bulk if owns || want.insists => HEAD_COST,
+                    // When nobody else has it.
+                    Class::Bulk => LAST_COST,
                 };
                 offer(Span(cost.0 + more.0), ties.next(), *peer);
             } else if self.holds(*peer, chunk) {

@@ -1,6 +1,6 @@
 //! Who else there is: told by heads, by others, or met.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use rootstock_core::PeerId;
 
@@ -40,6 +40,10 @@ const GOSSIP_MEMBERS: usize = 32;
 /// How often connections are looked after.
 const LINK_EVERY: Span = Span::millis(500);
 
+/// Of two who should have a connection the one with the greater id begins it when the
+/// other has not for so long.
+const DIAL_LIMIT: Span = Span::seconds(1);
+
 /// After a failure to connect; it doubles.
 const RETRY_FIRST: Span = Span::millis(500);
 const RETRY_DOUBLINGS_MAX: u32 = 6;
@@ -69,6 +73,8 @@ pub struct Member {
     /// Failures to reach it since it was, and when to try again.
     failures: u32,
     retry_at: Time,
+    /// Since when it is known.
+    since: Time,
     /// How often it was left alone, and until when.
     outs: u32,
     out_until: Time,
@@ -86,6 +92,7 @@ impl Member {
             seen,
             failures: 0,
             retry_at: Time::default(),
+            since: seen,
             outs: 0,
             out_until: Time::default(),
         }
@@ -174,12 +181,17 @@ impl<P: Payload> Node<P> {
             .is_some_and(|member| member.out_until > now)
     }
 
-    pub(super) fn met(&mut self, now: Time, hello: &Hello) {
-        // Its address is known from whoever connected, or from others.
+    pub(super) fn met(&mut self, now: Time, hello: &Hello, address: IpAddr) {
+        let address = SocketAddr::new(address, hello.port);
+        self.meet(Member::new(
+            hello.id,
+            address,
+            &hello.rack,
+            hello.is_head,
+            now,
+        ));
         if let Some(member) = self.members.get_mut(&hello.id) {
-            member.seen = now;
             member.failures = 0;
-            member.rack.clone_from(&hello.rack);
         }
     }
 
@@ -313,10 +325,12 @@ impl<P: Payload> Node<P> {
                 }
                 let at = self.rng.below(others.len());
                 let peer = others.swap_remove(at);
-                let is_head = self.members.get(&peer).is_some_and(|member| member.is_head);
+                let Some(member) = self.members.get(&peer) else {
+                    continue;
+                };
                 // The other end has had its time to begin.
-                let is_late = linked == 0;
-                if is_head || self.config.id < peer || is_late {
+                let is_late = now.since(member.since) > DIAL_LIMIT;
+                if member.is_head || self.config.id < peer || is_late {
                     self.connect(now, peer);
                 }
             }

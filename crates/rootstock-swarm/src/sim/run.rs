@@ -10,6 +10,9 @@ use crate::wire::{Class, Hello, Message};
 /// How often a head tells a machine who is there.
 const INTRODUCE_EVERY: Span = Span::seconds(10);
 
+/// So long after the last machine started, each knows of all in its rack.
+const SETTLED: Span = Span::seconds(3);
+
 /// To read a chunk, and to be heard when a connection is begun.
 const LOAD: Span = Span(150);
 
@@ -131,6 +134,8 @@ impl<'a> World<'a> {
         let host = &mut self.hosts[at];
         if !host.is_head {
             let goal = goal_of(self.scenario.work);
+            // While it boots it fetches nothing that nobody waits for.
+            host.node.pause(self.now, goal == Goal::Owned);
             let held = host.store.clone();
             host.node
                 .join(self.now, Arc::clone(&self.table), held, goal);
@@ -237,7 +242,9 @@ impl<'a> World<'a> {
                 port: 1,
                 is_head: self.hosts[other].is_head,
             };
-            self.hosts[at].node.up(self.now, &hello);
+            self.hosts[at]
+                .node
+                .up(self.now, &hello, address(other).ip());
             self.act(at);
         }
     }
@@ -423,7 +430,8 @@ impl<'a> World<'a> {
 
     /// Whatever somebody who is there holds has arrived, and all agree on who owns what.
     fn check_end(&mut self) {
-        if self.scenario.faults.is_empty() {
+        let settled = Time(self.scenario.stagger.0) + SETTLED;
+        if self.scenario.faults.is_empty() && self.now > settled {
             self.check_racks();
         }
         if self.now <= self.scenario.limit && self.is_over() {
@@ -484,7 +492,11 @@ fn rack_name(rack: usize) -> String {
 }
 
 fn member(host: &Host, number: usize, now: Time) -> Member {
-    // Nobody connects to it here; it has only to be one.
-    let address = SocketAddr::new(Ipv4Addr::from(number as u32).into(), 1);
-    Member::new(host.id, address, &rack_name(host.rack), host.is_head, now)
+    let rack = rack_name(host.rack);
+    Member::new(host.id, address(number), &rack, host.is_head, now)
+}
+
+/// Nobody connects to it here; it has only to be one.
+fn address(number: usize) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::from(0x0a00_0000 + number as u32).into(), 1)
 }

@@ -44,10 +44,10 @@ fn as_many_as_there_are_take_about_as_long_as_one() {
         // Headers alone are 5; the rest of it is the start and the end of a short run.
         assert!(ratio <= 150, "{nodes} machines: {ratio} % of the bound");
         assert!(
-            sent <= 105,
+            sent <= 115,
             "{nodes} machines: {sent} % of the version left the head"
         );
-        assert!(outcome.sends_most <= 3, "{nodes}: {}", outcome.sends_most);
+        assert!(outcome.sends_most <= 4, "{nodes}: {}", outcome.sends_most);
     }
 }
 
@@ -95,7 +95,7 @@ fn a_storm_of_boots_costs_heads_about_one_boot() {
 fn heads_may_die_when_the_swarm_has_all() {
     let scenario = Scenario {
         head_rate: 125_000_000,
-        faults: vec![(seconds(3), Fault::KillHead(0))],
+        faults: vec![(Time(4_500_000), Fault::KillHead(0))],
         ..fill(16)
     };
     let outcome = check(&scenario);
@@ -152,7 +152,7 @@ fn who_does_wrong_harms_nobody_for_long() {
         done.remove(2);
         let last = done.into_iter().flatten().max().expect("somebody is done");
         let ratio = last.0 * 100 / scenario.bound().0;
-        assert!(ratio <= 400, "one that {name}: {ratio} % of the bound");
+        assert!(ratio <= 700, "one that {name}: {ratio} % of the bound");
         let found = outcome.liars > 0;
         assert_eq!(found, matches!(fault, Fault::Lie(_)), "{name}");
     }
