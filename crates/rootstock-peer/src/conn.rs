@@ -1,0 +1,99 @@
+//! A connection from its first byte until it belongs to a member.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+use rootstock_core::PeerId;
+use rootstock_swarm::wire::{self, Hello, Message, WireError};
+
+use crate::io::Io;
+use crate::tls;
+
+/// A connection.
+pub(crate) struct Conn {
+    pub(crate) io: Io,
+    pub(crate) address: IpAddr,
+    /// Whom it was begun to reach.
+    pub(crate) dialed: Option<PeerId>,
+    pub(crate) since: Instant,
+    /// Whether the socket is connected.
+    pub(crate) is_open: bool,
+    has_preface: bool,
+    /// Who the other end is, once it has said so.
+    pub(crate) peer: Option<PeerId>,
+}
+
+/// Why a connection is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnError {
+    #[error("the other end does not follow the protocol")]
+    Wire(#[from] WireError),
+    #[error("the other end did not say who it is first")]
+    NoHello,
+    #[error("{peer} was to be there, and {other} is")]
+    Other { peer: PeerId, other: PeerId },
+    #[error("the other end says that it is {peer}, and its certificate does not")]
+    Certificate { peer: PeerId },
+}
+
+impl Conn {
+    pub(crate) fn new(io: Io, address: IpAddr, dialed: Option<PeerId>) -> Self {
+        Self {
+            io,
+            address,
+            dialed,
+            since: Instant::now(),
+            is_open: dialed.is_none(),
+            has_preface: false,
+            peer: None,
+        }
+    }
+
+    /// Says who this end is.
+    pub(crate) fn greet(&mut self, hello: &Hello) {
+        let mut out = wire::preface().to_vec();
+        // It has no bytes of chunks.
+        let _ = Message::Hello(hello.clone()).encode(&mut out);
+        self.io.push(Bytes::from(out));
+    }
+
+    /// Adds a message to what is to be written.
+    pub(crate) fn say(&mut self, message: &Message) {
+        let mut out = Vec::with_capacity(64);
+        let data = message.encode(&mut out);
+        self.io.push(Bytes::from(out));
+        if let Some(data) = data {
+            self.io.push(data);
+        }
+    }
+
+    /// The next message of what was read.
+    pub(crate) fn next(&mut self) -> Result<Option<Message>, ConnError> {
+        if !self.has_preface {
+            self.has_preface = wire::take_preface(&mut self.io.input)?;
+            if !self.has_preface {
+                return Ok(None);
+            }
+        }
+        Ok(Message::take(&mut self.io.input)?)
+    }
+
+    /// Takes the first message for who the other end is.
+    pub(crate) fn meet(&mut self, message: Message) -> Result<Hello, ConnError> {
+        let Message::Hello(hello) = message else {
+            return Err(ConnError::NoHello);
+        };
+        let other = hello.id;
+        if let Some(peer) = self.dialed.filter(|peer| *peer != other) {
+            return Err(ConnError::Other { peer, other });
+        }
+        if let Some(connection) = &self.io.tls
+            && !tls::is_of(connection, other)
+        {
+            return Err(ConnError::Certificate { peer: other });
+        }
+        self.peer = Some(other);
+        Ok(hello)
+    }
+}

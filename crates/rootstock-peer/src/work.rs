@@ -1,0 +1,134 @@
+//! What takes time: chunks are read and checked by threads of their own.
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use bytes::Bytes;
+use rootstock_core::{ChunkId, PeerId};
+use rootstock_swarm::Whole;
+
+use crate::member::{Command, Post};
+
+/// What became of a chunk that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is not what was asked for.
+    Wrong,
+    /// It is, and was handed on.
+    Right,
+    /// It is, and can be read here from now on.
+    Kept,
+}
+
+/// Where chunks are kept, and who waits for them. Called by several threads.
+pub trait Holder: Send + Sync + 'static {
+    /// Reads a chunk that is held, as it is to travel.
+    fn load(&self, chunk: ChunkId) -> Option<Whole>;
+
+    /// A chunk came: it is checked, and goes to whoever waits; it is kept where `keep`
+    /// says so and there is room.
+    fn arrived(&self, chunk: ChunkId, whole: &Whole, keep: bool) -> Verdict;
+
+    /// Nobody who is reached has this chunk by now.
+    fn no_source(&self, chunk: ChunkId);
+
+    /// A member gave what was not what was asked for.
+    fn lied(&self, peer: PeerId);
+}
+
+/// Something to do.
+pub(crate) enum Job {
+    Load(ChunkId),
+    Check {
+        chunk: ChunkId,
+        peer: PeerId,
+        request: u32,
+        codec: u8,
+        raw_bytes: u32,
+        pieces: Vec<Bytes>,
+        keep: bool,
+    },
+}
+
+/// The threads.
+pub(crate) struct Workers {
+    jobs: Sender<Job>,
+}
+
+impl Workers {
+    /// Starts `count` threads that end with this.
+    pub(crate) fn start(count: usize, holder: &Arc<dyn Holder>, post: &Post) -> io::Result<Self> {
+        let (jobs, work) = channel();
+        let work = Arc::new(Mutex::new(work));
+        for number in 0..count {
+            let (work, holder, post) = (Arc::clone(&work), Arc::clone(holder), post.clone());
+            thread::Builder::new()
+                .name(format!("peer-work-{number}"))
+                .spawn(move || run(&work, &*holder, &post))?;
+        }
+        Ok(Self { jobs })
+    }
+
+    /// Has something done. The state machine bounds how much there is at once.
+    pub(crate) fn give(&self, job: Job) {
+        // They end after this.
+        let _ = self.jobs.send(job);
+    }
+}
+
+fn run(work: &Mutex<Receiver<Job>>, holder: &dyn Holder, post: &Post) {
+    loop {
+        let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = next else {
+            return;
+        };
+        post.send(done(job, holder));
+    }
+}
+
+fn done(job: Job, holder: &dyn Holder) -> Command {
+    match job {
+        Job::Load(chunk) => {
+            let whole = holder.load(chunk);
+            Command::Loaded { chunk, whole }
+        }
+        Job::Check {
+            chunk,
+            peer,
+            request,
+            codec,
+            raw_bytes,
+            pieces,
+            keep,
+        } => {
+            let whole = Whole {
+                codec,
+                raw_bytes,
+                data: joined(&pieces),
+            };
+            let verdict = holder.arrived(chunk, &whole, keep);
+            if verdict == Verdict::Wrong {
+                holder.lied(peer);
+            }
+            Command::Checked {
+                chunk,
+                peer,
+                request,
+                verdict,
+                keep,
+            }
+        }
+    }
+}
+
+/// One stretch of bytes.
+fn joined(pieces: &[Bytes]) -> Bytes {
+    if let [piece] = pieces {
+        return piece.clone();
+    }
+    let mut all = Vec::with_capacity(pieces.iter().map(Bytes::len).sum());
+    pieces.iter().for_each(|piece| all.extend_from_slice(piece));
+    all.into()
+}
