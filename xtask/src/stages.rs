@@ -78,7 +78,7 @@ pub(crate) fn run(only: &[Stage]) -> Result<ExitCode> {
     if !later.is_empty() {
         heading("build", "all programs and tests");
         let programs = build::run()?;
-        if later.contains(&Stage::EndToEnd) {
+        if later.iter().any(|stage| stage.boots_machines()) {
             // Machines that boot in tests fetch it.
             agent::run()?;
         }
@@ -125,6 +125,10 @@ impl Stage {
             Self::Crash => "crash",
             Self::EndToEnd => "e2e",
         }
+    }
+
+    fn boots_machines(self) -> bool {
+        matches!(self, Self::Crash | Self::EndToEnd)
     }
 
     fn describe(self) -> &'static str {
