@@ -19,16 +19,21 @@ const AT_ONCE_MAX: usize = 4;
 /// The end-to-end tests that take minutes, the longest first. They begin first, so
 /// that none of them is left over at the end with nothing beside it. A name that is
 /// lacking here costs time and nothing else.
-const LONG: [&str; 9] = [
+const LONG: [&str; 14] = [
     "crash_node",
     "crash_cache",
-    "personal",
-    "local_boot",
-    "install",
-    "fleet",
-    "disk_cache",
-    "native",
     "boot_machines",
+    "install",
+    "disk_cache",
+    "fleet",
+    "native",
+    "local_boot",
+    "personal",
+    "boot_guard",
+    "boot_modes",
+    "boot_traces",
+    "agent_guest",
+    "keep",
 ];
 
 /// The end-to-end tests that need the machine for themselves.
