@@ -2,8 +2,9 @@
 //!
 //! The test programs are built once and run directly, so that one that crashes,
 //! hangs or prints no result counts as a failure, and the numbers at the end are
-//! those that the programs themselves reported. The programs of one stage run side
-//! by side, but for those that need the machine for themselves (`stages/queue.rs`).
+//! those that the programs themselves reported. The programs of the later
+//! stages run side by side, but for those that need the machine for themselves
+//! (`stages/queue.rs`).
 //!
 //! Which stage a test belongs to is told by its name:
 //!

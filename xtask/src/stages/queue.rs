@@ -67,10 +67,10 @@ impl<'a> Queue<'a> {
         let selected = programs
             .iter()
             .filter_map(|program| Some(Job::Tests(program, program.selection(stage)?)));
-        // The examples take longest in their stage, so they begin first.
         let examples = (stage == Stage::Unit).then_some(Job::Examples);
-        let jobs = examples.into_iter().chain(selected);
-        let (alone, mut together): (Vec<_>, Vec<_>) = jobs.partition(Job::is_alone);
+        // The crates' own programs run their tests on all processors by themselves.
+        let is_alone = |job: &Job<'a>| stage == Stage::Unit || job.is_alone();
+        let (alone, mut together): (Vec<_>, Vec<_>) = selected.chain(examples).partition(is_alone);
         // Stable: what is not named keeps the order in which it came.
         together.sort_by_key(Job::turn);
         Self { together, alone }
@@ -186,9 +186,12 @@ mod tests {
             program("rootstock-core", "a"),
             program("rootstock-store", ALONE[0]),
         ];
-        let queue = Queue::of(Stage::Unit, &programs);
-        assert_eq!(names(&queue.together), ["examples", "a", ALONE[0]]);
-        assert_eq!(names(&queue.alone), [""; 0]);
+        let unit = Queue::of(Stage::Unit, &programs);
+        assert_eq!(names(&unit.together), [""; 0]);
+        assert_eq!(names(&unit.alone), ["a", ALONE[0], "examples"]);
+        let crash = Queue::of(Stage::Crash, &programs);
+        assert_eq!(names(&crash.together), ["a", ALONE[0]]);
+        assert_eq!(names(&crash.alone), [""; 0]);
     }
 
     #[test]
