@@ -513,11 +513,12 @@ mod tests {
 
     #[test]
     fn as_many_chunks_as_are_asked_for_come_even_if_none_compresses() {
+        let raw = vec![7; CHUNK_BYTES as usize];
         let record = Record {
-            chunk: ChunkId::of(&[]),
+            chunk: ChunkId::of(&raw),
             raw_bytes: CHUNK_BYTES as u32,
             codec: 0,
-            frame: &[7; CHUNK_BYTES as usize],
+            frame: &raw,
         };
         let len = FETCH_IDS_MAX * record.len_bytes();
         let read = bytes("it", answer_of(len), FETCH_BYTES_MAX as u64);
