@@ -1,7 +1,7 @@
 //! A Debian kernel and a small first file system, for guests that need nothing more.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -69,17 +69,21 @@ impl SmallGuest<'_> {
 }
 
 /// Debian's newest kernel for guests, unpacked; fetched once and kept beside the build.
+/// Tests beside this one wait.
 ///
 /// # Errors
 /// When apt cannot fetch it.
 pub fn fetched_kernel() -> Result<PathBuf> {
-    let package = newest_kernel()?;
     let cache = cache()?;
+    fs::create_dir_all(&cache)?;
+    // apt refuses to fetch its lists twice at the same time.
+    let lock = File::create(cache.join("lock"))?;
+    lock.lock()?;
+    let package = newest_kernel()?;
     let tree = cache.join(&package);
     if tree.exists() {
         return Ok(tree);
     }
-    fs::create_dir_all(&cache)?;
     let unfinished = tempfile::Builder::new()
         .prefix("fetching-")
         .tempdir_in(&cache)?;
@@ -93,11 +97,8 @@ pub fn fetched_kernel() -> Result<PathBuf> {
     let unpacked = unfinished.path().join("tree");
     let mut extract = Command::new("dpkg-deb");
     tool::run_command(extract.arg("--extract").arg(&file).arg(&unpacked))?;
-    match fs::rename(&unpacked, &tree) {
-        // Another test was faster.
-        Err(_) if tree.exists() => Ok(tree),
-        result => result.map(|()| tree).context("keep the fetched kernel"),
-    }
+    fs::rename(&unpacked, &tree).context("keep the fetched kernel")?;
+    Ok(tree)
 }
 
 fn newest_kernel() -> Result<String> {

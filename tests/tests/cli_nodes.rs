@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use rootstock_tests::{Daemon, disk, tool, wait};
 
+/// How long the daemon's workers may take to see what was set.
+const SEEN_LIMIT: Duration = Duration::from_secs(60);
+
 fn started() -> (tempfile::TempDir, Daemon) {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("daemon")).unwrap();
@@ -229,7 +232,7 @@ fn a_personal_node_has_its_volume_from_the_start() {
             .run(words.into_iter().chain(["--mode", mode]))
             .expect("added");
     }
-    let volumes = wait::until("the volume", Duration::from_secs(20), || {
+    let volumes = wait::until("the volume", SEEN_LIMIT, || {
         let volumes = daemon.json(["volume", "list"])?["volumes"].clone();
         let any = volumes.as_array().is_some_and(|all| !all.is_empty());
         Ok(any.then_some(volumes))

@@ -96,6 +96,12 @@ const STEPS: [&[Need]; 3] = [
         ),
         need("sgdisk", "gdisk", "gdisk", "GPT with all its fields"),
         need(
+            "parted",
+            "parted",
+            "parted",
+            "partition tables as another tool makes them",
+        ),
+        need(
             "mkfs.xfs",
             "xfsprogs",
             "xfsprogs",

@@ -2,7 +2,9 @@
 //!
 //! The test programs are built once and run directly, so that one that crashes,
 //! hangs or prints no result counts as a failure, and the numbers at the end are
-//! those that the programs themselves reported.
+//! those that the programs themselves reported. The programs of the later
+//! stages run side by side, but for those that need the machine for themselves
+//! (`stages/queue.rs`).
 //!
 //! Which stage a test belongs to is told by its name:
 //!
@@ -16,10 +18,12 @@
 
 mod build;
 mod libtest;
+mod queue;
 pub(crate) mod report;
+mod side_by_side;
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -27,6 +31,7 @@ use clap::ValueEnum;
 use crate::agent;
 use crate::setup::{self, Purpose};
 use crate::stages::build::Program;
+use crate::stages::queue::Queue;
 use crate::stages::report::Tally;
 use crate::tidy;
 
@@ -74,13 +79,13 @@ pub(crate) fn run(only: &[Stage]) -> Result<ExitCode> {
     if !later.is_empty() {
         heading("build", "all programs and tests");
         let programs = build::run()?;
-        if later.contains(&Stage::EndToEnd) {
+        if later.iter().any(|stage| stage.boots_machines()) {
             // Machines that boot in tests fetch it.
             agent::run()?;
         }
         for stage in later {
             heading(stage.name(), stage.describe());
-            total.add(run_stage(stage, &programs)?);
+            total.add(run_stage(stage, &programs));
         }
     }
     total.print_failures();
@@ -93,21 +98,19 @@ pub(crate) fn run(only: &[Stage]) -> Result<ExitCode> {
     })
 }
 
-fn run_stage(stage: Stage, programs: &[Program]) -> Result<Tally> {
-    let mut tally = Tally::default();
-    for program in programs {
-        if let Some(selection) = program.selection(stage) {
-            libtest::run_program(program, selection, &mut tally)?;
-        }
-    }
-    if stage == Stage::Unit {
-        libtest::run_examples(&mut tally)?;
-    }
+fn run_stage(stage: Stage, programs: &[Program]) -> Tally {
+    let start = Instant::now();
+    let mut tally = Queue::of(stage, programs).run();
     if tally.passed + tally.failed == 0 {
         let name = format!("stage {}", stage.name());
-        tally.fail(&name, 0, 1, std::time::Duration::ZERO, "it has no test");
+        tally.fail(&name, 0, 1, Duration::ZERO, "it has no test");
     }
-    Ok(tally)
+    println!(
+        "  the stage took {:.1} s, its programs {:.1} s",
+        start.elapsed().as_secs_f32(),
+        tally.took.as_secs_f32()
+    );
+    tally
 }
 
 fn heading(name: &str, what: &str) {
@@ -123,6 +126,10 @@ impl Stage {
             Self::Crash => "crash",
             Self::EndToEnd => "e2e",
         }
+    }
+
+    fn boots_machines(self) -> bool {
+        matches!(self, Self::Crash | Self::EndToEnd)
     }
 
     fn describe(self) -> &'static str {

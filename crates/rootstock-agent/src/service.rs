@@ -5,13 +5,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rootstock_api::boot::{
-    BOOT_PACK, CHUNKS, CONTROL, CONTROL_HOLD_SECONDS, COVERAGE_HEADER, DELTAS, MANIFEST,
-    NextVersion, NodeControl, NodeReport, ORDER, ORDER_BYTES_MAX, ORDER_SIGNATURE_HEADER, REPORT,
-    ReportAnswer, SESSION, STEPS, SessionCreate, SessionState, Steps, TRACE,
+    BOOT_PACK, CHUNKS, CONTROL, CONTROL_HOLD_SECONDS, COVERAGE_HEADER, DELTAS, FETCH_IDS_MAX,
+    MANIFEST, NextVersion, NodeControl, NodeReport, ORDER, ORDER_BYTES_MAX, ORDER_SIGNATURE_HEADER,
+    REPORT, ReportAnswer, SESSION, STEPS, SessionCreate, SessionState, Steps, TRACE,
 };
 use rootstock_api::local::{LOCAL_FILE, LOCAL_ORDER, LOCAL_ORDER_BYTES_MAX, LOCAL_TOKEN};
 use rootstock_api::personal::{COMMIT, COMMIT_CHUNKS, COMMIT_LACKING, CommitTold};
-use rootstock_api::record::{Bitmap, RECORDS_BYTES_MAX, encode_ids};
+use rootstock_api::record::{Bitmap, FETCH_BYTES_MAX, FETCH_MAX, encode_ids};
 use rootstock_core::{ChunkId, MacAddress};
 use rootstock_image::manifest::MANIFEST_BYTES_MAX;
 use rootstock_image::trace::TRACE_BYTES_MAX;
@@ -37,6 +37,8 @@ const CONNECTIONS_MAX: usize = 24;
 const SMALL_BYTES_MAX: u64 = 64 << 10;
 /// What is shown of a refusal.
 const REFUSAL_BYTES_MAX: u64 = 4 << 10;
+
+const _: () = assert!(FETCH_IDS_MAX <= FETCH_MAX, "an answer fits its bound");
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -254,7 +256,7 @@ impl Service {
 
     fn records(&self, url: &str, ids: &[ChunkId]) -> Result<Vec<u8>, CallError> {
         let response = self.send_bytes(url, &encode_ids(ids))?;
-        bytes(url, response, RECORDS_BYTES_MAX as u64)
+        bytes(url, response, FETCH_BYTES_MAX as u64)
     }
 
     fn send_bytes(&self, url: &str, body: &[u8]) -> Result<Response<Body>, CallError> {
@@ -467,9 +469,11 @@ fn header(url: &str, response: &Response<Body>, name: &str) -> Result<String, Ca
         .ok_or_else(|| answer(url, format_args!("it has no {name} header")))
 }
 
-fn bytes(url: &str, mut response: Response<Body>, limit: u64) -> Result<Vec<u8>, CallError> {
-    let body = response.body_mut().with_config().limit(limit).read_to_vec();
-    body.map_err(|source| CallError::Unreachable {
+/// The whole body, which has this many bytes at most.
+fn bytes(url: &str, mut response: Response<Body>, bytes_max: u64) -> Result<Vec<u8>, CallError> {
+    // Its reader refuses a body that has just as many bytes as the limit.
+    let body = response.body_mut().with_config().limit(bytes_max + 1);
+    body.read_to_vec().map_err(|source| CallError::Unreachable {
         url: url.to_owned(),
         source: Box::new(source),
     })
@@ -489,7 +493,37 @@ fn answer(url: &str, what: impl std::fmt::Display) -> CallError {
 
 #[cfg(test)]
 mod tests {
+    use rootstock_api::Record;
+    use rootstock_core::CHUNK_BYTES;
+
     use super::*;
+
+    /// A server's answer of so many bytes.
+    fn answer_of(len: usize) -> Response<Body> {
+        Response::new(Body::builder().data(vec![7; len]))
+    }
+
+    #[test]
+    fn an_answer_may_be_as_long_as_its_bound() {
+        for (len, bytes_max, is_taken) in [(0, 8, true), (8, 8, true), (9, 8, false)] {
+            let read = bytes("it", answer_of(len), bytes_max);
+            assert_eq!(read.is_ok(), is_taken, "{len} of {bytes_max}");
+        }
+    }
+
+    #[test]
+    fn as_many_chunks_as_are_asked_for_come_even_if_none_compresses() {
+        let raw = vec![7; CHUNK_BYTES as usize];
+        let record = Record {
+            chunk: ChunkId::of(&raw),
+            raw_bytes: CHUNK_BYTES as u32,
+            codec: 0,
+            frame: &raw,
+        };
+        let len = FETCH_IDS_MAX * record.len_bytes();
+        let read = bytes("it", answer_of(len), FETCH_BYTES_MAX as u64);
+        assert_eq!(read.expect("it fits").len(), len);
+    }
 
     #[test]
     fn refusals_are_told_in_the_servers_words() {

@@ -19,7 +19,12 @@ pub const IDS_MAX: usize = 4096;
 /// The most chunks in one fetch.
 pub const FETCH_MAX: usize = 64;
 
-/// The largest body of records, in bytes.
+/// The most bytes of records that answer one fetch. That is more than a body of
+/// records may have: chunks that do not compress come as they are, and each has its
+/// header besides.
+pub const FETCH_BYTES_MAX: usize = FETCH_MAX * (RECORD_HEADER_BYTES + CHUNK_BYTES as usize);
+
+/// The largest body of records that the API takes, in bytes.
 pub const RECORDS_BYTES_MAX: usize = 16 << 20;
 
 /// Why a binary body was refused.

@@ -11,7 +11,7 @@ use crate::command;
 use crate::stages::Stage;
 
 /// The package with the end-to-end tests.
-const TESTS_PACKAGE: &str = "rootstock-tests";
+pub(crate) const TESTS_PACKAGE: &str = "rootstock-tests";
 
 /// Marks tests of crashes: in the name of a file of the end-to-end tests, and in
 /// the path of any other test.

@@ -1,7 +1,6 @@
 //! Running a test program and reading what Rust's test harness reports.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -13,10 +12,11 @@ use rootstock_tests::{tool, wait};
 use crate::agent;
 use crate::command;
 use crate::stages::build::{Program, Selection};
-use crate::stages::report::Tally;
+use crate::stages::report::Outcome;
 
-/// How long one test program may run; the longest boots guests without acceleration.
-const PROGRAM_LIMIT: Duration = Duration::from_secs(20 * 60);
+/// How long one test program may run. The longest boots guests without acceleration,
+/// and takes a third of this on two processors that others use as well.
+const PROGRAM_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// What one run of the harness reported.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,14 +28,7 @@ struct Counts {
 }
 
 /// Runs what is selected of one program and counts its tests.
-///
-/// # Errors
-/// Only when it cannot be started.
-pub(crate) fn run_program(
-    program: &Program,
-    selection: Selection,
-    tally: &mut Tally,
-) -> Result<()> {
+pub(crate) fn run_program(program: &Program, selection: Selection) -> Outcome {
     let name = if program.integration {
         format!("{}::{}", program.package, program.target)
     } else {
@@ -54,35 +47,38 @@ pub(crate) fn run_program(
         .env("INSTA_UPDATE", "no")
         // Errors of the harness say what happened; their backtraces would bury it.
         .env("RUST_LIB_BACKTRACE", "0");
-    count(&name, &mut run, tally)
+    outcome(&name, &mut run)
 }
 
 /// Runs the examples in the documentation of all crates.
-///
-/// # Errors
-/// Only when cargo cannot be started.
-pub(crate) fn run_examples(tally: &mut Tally) -> Result<()> {
+pub(crate) fn run_examples() -> Outcome {
     let mut run = command::cargo();
     run.args(["test", "--doc", "--workspace", "--locked", "--quiet"]);
-    count("examples in documentation", &mut run, tally)
+    outcome("examples in documentation", &mut run)
 }
 
-fn count(name: &str, run: &mut Command, tally: &mut Tally) -> Result<()> {
+fn outcome(name: &str, run: &mut Command) -> Outcome {
     let start = Instant::now();
-    let (status, output) = run_within_limit(run)?;
+    let ended = run_within_limit(run);
     let took = start.elapsed();
-    let counts = counts(&output);
-    let faults = faults(&counts, status);
-    let failed = counts.failed + faults.len() as u64;
-    if failed == 0 {
-        if counts.passed > 0 {
-            tally.pass(name, counts.passed, took);
+    let (counts, faults, said) = match ended {
+        Ok((status, output)) => {
+            let counts = counts(&output);
+            let faults = faults(&counts, status);
+            (counts, faults, output)
         }
-        return Ok(());
+        Err(error) => {
+            let fault = format!("it could not be run: {error:#}");
+            (Counts::default(), vec![fault], String::new())
+        }
+    };
+    Outcome {
+        name: name.to_owned(),
+        passed: counts.passed,
+        failed: counts.failed + faults.len() as u64,
+        took,
+        why: format!("{}\n{}", tool::end_of(&said), faults.join("\n")),
     }
-    let why = format!("{}\n{}", tool::end_of(&output), faults.join("\n"));
-    tally.fail(name, counts.passed, failed, took, &why);
-    Ok(())
 }
 
 /// What the harness's own count of failures does not hold.
@@ -127,7 +123,6 @@ fn run_within_limit(run: &mut Command) -> Result<(Option<ExitStatus>, String)> {
     if status.is_none() {
         child.wait()?;
     }
-    std::io::stdout().flush()?;
     let output = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
     Ok((status, output))
 }
@@ -200,10 +195,15 @@ mod tests {
 
     #[test]
     fn a_program_is_run_to_its_end() {
-        let mut tally = Tally::default();
-        count("good", Command::new("echo").arg(OK), &mut tally).unwrap();
-        count("bad", Command::new("echo").arg(BAD), &mut tally).unwrap();
-        count("none", &mut Command::new("true"), &mut tally).unwrap();
-        assert_eq!((tally.passed, tally.failed), (4, 4));
+        for (program, says, expected) in [
+            ("echo", OK, (3, 0)),
+            ("echo", BAD, (1, 3)),
+            ("true", "", (0, 1)),
+            ("/no/such/program", "", (0, 1)),
+        ] {
+            let outcome = outcome("it", Command::new(program).arg(says));
+            let found = (outcome.passed, outcome.failed);
+            assert_eq!(found, expected, "{program} {says}: {}", outcome.why);
+        }
     }
 }
