@@ -58,6 +58,7 @@ mod services;
 mod sessions;
 mod stage;
 mod staged;
+pub(crate) mod swarm;
 mod tftp;
 mod told;
 mod trace_api;

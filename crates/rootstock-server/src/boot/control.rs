@@ -23,7 +23,7 @@ use rootstock_catalog::{CatalogError, NodeSettingsRow, RebootKind, VersionHealth
 use rootstock_core::{Digest, NodeName, VersionSpec};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 
-use super::{health, networks::Network, orders, sessions::Session};
+use super::{health, networks::Network, orders, sessions::Session, swarm};
 use crate::{
     app::App,
     http::{ApiError, stopping},
@@ -216,6 +216,7 @@ async fn holds(
         control: numbered(NodeControl {
             number: 0,
             fill: fill.order,
+            swarm: swarm::order(&settings),
             next,
             reboot,
             commit: app.boot.commits.order(session),
