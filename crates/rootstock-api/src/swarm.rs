@@ -239,8 +239,37 @@ pub struct SwarmAnswer {
     pub certificate_pem: Option<String>,
     /// The others, heads first, its own rack next.
     pub peers: Vec<SwarmPeer>,
+    /// Versions of which the head does not know which chunks the machine holds, such as
+    /// after its own restart: the machine says so at [`SWARM_HOLDS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub holds_wanted: Vec<Digest>,
     /// Seconds to the next announcement.
     pub again_seconds: u32,
+}
+
+/// How a node takes part, as it said last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeSwarm {
+    /// Its rack.
+    pub rack: String,
+    /// What it sent others, in bytes of this boot.
+    pub sent_bytes: u64,
+    /// What came from others that are no heads, in bytes of this boot.
+    pub received_bytes: u64,
+    /// Seconds for which the others are not told of it: it gave several of them what was
+    /// not what they had asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out_seconds: Option<u64>,
+}
+
+/// How many machines of the swarm could go before a chunk of a version is on none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LiveCopies {
+    /// Machines that hold the chunk which the fewest hold.
+    pub rarest_count: u32,
+    /// Machines that hold some of the version.
+    pub machine_count: u32,
 }
 
 /// A member of the swarm.

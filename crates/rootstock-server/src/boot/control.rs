@@ -179,13 +179,7 @@ async fn holds(
 ) -> Result<Held, ApiError> {
     let site = app.boot.controls.site(turns).await;
     let set = site.set(app).await?;
-    let interface = network.config.interface.as_deref();
-    let network = nodes::network_profile(&app.config.network, interface);
-    let node = set.nodes.get(&session.node);
-    let node = node.ok_or_else(|| CatalogError::NodeNotFound {
-        node: session.node.clone(),
-    })?;
-    let settings = set.profiles.of_settings(node, network.as_ref())?.settings;
+    let settings = set.settings(app, &session.node, network)?;
     let fill = fill(&settings, &app.boot.clock.now());
     let volume = set.volumes.get(session.node.as_str()).cloned();
     let next = match orders::to_run(&settings, volume) {
@@ -223,6 +217,17 @@ async fn holds(
         })?,
         changes_in: fill.changes_in,
     })
+}
+
+/// What is set for a node that is in a network, as it is read for all machines together.
+pub(super) async fn settings(
+    app: &App,
+    node: &NodeName,
+    network: &Network,
+) -> Result<Settings, ApiError> {
+    let turns = app.nodes.turns().ok_or_else(stopping)?;
+    let site = app.boot.controls.site(&turns).await;
+    site.set(app).await?.settings(app, node, network)
 }
 
 /// What holds, with its number.
@@ -275,6 +280,22 @@ impl Controls {
 
     fn read(&self) -> MutexGuard<'_, Option<Read>> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Set {
+    /// What is set for a node that is in a network.
+    fn settings(
+        &self,
+        app: &App,
+        node: &NodeName,
+        network: &Network,
+    ) -> Result<Settings, ApiError> {
+        let interface = network.config.interface.as_deref();
+        let network = nodes::network_profile(&app.config.network, interface);
+        let row = self.nodes.get(node);
+        let row = row.ok_or_else(|| CatalogError::NodeNotFound { node: node.clone() })?;
+        Ok(self.profiles.of_settings(row, network.as_ref())?.settings)
     }
 }
 

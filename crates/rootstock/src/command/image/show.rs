@@ -3,7 +3,7 @@
 use clap::Args;
 use rootstock_api::{
     BootSet, ImageBootFacts, ImageDetail, PartitionFacts, RecipeSummary, VersionDetail,
-    VersionSummary,
+    VersionSummary, swarm::LiveCopies,
 };
 use rootstock_core::{TagName, VersionSelector, VersionSpec};
 
@@ -118,6 +118,9 @@ fn version_text(version: &VersionDetail) -> String {
     if let Some(set) = &version.boot_set {
         fields.push(("boot set", boot_set(set)));
     }
+    if let Some(live) = &version.live_copies {
+        fields.push(("live copies", live_copies(*live)));
+    }
     if !version.volumes.is_empty() {
         fields.push(("volumes", version.volumes.join(", ")));
     }
@@ -163,6 +166,16 @@ fn boot_set(set: &BootSet) -> String {
         output::bytes(set.raw_bytes),
         output::bytes(set.frame_bytes)
     )
+}
+
+/// How many machines hold what the fewest hold.
+fn live_copies(live: LiveCopies) -> String {
+    let LiveCopies {
+        rarest_count,
+        machine_count,
+    } = live;
+    let machines = output::count(machine_count.into(), "machine");
+    format!("{rarest_count} of the rarest chunk, on {machines}")
 }
 
 /// How much less a machine fetches that has another version.
@@ -241,6 +254,7 @@ mod tests {
                         {"number": 2, "start_bytes": 537919488, "len_bytes": 8050966528_u64, "type_name": "Linux root",
                          "fs": {"kind": "xfs", "kept_whole_because": "the free space of xfs is not looked for"}}]},
             "boot_set": {"chunk_count": 507, "raw_bytes": 126000000, "frame_bytes": 37500000, "boots": 3},
+            "live_copies": {"rarest_count": 3, "machine_count": 12},
             "volumes": ["seat-1"],
             "recipes": [{"from": "lab:1", "to": "lab:2", "delta_count": 1500, "delta_bytes": 180000000,
                          "frame_bytes": 257000000, "stored_bytes": 180300000, "created": "soon"}]
