@@ -194,7 +194,9 @@ impl Tracker {
             holdings: holdings(said, known, count_of),
         };
         let is_room = self.bitmap_bytes + BITMAP_LEN_BYTES_MAX <= BITMAP_BYTES_MAX;
-        let is_unknown = |holding: &&Holding| is_room && holding.bits == Bits::Unknown;
+        let is_unknown = |holding: &&Holding| {
+            is_room && holding.held_chunks > 0 && holding.bits == Bits::Unknown
+        };
         let unknown = member.holdings.iter().filter(is_unknown);
         let holds_wanted = unknown.map(|holding| holding.version).collect();
         self.bitmap_bytes += member.bitmap_bytes();
