@@ -175,7 +175,7 @@ fn live_copies(live: LiveCopies) -> String {
         machine_count,
     } = live;
     let machines = output::count(machine_count.into(), "machine");
-    format!("{rarest_count} of the rarest chunk, on {machines}")
+    format!("{rarest_count} of the rarest chunk (of {machines})")
 }
 
 /// How much less a machine fetches that has another version.
@@ -261,24 +261,25 @@ mod tests {
         }))
         .expect("a version");
         assert_snapshot!(version_text(&version), @r"
-        version   lab:2
-        tags      production test
-        made      soon
-        from      /srv/lab.qcow2
-        parent    lab:1
-        disk      8.59 GB
-        used      2.05 GB
-        unique    700 MB (331 MB stored, freed if it is deleted)
-        shared    1.35 GB with other versions
-        stored    790 MB in 7900 chunks
-        left out  540 MB of free space
-        system    Debian GNU/Linux 12
-        kernels   6.1.0-28-amd64
-        manifest  abababababababababababababababababababababababababababababababab
-        recipe    from lab:1: 1500 chunks rebuilt from 180 MB instead of 257 MB, 180 MB stored
-        boot set  507 chunks, 126 MB (37.5 MB to send), learnt from 3 boots
-        volumes   seat-1
-        message   51 packages
+        version      lab:2
+        tags         production test
+        made         soon
+        from         /srv/lab.qcow2
+        parent       lab:1
+        disk         8.59 GB
+        used         2.05 GB
+        unique       700 MB (331 MB stored, freed if it is deleted)
+        shared       1.35 GB with other versions
+        stored       790 MB in 7900 chunks
+        left out     540 MB of free space
+        system       Debian GNU/Linux 12
+        kernels      6.1.0-28-amd64
+        manifest     abababababababababababababababababababababababababababababababab
+        recipe       from lab:1: 1500 chunks rebuilt from 180 MB instead of 257 MB, 180 MB stored
+        boot set     507 chunks, 126 MB (37.5 MB to send), learnt from 3 boots
+        live copies  3 of the rarest chunk (of 12 machines)
+        volumes      seat-1
+        message      51 packages
 
         PARTITION    START     SIZE  TYPE        FILE SYSTEM  LABEL     USED  REMARK
         gpt 1      1.05 MB   537 MB  EFI system  fat32        EFI    12.0 MB

@@ -340,7 +340,11 @@ mod tests {
             received_bytes: 3000,
             left_out_seconds: None,
         });
-        assert_snapshot!(output::fields(&swarm(&node)), @"");
+        assert_snapshot!(output::fields(&swarm(&node)), @r"
+        in rack     10.0.3.0/24
+        to nodes    1.20 GB as sent
+        from nodes  3.00 kB as sent
+        ");
         if let Some(swarm) = &mut node.swarm {
             swarm.left_out_seconds = Some(250);
         }
