@@ -215,6 +215,15 @@ mod tests {
                 "boot.http_port and boot.https_port are the same: choose two",
             ),
             (
+                "[boot]\nswarm_port = 8482",
+                "boot.nbd_port and boot.swarm_port are the same: choose two",
+            ),
+            ("[boot]\nswarm_port = 0", "fine"),
+            (
+                "[boot]\nnbd_port = 0",
+                "boot.nbd_port is told to machines: it cannot be 0",
+            ),
+            (
                 "[[network]]\nmode = 'dhcp'",
                 "network 1 (of no interface): it needs an interface, or a subnet that relays ask for",
             ),
