@@ -257,6 +257,7 @@ mod tests {
             cache_disk_bytes_max: None,
             install: None,
             fill: Default::default(),
+            swarm: None,
             report_seconds: 30,
             check: None,
             keep: Vec::new(),

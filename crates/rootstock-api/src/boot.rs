@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use crate::{
     install::{InstallOrder, InstallReport},
     personal::{CommitOrder, PersonalOrder},
+    swarm::SwarmOrder,
 };
 
 /// Where a boot token is given in for a session.
@@ -238,6 +239,10 @@ pub struct BootOrder {
     /// How it fetches what nobody has asked for yet, until it is told otherwise.
     #[serde(default)]
     pub fill: FillOrder,
+    /// How it takes part in the swarm, until it is told otherwise; it does not when
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swarm: Option<SwarmOrder>,
     /// Paths of the root that lie on a file system of the machine's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
@@ -406,6 +411,9 @@ pub struct NodeControl {
     pub number: u64,
     /// How it fetches ahead.
     pub fill: FillOrder,
+    /// How it takes part in the swarm; it does not when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swarm: Option<SwarmOrder>,
     /// What its next boot is to run, when that is not what runs now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<NextVersion>,

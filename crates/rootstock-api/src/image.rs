@@ -4,7 +4,7 @@ use rootstock_core::{Digest, ImageName, TagName, VersionNumber, VersionSpec};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{RecipeDiff, RecipeSummary};
+use crate::{RecipeDiff, RecipeSummary, swarm::LiveCopies};
 
 /// All images, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -128,6 +128,9 @@ pub struct VersionDetail {
     /// What its boots read, once that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_set: Option<BootSet>,
+    /// How many copies machines of the swarm hold of it, when some do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live_copies: Option<LiveCopies>,
 }
 
 /// What the boots of a version read: what a machine is sent first.

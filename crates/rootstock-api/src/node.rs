@@ -10,6 +10,7 @@ use crate::{
     boot::{BootStep, Inventory, NodeReport},
     install::Installation,
     settings::{Setting, Settings, strict},
+    swarm::NodeSwarm,
 };
 
 /// All nodes, by name.
@@ -73,6 +74,9 @@ pub struct Node {
     /// Why it would fetch nothing ahead now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fill_paused: Option<String>,
+    /// How it takes part in the swarm, while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swarm: Option<NodeSwarm>,
 }
 
 /// A version that a node does not come up with.

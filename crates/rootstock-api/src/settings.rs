@@ -10,6 +10,7 @@ use crate::{
     boot::{CacheChoice, KeptPath, NodeMode},
     install::InstallDisk,
     personal::{OtherWrites, PersonalPlace},
+    swarm::{Rack, SwarmCopies, SwarmMode},
 };
 
 /// The most paths that one machine keeps.
@@ -165,6 +166,17 @@ settings! {
     fill_hours: DailyHours as String => FillHours;
     /// Whether there is an exam, during which nothing runs in the background.
     exam: bool as bool => Exam;
+    /// Whether it fetches from other machines and serves them, and how.
+    swarm: SwarmMode as SwarmMode => Swarm;
+    /// Which machines it reaches without a slower or dearer link: those with the same
+    /// label; those of its subnet when nobody says.
+    rack: Rack as String => Rack;
+    /// The most that it may send others, in Mbit/s.
+    upload_mbit_max: NonZeroU32 as u32 => UploadMbitMax;
+    /// Memory in which it holds chunks for others, when it has no disk for them.
+    swarm_memory: u64 as u64 => SwarmMemory;
+    /// How many machines of its rack own each chunk.
+    swarm_copies: SwarmCopies as u8 => SwarmCopies;
     /// How long a boot of a version that is new to it may take until the system is up.
     boot_limit: TimeLimit as String => BootLimit;
     /// A command of the image that must end with 0 for its system to count as up.
@@ -180,7 +192,15 @@ impl Setting {
     pub const fn holds_at_once(self) -> bool {
         matches!(
             self,
-            Self::Fill | Self::FillMbitMax | Self::FillHours | Self::Exam
+            Self::Fill
+                | Self::FillMbitMax
+                | Self::FillHours
+                | Self::Exam
+                | Self::Swarm
+                | Self::Rack
+                | Self::UploadMbitMax
+                | Self::SwarmMemory
+                | Self::SwarmCopies
         )
     }
 
@@ -378,11 +398,14 @@ text_by_from_str! {
     CacheChoice, |error: String| error;
     InstallDisk, |error: String| error;
     FillSwitch, |error: String| error;
+    SwarmMode, |error: String| error;
+    SwarmCopies, |error: String| error;
+    Rack, |error: String| error;
     OtherWrites, |error: String| error;
     PersonalPlace, |error: String| error;
     DailyHours, |error: rootstock_core::HoursError| error.to_string();
     TimeLimit, |error: rootstock_core::TimeLimitError| error.to_string();
-    NonZeroU32, |_| "write Mbit/s, at least 1; `fill paused` stops it".to_owned();
+    NonZeroU32, |_| "write Mbit/s, at least 1; `fill paused` and `swarm off` are for none".to_owned();
     u32, |_| "write a partition's number, or 0 for the whole disk".to_owned();
 }
 
@@ -425,6 +448,11 @@ mod tests {
             (Setting::FillMbitMax, "200"),
             (Setting::FillHours, "22:00-06:00,12:00-13:00"),
             (Setting::Exam, "yes"),
+            (Setting::Swarm, "tls"),
+            (Setting::Rack, "room-1"),
+            (Setting::UploadMbitMax, "500"),
+            (Setting::SwarmMemory, "1GiB"),
+            (Setting::SwarmCopies, "3"),
             (Setting::BootLimit, "15m"),
             (Setting::Check, "systemctl is-active gdm"),
             (Setting::RescueShell, "yes"),
@@ -478,7 +506,14 @@ mod tests {
         let all = Setting::ALL.iter().copied();
         let names: Vec<_> = all.filter(|setting| setting.holds_at_once()).collect();
         let fill = [Setting::Fill, Setting::FillMbitMax, Setting::FillHours];
-        assert_eq!(names, [&fill[..], &[Setting::Exam]].concat());
+        let swarm = [
+            Setting::Swarm,
+            Setting::Rack,
+            Setting::UploadMbitMax,
+            Setting::SwarmMemory,
+            Setting::SwarmCopies,
+        ];
+        assert_eq!(names, [&fill[..], &[Setting::Exam], &swarm].concat());
     }
 
     #[test]
@@ -503,10 +538,15 @@ mod tests {
             (
                 Setting::FillMbitMax,
                 "0",
-                "at least 1; `fill paused` stops it",
+                "at least 1; `fill paused` and `swarm off` are for none",
             ),
             (Setting::FillHours, "22-6", "write 22:00-06:00"),
             (Setting::Exam, "1", "write yes or no"),
+            (Setting::Swarm, "on", "write off, tls or plain"),
+            (Setting::Rack, "room 1", "write at most 64 letters, digits"),
+            (Setting::UploadMbitMax, "0", "`swarm off` are for none"),
+            (Setting::SwarmMemory, "much", "is not a size"),
+            (Setting::SwarmCopies, "9", "write a number from 1 to 8"),
             (Setting::BootLimit, "10", "write 90s, 10m or 1h"),
             (Setting::Keep, "home", "write absolute paths"),
             (Setting::Keep, "/home /srv/../etc", "write absolute paths"),
@@ -530,7 +570,7 @@ mod tests {
 
     #[test]
     fn a_newer_neighbours_settings_are_read_and_a_mistyped_request_is_not() {
-        let newer = r#"{"image":"lab","swarm":true}"#;
+        let newer = r#"{"image":"lab","teleport":true}"#;
         let settings: Settings = serde_json::from_str(newer).expect("is read");
         assert_eq!(settings.text(Setting::Image).as_deref(), Some("lab"));
         let mut json = serde_json::Deserializer::from_str(newer);

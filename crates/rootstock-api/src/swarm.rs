@@ -4,8 +4,10 @@
 //! A head only introduces: what it knows is soft, and comes again with the next
 //! announcements. docs/formats/peer.md has what machines then say to each other.
 
+use std::{fmt, str::FromStr};
+
 use rootstock_core::{Digest, PeerId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use utoipa::ToSchema;
 
 /// Where a machine announces itself: a [`SwarmAnnounce`], answered by a [`SwarmAnswer`].
@@ -28,6 +30,12 @@ pub const SWARM_PEERS_MAX: usize = 512;
 /// The longest label of a rack, in bytes.
 pub const RACK_BYTES_MAX: usize = 64;
 
+/// The most liars in one announcement; what is beyond is not looked at.
+pub const SWARM_LIARS_MAX: usize = 64;
+
+/// The most owners of a chunk in a rack.
+pub const SWARM_COPIES_MAX: u8 = 8;
+
 /// Whether a machine is in the swarm, and how its connections are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -41,6 +49,127 @@ pub enum SwarmMode {
     /// are trusted, and links that are quicker than the machines' processors. What comes
     /// is checked against its id either way.
     Plain,
+}
+
+impl fmt::Display for SwarmMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Off => "off",
+            Self::Tls => "tls",
+            Self::Plain => "plain",
+        })
+    }
+}
+
+impl FromStr for SwarmMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            "tls" => Ok(Self::Tls),
+            "plain" => Ok(Self::Plain),
+            _ => Err("write off, tls or plain".to_owned()),
+        }
+    }
+}
+
+/// Owners of a chunk in each rack: 1 to [`SWARM_COPIES_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct SwarmCopies(u8);
+
+impl SwarmCopies {
+    /// How many.
+    #[must_use]
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl Default for SwarmCopies {
+    fn default() -> Self {
+        Self(2)
+    }
+}
+
+impl TryFrom<u8> for SwarmCopies {
+    type Error = String;
+
+    fn try_from(copies: u8) -> Result<Self, String> {
+        if (1..=SWARM_COPIES_MAX).contains(&copies) {
+            Ok(Self(copies))
+        } else {
+            Err(format!("write a number from 1 to {SWARM_COPIES_MAX}"))
+        }
+    }
+}
+
+impl From<SwarmCopies> for u8 {
+    fn from(copies: SwarmCopies) -> Self {
+        copies.0
+    }
+}
+
+impl fmt::Display for SwarmCopies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl FromStr for SwarmCopies {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // What is no number is refused as 0 is.
+        text.parse().unwrap_or(0).try_into()
+    }
+}
+
+/// The label of a rack: machines that reach each other without a slower or dearer link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rack(String);
+
+impl Rack {
+    /// The label.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Rack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for Rack {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if (1..=RACK_BYTES_MAX).contains(&text.len()) && text.bytes().all(fits) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!(
+                "write at most {RACK_BYTES_MAX} letters, digits, '-', '.' and '_'"
+            ))
+        }
+    }
+}
+
+impl Serialize for Rack {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rack {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
 }
 
 /// How a machine takes part, until it is told otherwise.
@@ -103,13 +232,44 @@ pub struct SwarmAnswer {
     pub rack: String,
     /// How it takes part.
     pub order: SwarmOrder,
-    /// A certificate for the key that was told, and with it the authority's: PEM.
+    /// A certificate for the key that was told, PEM: for the name that
+    /// [`PeerId::certificate_name`] says, of the site's authority, whose own the machine
+    /// has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_pem: Option<String>,
     /// The others, heads first, its own rack next.
     pub peers: Vec<SwarmPeer>,
+    /// Versions of which the head does not know which chunks the machine holds, such as
+    /// after its own restart: the machine says so at [`SWARM_HOLDS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub holds_wanted: Vec<Digest>,
     /// Seconds to the next announcement.
     pub again_seconds: u32,
+}
+
+/// How a node takes part, as it said last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeSwarm {
+    /// Its rack.
+    pub rack: String,
+    /// What it sent others, in bytes of this boot.
+    pub sent_bytes: u64,
+    /// What came from others that are no heads, in bytes of this boot.
+    pub received_bytes: u64,
+    /// Seconds for which the others are not told of it: it gave several of them what was
+    /// not what they had asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out_seconds: Option<u64>,
+}
+
+/// How many machines of the swarm could go before a chunk of a version is on none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LiveCopies {
+    /// Machines that hold the chunk which the fewest hold.
+    pub rarest_count: u32,
+    /// Machines that hold some of the version.
+    pub machine_count: u32,
 }
 
 /// A member of the swarm.
@@ -139,5 +299,28 @@ mod tests {
         let answer: SwarmAnswer = serde_json::from_str(text).expect("an answer");
         assert_eq!(answer.order.mode, SwarmMode::Tls);
         assert_eq!(answer.certificate_pem, None);
+    }
+
+    #[test]
+    fn what_a_rack_and_a_number_of_copies_can_be() {
+        let long = "r".repeat(RACK_BYTES_MAX);
+        for text in ["r", "room-1.shelf_2", &long] {
+            assert_eq!(text.parse::<Rack>().expect(text).to_string(), text);
+        }
+        let longer = format!("{long}r");
+        for text in ["", "10.0.3.0/24", "a b", "ra\u{308}ck", "a\n", &longer] {
+            assert!(text.parse::<Rack>().is_err(), "{text:?}");
+            let json = serde_json::to_string(text).expect("serializes");
+            assert!(serde_json::from_str::<Rack>(&json).is_err(), "{text:?}");
+        }
+        for text in ["1", "2", "8"] {
+            assert_eq!(text.parse::<SwarmCopies>().expect(text).to_string(), text);
+            assert!(serde_json::from_str::<SwarmCopies>(text).is_ok(), "{text}");
+        }
+        for text in ["0", "9", "-1", "257"] {
+            assert!(text.parse::<SwarmCopies>().is_err(), "{text}");
+            assert!(serde_json::from_str::<SwarmCopies>(text).is_err(), "{text}");
+        }
+        assert!("two".parse::<SwarmCopies>().is_err());
     }
 }

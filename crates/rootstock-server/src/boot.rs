@@ -58,9 +58,11 @@ mod services;
 mod sessions;
 mod stage;
 mod staged;
+pub(crate) mod swarm;
 mod tftp;
 mod told;
 mod trace_api;
+mod tracker;
 mod transcript;
 mod udp;
 mod version_ids;
@@ -79,6 +81,7 @@ pub(crate) use services::claim;
 use sessions::{Session, Sessions};
 use stage::Stages;
 use staged::StagedFiles;
+use swarm::Swarm;
 use told::{AdditionsByBoot, Roster};
 use transcript::{Transcripts, step_of};
 use version_ids::VersionIds;
@@ -118,6 +121,7 @@ pub(crate) struct Boot {
     pub(crate) clock: SiteClock,
     pub(crate) controls: Controls,
     pub(crate) commits: Commits,
+    pub(crate) swarm: Swarm,
     /// What `auto` lacks, when it boots nothing.
     pub(crate) auto_lack: Option<String>,
     is_on: bool,
@@ -150,6 +154,7 @@ impl Boot {
             clock: SiteClock::new(config.boot.time_zone.as_deref()),
             controls: Controls::default(),
             commits: Commits::default(),
+            swarm: Swarm::default(),
             stages: OnceLock::new(),
             dhcp: Mutex::default(),
         }
@@ -170,6 +175,7 @@ impl Boot {
         let report = |session: Arc<Session>| Some((session.node.clone(), session.report()?));
         let reports = self.sessions.list().into_iter().filter_map(report);
         node_metrics::render(reports.collect(), text);
+        node_metrics::render_swarm(&self.swarm.figures(), text);
     }
 
     /// Tells DHCP how far a machine has come, so that it keeps to what works.
@@ -334,6 +340,7 @@ async fn tend(app: Arc<App>, mut stop: Stop) {
         health::judge_all(&app).await;
         app.boot.staged.tidy();
         app.boot.held.tidy();
+        app.boot.swarm.tidy();
         since_abandoned += TEND_INTERVAL;
         if since_abandoned >= ABANDONED_INTERVAL {
             since_abandoned = Duration::ZERO;

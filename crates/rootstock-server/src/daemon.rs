@@ -25,7 +25,7 @@ use crate::{
     nbd::{self, NbdLimits, NbdListener, NbdServer},
     recipes, rollouts, scrub,
     stop::Stop,
-    tls::{self, TlsError},
+    tls::{self, PeerAuthority, TlsError},
     traces,
     volumes::{self, Volumes},
 };
@@ -164,6 +164,9 @@ impl Daemon {
         let server = ApiServer::bind(&config.api.listen, tls.clone()).await?;
         let https = server.https.clone();
         let app = Arc::new(App::new(config, catalog, store, key, volumes));
+        app.boot
+            .swarm
+            .set_authority(PeerAuthority::open(&data.keys())?);
         first_stage::install(
             &app,
             data.root().join("boot"),

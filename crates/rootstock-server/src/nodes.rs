@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use rootstock_api::{
     BootSummary, FillSwitch, NodeEvent, NodeState, NodeStatus, Origin, ProblemCode, Setting,
-    Settings, TEXT_BYTES_MAX,
+    Settings, SwarmMode, TEXT_BYTES_MAX,
     boot::{BootStep, CacheChoice, NodeMode, NodeReport},
     paths::NODE_NAMES_RESERVED,
 };
@@ -29,6 +29,9 @@ const EVENTS_WAITING_MAX: usize = 4096;
 
 /// How long a boot of a new version may take, unless settings say otherwise.
 pub(crate) const BOOT_LIMIT: TimeLimit = TimeLimit::minutes(10);
+
+/// Whether machines are in the swarm, unless settings say otherwise.
+pub(crate) const SWARM_MODE: SwarmMode = SwarmMode::Off;
 
 /// The most tags of a node.
 const TAGS_MAX: usize = 32;
@@ -164,6 +167,7 @@ impl Effective {
             cache: Some(CacheChoice::Auto),
             fill: Some(FillSwitch::On),
             exam: Some(false),
+            swarm: Some(SWARM_MODE),
             boot_limit: Some(BOOT_LIMIT),
             rescue_shell: Some(false),
             ..Settings::default()
@@ -477,6 +481,11 @@ pub(crate) fn check_settings(settings: &Settings) -> Result<(), ApiError> {
         let detail = format!("'{bytes}' is no cache_disk_bytes_max: no chunk would fit");
         return Err(ApiError::new(ProblemCode::BadValue, detail)
             .with_hint("write at least the size of what a machine reads to boot, such as 1G"));
+    }
+    if let Some(bytes) = settings.swarm_memory.filter(|bytes| *bytes < CHUNK_BYTES) {
+        let detail = format!("'{bytes}' is no swarm_memory: no chunk would fit");
+        return Err(ApiError::new(ProblemCode::BadValue, detail)
+            .with_hint("write at least some hundred megabytes, or turn the swarm off"));
     }
     let tags = settings.tags.as_deref().unwrap_or_default();
     if tags.len() > TAGS_MAX {

@@ -13,6 +13,10 @@ use rustls::{
 
 use crate::{config::ApiConfig, data_dir::write_secret};
 
+mod peers;
+
+pub(crate) use peers::{CERTIFICATE_LIFE, PeerAuthority, PeerKey};
+
 /// The file in the keys directory that clients are given to trust.
 pub(crate) const AUTHORITY_FILE: &str = "ca.pem";
 
@@ -88,7 +92,8 @@ pub(crate) fn authority_pem(keys: &Path) -> Result<String, TlsError> {
     fs::read_to_string(&path).map_err(failed("read", &path))
 }
 
-type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+/// A chain of certificates, and the key of the first.
+pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// A certificate made anew at each start, so that it is for the names of today;
 /// the authority that signs it stays.
@@ -102,11 +107,14 @@ fn site_identity(keys: &Path, names: &[String]) -> Result<Identity, TlsError> {
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
     let cert = params.signed_by(&key, &issuer).map_err(TlsError::Make)?;
-    let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|_| TlsError::Pem {
+    Ok((vec![cert.der().clone()], private_key(&key)?))
+}
+
+fn private_key(key: &KeyPair) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::try_from(key.serialize_der()).map_err(|_| TlsError::Pem {
         path: "the new key".to_owned(),
         what: "key",
-    })?;
-    Ok((vec![cert.der().clone()], key))
+    })
 }
 
 /// The authority's certificate is made of these and its key: they must not change.

@@ -23,7 +23,7 @@ use rootstock_catalog::{CatalogError, NodeSettingsRow, RebootKind, VersionHealth
 use rootstock_core::{Digest, NodeName, VersionSpec};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 
-use super::{health, networks::Network, orders, sessions::Session};
+use super::{health, networks::Network, orders, sessions::Session, swarm};
 use crate::{
     app::App,
     http::{ApiError, stopping},
@@ -179,13 +179,7 @@ async fn holds(
 ) -> Result<Held, ApiError> {
     let site = app.boot.controls.site(turns).await;
     let set = site.set(app).await?;
-    let interface = network.config.interface.as_deref();
-    let network = nodes::network_profile(&app.config.network, interface);
-    let node = set.nodes.get(&session.node);
-    let node = node.ok_or_else(|| CatalogError::NodeNotFound {
-        node: session.node.clone(),
-    })?;
-    let settings = set.profiles.of_settings(node, network.as_ref())?.settings;
+    let settings = set.settings(app, &session.node, network)?;
     let fill = fill(&settings, &app.boot.clock.now());
     let volume = set.volumes.get(session.node.as_str()).cloned();
     let next = match orders::to_run(&settings, volume) {
@@ -216,12 +210,24 @@ async fn holds(
         control: numbered(NodeControl {
             number: 0,
             fill: fill.order,
+            swarm: swarm::order(&settings),
             next,
             reboot,
             commit: app.boot.commits.order(session),
         })?,
         changes_in: fill.changes_in,
     })
+}
+
+/// What is set for a node that is in a network, as it is read for all machines together.
+pub(super) async fn settings(
+    app: &App,
+    node: &NodeName,
+    network: &Network,
+) -> Result<Settings, ApiError> {
+    let turns = app.nodes.turns().ok_or_else(stopping)?;
+    let site = app.boot.controls.site(&turns).await;
+    site.set(app).await?.settings(app, node, network)
 }
 
 /// What holds, with its number.
@@ -274,6 +280,22 @@ impl Controls {
 
     fn read(&self) -> MutexGuard<'_, Option<Read>> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Set {
+    /// What is set for a node that is in a network.
+    fn settings(
+        &self,
+        app: &App,
+        node: &NodeName,
+        network: &Network,
+    ) -> Result<Settings, ApiError> {
+        let interface = network.config.interface.as_deref();
+        let network = nodes::network_profile(&app.config.network, interface);
+        let row = self.nodes.get(node);
+        let row = row.ok_or_else(|| CatalogError::NodeNotFound { node: node.clone() })?;
+        Ok(self.profiles.of_settings(row, network.as_ref())?.settings)
     }
 }
 

@@ -21,6 +21,7 @@ use rootstock_api::{
     },
     local::{LOCAL_FILE, LOCAL_ORDER},
     personal::{COMMIT, COMMIT_CHUNKS, COMMIT_LACKING},
+    swarm::{SWARM, SWARM_HOLDS},
 };
 use rootstock_catalog::{BootRow, Redeemed};
 use rootstock_core::{
@@ -48,6 +49,7 @@ mod chunks;
 mod commits;
 mod records;
 mod reports;
+mod swarm;
 mod versions;
 
 pub(super) use versions::readable;
@@ -80,6 +82,8 @@ pub(crate) fn router() -> Router<Arc<App>> {
         .route(COMMIT_LACKING, post(commits::lacking))
         .route(COMMIT_CHUNKS, post(commits::chunks))
         .route(COMMIT, post(commits::told))
+        .route(SWARM, post(swarm::announce))
+        .route(SWARM_HOLDS, post(swarm::holds))
         .route(LOCAL_ORDER, get(local::order))
         .route(LOCAL_FILE, get(local::give))
 }
@@ -390,6 +394,7 @@ async fn steps(
         }
         if is_gone {
             machine.session.goes();
+            app.boot.swarm.leave(&machine.session);
             app.boot.sessions.tell_gone(&app, &machine.session).await;
         }
     }

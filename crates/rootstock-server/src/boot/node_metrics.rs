@@ -5,8 +5,13 @@ use std::fmt::Write as _;
 use rootstock_api::boot::{DiskCacheReport, NodeReport};
 use rootstock_core::NodeName;
 
+use super::tracker::Figures;
+
 /// The most nodes that are shown one by one; the others are counted.
 const NODES_MAX: usize = 10_000;
+
+/// The most racks that are shown one by one; the others are counted.
+const RACKS_MAX: usize = 256;
 
 /// A metric that each node has, or lacks.
 struct Family {
@@ -118,6 +123,60 @@ pub(crate) fn render(mut reports: Vec<(NodeName, NodeReport)>, text: &mut String
     );
 }
 
+/// Appends how the swarm does: the racks with most members one by one.
+pub(crate) fn render_swarm(swarm: &Figures, text: &mut String) {
+    let mut racks: Vec<_> = swarm.by_rack.iter().collect();
+    racks.sort_by_key(|(_, members)| std::cmp::Reverse(**members));
+    let left_out = racks.len().saturating_sub(RACKS_MAX);
+    racks.truncate(RACKS_MAX);
+    for (name, help, kind, value) in [
+        (
+            "rootstock_swarm_members",
+            "Machines that are in the swarm.",
+            "gauge",
+            swarm.members,
+        ),
+        (
+            "rootstock_swarm_members_left_out",
+            "Those of them that others are not told of.",
+            "gauge",
+            swarm.left_out,
+        ),
+        (
+            "rootstock_swarm_sent_bytes_total",
+            "Bytes that machines sent each other, as the senders say.",
+            "counter",
+            swarm.sent_bytes,
+        ),
+        (
+            "rootstock_swarm_received_bytes_total",
+            "The same, as the receivers say.",
+            "counter",
+            swarm.received_bytes,
+        ),
+        (
+            "rootstock_swarm_racks_left_out",
+            "Racks that are not shown one by one.",
+            "gauge",
+            left_out as u64,
+        ),
+    ] {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
+        );
+    }
+    let name = "rootstock_swarm_rack_members";
+    let _ = write!(
+        text,
+        "# HELP {name} Machines in a rack that are in the swarm.\n# TYPE {name} gauge\n"
+    );
+    for (rack, members) in racks {
+        let _ = writeln!(text, "{name}{{rack=\"{rack}\"}} {members}");
+    }
+}
+
 fn disk(report: &NodeReport, value: fn(&DiskCacheReport) -> u64) -> Option<f64> {
     report.disk_cache.as_ref().map(|disk| number(value(disk)))
 }
@@ -163,6 +222,32 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }
+    }
+
+    #[test]
+    fn racks_have_a_bound_too() {
+        let rack = |number: u64| (format!("10.0.{number}.0/24"), number + 1);
+        let swarm = Figures {
+            members: 12,
+            left_out: 1,
+            by_rack: (0..RACKS_MAX as u64 + 3).map(rack).collect(),
+            sent_bytes: 1 << 40,
+            received_bytes: 5,
+        };
+        let mut text = String::new();
+        render_swarm(&swarm, &mut text);
+        for line in [
+            "gauge\nrootstock_swarm_members 12\n",
+            "gauge\nrootstock_swarm_members_left_out 1\n",
+            "counter\nrootstock_swarm_sent_bytes_total 1099511627776\n",
+            "counter\nrootstock_swarm_received_bytes_total 5\n",
+            "rootstock_swarm_racks_left_out 3\n",
+            "gauge\nrootstock_swarm_rack_members{rack=\"10.0.258.0/24\"} 259\n",
+            "rootstock_swarm_rack_members{rack=\"10.0.3.0/24\"} 4\n",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        assert!(!text.contains("10.0.2.0/24"));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::{
     health, identity, installs,
     networks::Network,
     sessions::{REPORT_SECONDS, Session, Writes},
+    swarm,
     told::{self, Additions},
 };
 use crate::{app::App, http::ApiError, nodes, volumes};
@@ -75,6 +76,7 @@ pub(crate) async fn make(
         personal: personal(app, &session.node, &settings).await?,
         install: installs::order(app, session, &settings).await?,
         fill: control::fill(&settings, &app.boot.clock.now()).order,
+        swarm: swarm::order(&settings),
         identity: identity(app, &node, &settings, &network, &additions).await?,
         ..plain(app, &node.name, version, &settings, stage.root, local)
     };
@@ -108,6 +110,7 @@ pub(super) fn plain(
         cache_disk_bytes_max: settings.cache_disk_bytes_max,
         install: None,
         fill: FillOrder::default(),
+        swarm: None,
         keep: settings.keep.clone().unwrap_or_default(),
         report_seconds: REPORT_SECONDS,
         check: settings.check.clone().map(|command| Check {

@@ -26,6 +26,7 @@ use tokio::sync::{Notify, futures::Notified};
 
 use super::{
     plugins::PluginEvent,
+    swarm::Issued,
     told,
     transcript::{Told, step_of},
     version_ids::{self, short},
@@ -75,6 +76,8 @@ pub(crate) struct Session {
     is_traced: AtomicBool,
     /// Where its writes are, as its order said; nobody knows since an earlier daemon.
     pub(crate) writes: OnceLock<Writes>,
+    /// The certificate that it got last.
+    pub(crate) certificate: Mutex<Option<Issued>>,
     state: Mutex<State>,
     /// Ends the request for control that is held, when there is a newer one.
     relieved: Notify,
@@ -416,6 +419,7 @@ async fn load(app: &App, row: BootRow) -> Result<Session, ApiError> {
         chunks: OnceLock::new(),
         is_traced: AtomicBool::new(false),
         writes: OnceLock::new(),
+        certificate: Mutex::default(),
         state: Mutex::new(State {
             checked: now,
             heard: now,

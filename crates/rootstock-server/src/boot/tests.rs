@@ -40,6 +40,7 @@ mod health;
 mod installs;
 mod local;
 mod rollouts;
+mod swarm;
 mod traces;
 
 const MAC: &str = "52-54-00-12-34-56";

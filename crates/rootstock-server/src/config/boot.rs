@@ -34,6 +34,8 @@ pub struct BootConfig {
     pub https_port: u16,
     /// The port of NBD for personal machines' own volumes.
     pub nbd_port: u16,
+    /// The port on which machines of the swarm reach the daemon as one of them; 0 is none.
+    pub swarm_port: u16,
     /// `rootstock-agent`, the first stage's program; looked for when not given.
     pub agent: Option<PathBuf>,
     /// Directories where boot programs are looked for before the distribution's.
@@ -54,6 +56,7 @@ impl Default for BootConfig {
             http_port: 8480,
             https_port: 8481,
             nbd_port: 8482,
+            swarm_port: 8486,
             agent: None,
             files: Vec::new(),
             plugins: "/etc/rootstock/plugins.d".into(),

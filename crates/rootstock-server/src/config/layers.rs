@@ -45,6 +45,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("boot.http_port", Kind::Number),
     ("boot.https_port", Kind::Number),
     ("boot.nbd_port", Kind::Number),
+    ("boot.swarm_port", Kind::Number),
     ("boot.agent", Kind::Text),
     ("boot.files", Kind::List),
     ("boot.plugins", Kind::Text),
@@ -381,6 +382,7 @@ mod tests {
         boot.http_port = 8480  # default
         boot.https_port = 8481  # default
         boot.nbd_port = 8482  # default
+        boot.swarm_port = 8486  # default
         boot.agent = (none)  # default
         boot.files = []  # default
         boot.plugins = "/etc/rootstock/plugins.d"  # default

@@ -7,6 +7,7 @@ use rootstock_api::{
     ChangeReport, FillSwitch, NamedChange, Origin, OtherWrites, PersonalPlace, Setting, Settings,
     boot::{CacheChoice, KeptPath, NodeMode},
     install::InstallDisk,
+    swarm::{Rack, SwarmCopies, SwarmMode},
 };
 use rootstock_core::{DailyHours, NodeName, TimeLimit, VersionSpec, fold, units::parse_size_bytes};
 
@@ -91,6 +92,23 @@ pub(crate) struct SettingArgs {
     /// Whether there is an exam, during which nothing runs in the background
     #[arg(long, value_name = "yes|no", value_parser = parse_yes_no)]
     exam: Option<bool>,
+    /// Whether it fetches from other nodes and serves them: off, tls, or plain (without
+    /// encryption, for networks that are trusted); holds at once, as the four below do
+    #[arg(long, value_name = "off|tls|plain")]
+    swarm: Option<SwarmMode>,
+    /// Which nodes it reaches without a slower link: those with the same label; those of
+    /// its subnet when nobody says
+    #[arg(long, value_name = "LABEL")]
+    rack: Option<Rack>,
+    /// The most that it may send other nodes, in Mbit/s
+    #[arg(long, value_name = "MBIT", value_parser = parse_upload_mbit)]
+    upload_mbit_max: Option<NonZeroU32>,
+    /// Memory in which it holds chunks for others, when it has no disk for them: 1G
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_bytes)]
+    swarm_memory: Option<u64>,
+    /// How many nodes of its rack own each chunk: 1 to 8
+    #[arg(long, value_name = "COUNT")]
+    swarm_copies: Option<SwarmCopies>,
     /// How long a boot of a version that is new to it may take, or the node goes back to
     /// the one before: 10m
     #[arg(long, value_name = "TIME")]
@@ -107,6 +125,11 @@ pub(crate) struct SettingArgs {
 fn parse_mbit(text: &str) -> Result<NonZeroU32, &'static str> {
     let mbit = text.parse();
     mbit.map_err(|_| "write Mbit/s, at least 1; '--fill paused' stops it")
+}
+
+fn parse_upload_mbit(text: &str) -> Result<NonZeroU32, &'static str> {
+    let mbit = text.parse();
+    mbit.map_err(|_| "write Mbit/s, at least 1; '--swarm off' stops it")
 }
 
 fn parse_yes_no(text: &str) -> Result<bool, &'static str> {
@@ -143,6 +166,11 @@ impl SettingArgs {
             fill_mbit_max: self.fill_mbit_max,
             fill_hours: self.fill_hours.clone(),
             exam: self.exam,
+            swarm: self.swarm,
+            rack: self.rack.clone(),
+            upload_mbit_max: self.upload_mbit_max,
+            swarm_memory: self.swarm_memory,
+            swarm_copies: self.swarm_copies,
             boot_limit: self.boot_limit,
             check: self.check.clone(),
             rescue_shell: self.rescue_shell,

@@ -42,9 +42,11 @@ pub(crate) fn check(boot: &BootConfig, networks: &[NetworkConfig]) -> Result<(),
         ("http_port", boot.http_port),
         ("https_port", boot.https_port),
         ("nbd_port", boot.nbd_port),
+        ("swarm_port", boot.swarm_port),
     ];
     for (at, (key, port)) in ports.iter().enumerate() {
-        if *port == 0 {
+        // Without the last one the others go on.
+        if *port == 0 && *key != "swarm_port" {
             return wrong(format!("boot.{key} is told to machines: it cannot be 0"));
         }
         if let Some((other, _)) = ports[..at].iter().find(|(_, other)| other == port) {
@@ -211,6 +213,15 @@ mod tests {
             (
                 "[boot]\nhttp_port = 8481",
                 "boot.http_port and boot.https_port are the same: choose two",
+            ),
+            (
+                "[boot]\nswarm_port = 8482",
+                "boot.nbd_port and boot.swarm_port are the same: choose two",
+            ),
+            ("[boot]\nswarm_port = 0", "fine"),
+            (
+                "[boot]\nnbd_port = 0",
+                "boot.nbd_port is told to machines: it cannot be 0",
             ),
             (
                 "[[network]]\nmode = 'dhcp'",

@@ -588,6 +588,7 @@ fn describe(
         .map(serde_json::from_str)
         .transpose();
     Ok(Node {
+        swarm: app.boot.swarm.of(&row.name),
         name: row.name,
         state: status.state,
         profile: row.profile,

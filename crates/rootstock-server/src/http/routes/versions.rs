@@ -19,6 +19,7 @@ use serde::Deserialize;
 use super::images::summary;
 use crate::{
     app::App,
+    boot::swarm,
     http::{
         ApiError,
         auth::Caller,
@@ -88,8 +89,10 @@ pub(crate) async fn show(
         .blocking(move |_| Ok(stages.map(|stages| stages.facts(manifest))))
         .await?;
     let boot_set = traces::boot_set(&app, &row).await?;
+    let live_copies = swarm::live_copies(&app, manifest).await?;
     Ok(ApiJson(VersionDetail {
         boot_set,
+        live_copies,
         summary: summary(&row, &tags),
         image: row.image,
         manifest,

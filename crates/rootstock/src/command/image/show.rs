@@ -3,7 +3,7 @@
 use clap::Args;
 use rootstock_api::{
     BootSet, ImageBootFacts, ImageDetail, PartitionFacts, RecipeSummary, VersionDetail,
-    VersionSummary,
+    VersionSummary, swarm::LiveCopies,
 };
 use rootstock_core::{TagName, VersionSelector, VersionSpec};
 
@@ -118,6 +118,9 @@ fn version_text(version: &VersionDetail) -> String {
     if let Some(set) = &version.boot_set {
         fields.push(("boot set", boot_set(set)));
     }
+    if let Some(live) = &version.live_copies {
+        fields.push(("live copies", live_copies(*live)));
+    }
     if !version.volumes.is_empty() {
         fields.push(("volumes", version.volumes.join(", ")));
     }
@@ -163,6 +166,16 @@ fn boot_set(set: &BootSet) -> String {
         output::bytes(set.raw_bytes),
         output::bytes(set.frame_bytes)
     )
+}
+
+/// How many machines hold what the fewest hold.
+fn live_copies(live: LiveCopies) -> String {
+    let LiveCopies {
+        rarest_count,
+        machine_count,
+    } = live;
+    let machines = output::count(machine_count.into(), "machine");
+    format!("{rarest_count} of the rarest chunk (of {machines})")
 }
 
 /// How much less a machine fetches that has another version.
@@ -241,30 +254,32 @@ mod tests {
                         {"number": 2, "start_bytes": 537919488, "len_bytes": 8050966528_u64, "type_name": "Linux root",
                          "fs": {"kind": "xfs", "kept_whole_because": "the free space of xfs is not looked for"}}]},
             "boot_set": {"chunk_count": 507, "raw_bytes": 126000000, "frame_bytes": 37500000, "boots": 3},
+            "live_copies": {"rarest_count": 3, "machine_count": 12},
             "volumes": ["seat-1"],
             "recipes": [{"from": "lab:1", "to": "lab:2", "delta_count": 1500, "delta_bytes": 180000000,
                          "frame_bytes": 257000000, "stored_bytes": 180300000, "created": "soon"}]
         }))
         .expect("a version");
         assert_snapshot!(version_text(&version), @r"
-        version   lab:2
-        tags      production test
-        made      soon
-        from      /srv/lab.qcow2
-        parent    lab:1
-        disk      8.59 GB
-        used      2.05 GB
-        unique    700 MB (331 MB stored, freed if it is deleted)
-        shared    1.35 GB with other versions
-        stored    790 MB in 7900 chunks
-        left out  540 MB of free space
-        system    Debian GNU/Linux 12
-        kernels   6.1.0-28-amd64
-        manifest  abababababababababababababababababababababababababababababababab
-        recipe    from lab:1: 1500 chunks rebuilt from 180 MB instead of 257 MB, 180 MB stored
-        boot set  507 chunks, 126 MB (37.5 MB to send), learnt from 3 boots
-        volumes   seat-1
-        message   51 packages
+        version      lab:2
+        tags         production test
+        made         soon
+        from         /srv/lab.qcow2
+        parent       lab:1
+        disk         8.59 GB
+        used         2.05 GB
+        unique       700 MB (331 MB stored, freed if it is deleted)
+        shared       1.35 GB with other versions
+        stored       790 MB in 7900 chunks
+        left out     540 MB of free space
+        system       Debian GNU/Linux 12
+        kernels      6.1.0-28-amd64
+        manifest     abababababababababababababababababababababababababababababababab
+        recipe       from lab:1: 1500 chunks rebuilt from 180 MB instead of 257 MB, 180 MB stored
+        boot set     507 chunks, 126 MB (37.5 MB to send), learnt from 3 boots
+        live copies  3 of the rarest chunk (of 12 machines)
+        volumes      seat-1
+        message      51 packages
 
         PARTITION    START     SIZE  TYPE        FILE SYSTEM  LABEL     USED  REMARK
         gpt 1      1.05 MB   537 MB  EFI system  fat32        EFI    12.0 MB

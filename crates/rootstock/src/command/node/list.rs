@@ -137,6 +137,7 @@ fn fields(node: &Node) -> String {
     fields.extend(health::fields(node));
     fields.extend(report::installed(node));
     fields.extend(report::fields(node));
+    fields.extend(report::swarm(node));
     if let Some(inventory) = &node.inventory {
         fields.extend(machine(inventory));
     }

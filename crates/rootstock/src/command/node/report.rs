@@ -83,6 +83,30 @@ fn disk_fields(disk: &DiskCacheReport, paused: Option<&str>) -> Vec<(&'static st
     fields
 }
 
+/// How a node takes part in the swarm.
+pub(super) fn swarm(node: &Node) -> Vec<(&'static str, String)> {
+    let Some(swarm) = &node.swarm else {
+        return Vec::new();
+    };
+    let mut fields = vec![
+        ("in rack", swarm.rack.clone()),
+        (
+            "to nodes",
+            format!("{} as sent", output::bytes(swarm.sent_bytes)),
+        ),
+        (
+            "from nodes",
+            format!("{} as sent", output::bytes(swarm.received_bytes)),
+        ),
+    ];
+    if let Some(seconds) = swarm.left_out_seconds {
+        let rest = lasting(seconds.saturating_mul(1000));
+        let text = format!("other nodes got wrong chunks from it: not told of it for {rest}");
+        fields.push(("left out", text));
+    }
+    fields
+}
+
 /// How far an installation is.
 fn installing(report: &InstallReport) -> (&'static str, String) {
     let reason = report.reason.as_deref().unwrap_or("the system is not up");
@@ -220,7 +244,7 @@ fn lasting(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use insta::assert_snapshot;
-    use rootstock_api::{Settings, boot::StartReport};
+    use rootstock_api::{Settings, boot::StartReport, swarm::NodeSwarm};
 
     use super::*;
 
@@ -244,6 +268,7 @@ mod tests {
             abandoned: None,
             installed: None,
             fill_paused: None,
+            swarm: None,
         }
     }
 
@@ -303,6 +328,29 @@ mod tests {
         assert!(shown(&node).ends_with("filling      paused: outside 22:00-06:00"));
         node.report = None;
         assert_eq!(shown(&node), "");
+    }
+
+    #[test]
+    fn a_node_of_the_swarm() {
+        let mut node = node(None);
+        assert_eq!(swarm(&node), []);
+        node.swarm = Some(NodeSwarm {
+            rack: "10.0.3.0/24".to_owned(),
+            sent_bytes: 1_200_000_000,
+            received_bytes: 3000,
+            left_out_seconds: None,
+        });
+        assert_snapshot!(output::fields(&swarm(&node)), @r"
+        in rack     10.0.3.0/24
+        to nodes    1.20 GB as sent
+        from nodes  3.00 kB as sent
+        ");
+        if let Some(swarm) = &mut node.swarm {
+            swarm.left_out_seconds = Some(250);
+        }
+        let (name, text) = swarm(&node).pop().expect("is left out");
+        let said = "other nodes got wrong chunks from it: not told of it for 4 min 10 s";
+        assert_eq!((name, text.as_str()), ("left out", said));
     }
 
     #[test]
