@@ -5,6 +5,7 @@ use std::io::{self, IoSlice, Read as _, Write as _};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use mio::net::TcpStream;
+use rootstock_swarm::wire;
 use rustls::Connection;
 
 /// What is read at once, so that no connection keeps the others waiting.
@@ -60,6 +61,14 @@ impl Io {
             }
         }
         Ok(true)
+    }
+
+    /// Whether the other end has begun without TLS: a record of TLS begins with another
+    /// byte than the preface (RFC 8446, section 5.1).
+    pub(crate) fn begins_plain(&self) -> bool {
+        let mut first = [0];
+        let is_new = self.tls.as_ref().is_some_and(|tls| tls.is_handshaking());
+        is_new && matches!(self.stream.peek(&mut first), Ok(1)) && first[0] == wire::MAGIC[0]
     }
 
     fn read_plain(&mut self) -> io::Result<usize> {

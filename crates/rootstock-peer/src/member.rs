@@ -50,6 +50,9 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
     /// How connections are kept secret; they are not when absent.
     pub tls: Option<Tls>,
+    /// Whether who begins a connection may also do without: a head serves machines of
+    /// both kinds.
+    pub takes_plain: bool,
     /// Threads that read and check chunks.
     pub workers: usize,
 }
@@ -174,6 +177,7 @@ impl Member {
             told,
             hello,
             tls: options.tls,
+            takes_plain: options.takes_plain,
             node: Node::new(options.node),
             conns: HashMap::new(),
             by_peer: HashMap::new(),
@@ -282,6 +286,7 @@ struct Loop {
     told: Receiver<Command>,
     hello: Hello,
     tls: Option<Tls>,
+    takes_plain: bool,
     node: Node,
     conns: HashMap<Token, Conn>,
     /// The connection of each member that has said who it is.
@@ -475,6 +480,10 @@ impl Loop {
                 Ok(false) => return,
                 Err(error) => return self.failed(token, &error),
             }
+        }
+        let takes_plain = self.takes_plain && conn.dialed.is_none() && conn.peer.is_none();
+        if is_readable && takes_plain && conn.io.begins_plain() {
+            conn.io.tls = None;
         }
         if is_readable {
             self.receive(token);

@@ -1,1 +1,248 @@
-//! t
+//! Members on the loopback interface give one another chunks.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rootstock_core::{ChunkId, Digest, PeerId};
+use rootstock_swarm::{Bits, Class, Config, Goal, Table, Whole};
+
+use super::*;
+
+/// The longest that anything takes, if it works at all.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Chunks in memory, and a way to wait for them.
+#[derive(Default)]
+struct Memory {
+    chunks: Mutex<BTreeMap<ChunkId, Bytes>>,
+    came: Condvar,
+    liars: Mutex<Vec<PeerId>>,
+    lies: bool,
+}
+
+impl Holder for Memory {
+    fn load(&self, chunk: ChunkId) -> Option<Whole> {
+        let chunks = self.chunks.lock().expect("no panic");
+        let mut data = chunks.get(&chunk)?.clone();
+        if self.lies {
+            data = data.iter().map(|byte| !byte).collect();
+        }
+        Some(Whole {
+            codec: 0,
+            raw_bytes: data.len() as u32,
+            data,
+        })
+    }
+
+    fn arrived(&self, chunk: ChunkId, whole: &Whole, _: bool) -> Verdict {
+        if ChunkId::of(&whole.data) != chunk {
+            return Verdict::Wrong;
+        }
+        let mut chunks = self.chunks.lock().expect("no panic");
+        chunks.insert(chunk, whole.data.clone());
+        self.came.notify_all();
+        Verdict::Kept
+    }
+
+    fn no_source(&self, _: ChunkId) {}
+
+    fn lied(&self, peer: PeerId) {
+        self.liars.lock().expect("no panic").push(peer);
+        self.came.notify_all();
+    }
+}
+
+impl Memory {
+    fn of(raws: &[Vec<u8>], lies: bool) -> Arc<Self> {
+        let chunks = raws
+            .iter()
+            .map(|raw| (ChunkId::of(raw), raw.clone().into()));
+        Arc::new(Self {
+            chunks: Mutex::new(chunks.collect()),
+            lies,
+            ..Self::default()
+        })
+    }
+
+    /// Waits until there are so many.
+    fn wait(&self, count: usize) {
+        let chunks = self.chunks.lock().expect("no panic");
+        let lack = |chunks: &mut BTreeMap<_, _>| chunks.len() < count;
+        let waited = self.came.wait_timeout_while(chunks, LIMIT, lack);
+        let (chunks, waited) = waited.expect("no panic");
+        assert!(!waited.timed_out(), "{} of {count} came", chunks.len());
+    }
+}
+
+/// Raw chunks of many sizes that do not repeat.
+fn raws(count: usize) -> Vec<Vec<u8>> {
+    let raw = |number: usize| {
+        let words = 0..(number * 977 % 60_000 + 100) as u64;
+        words
+            .flat_map(|at| (at * 0x9e37_79b9 + number as u64).to_le_bytes())
+            .take(256 << 10)
+            .collect()
+    };
+    (0..count).map(raw).collect()
+}
+
+struct Site {
+    authority: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let key = KeyPair::generate().expect("a key");
+        let authority = params.self_signed(&key).expect("a certificate").pem();
+        Self {
+            authority,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    fn tls(&self, peer: PeerId) -> Tls {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new([peer.certificate_name()]);
+        let mut params = params.expect("a name");
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let certificate = params.signed_by(&key, &self.issuer).expect("signed");
+        Tls::new(&certificate.pem(), &key.serialize_pem(), &self.authority).expect("they fit")
+    }
+}
+
+fn id(name: &str) -> PeerId {
+    PeerId::of(name)
+}
+
+fn member(name: &str, is_head: bool, tls: Option<Tls>, memory: &Arc<Memory>) -> Member {
+    let options = Options {
+        node: Config {
+            id: id(name),
+            rack: if is_head { "" } else { "r" }.to_owned(),
+            is_head,
+            serves: true,
+            copies: 2,
+            upload_max: None,
+            seed: 1,
+        },
+        listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+        tls,
+        takes_plain: is_head,
+        workers: 1,
+    };
+    Member::start(options, Arc::clone(memory) as Arc<dyn Holder>).expect("it starts")
+}
+
+fn place(member: &Member) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, member.port()))
+}
+
+fn table(raws: &[Vec<u8>]) -> Arc<Table> {
+    Table::new(Digest::of(b"v"), raws.iter().map(|raw| ChunkId::of(raw)))
+}
+
+/// A head and three machines, which fill.
+fn fills(tls: impl Fn(&str) -> Option<Tls>) {
+    let raws = raws(60);
+    let table = table(&raws);
+    let head = member("head", true, tls("head"), &Memory::of(&raws, false));
+    let names = ["a", "b", "c"];
+    let memories = names.map(|_| Memory::of(&[], false));
+    let members: Vec<Member> = names
+        .iter()
+        .zip(&memories)
+        .map(|(name, memory)| member(name, false, tls(name), memory))
+        .collect();
+    for member in &members {
+        let others = names.iter().zip(&members);
+        let others = others.map(|(name, other)| (id(name), place(other), "r".to_owned(), false));
+        let heads = [(id("head"), place(&head), String::new(), true)];
+        member.know(heads.into_iter().chain(others).collect());
+        let nothing = Bits::new(table.len());
+        member.join(Arc::clone(&table), nothing, Goal::All);
+    }
+    memories.iter().for_each(|memory| memory.wait(60));
+    for memory in &memories {
+        let chunks = memory.chunks.lock().expect("no panic");
+        assert!(raws.iter().all(|raw| chunks[&ChunkId::of(raw)] == raw[..]));
+    }
+}
+
+#[test]
+fn machines_fill_from_a_head_and_one_another() {
+    fills(|_| None);
+}
+
+#[test]
+fn they_do_with_certificates() {
+    let site = Site::new();
+    fills(|name| Some(site.tls(id(name))));
+}
+
+#[test]
+fn a_head_takes_who_comes_without_and_knows_who_comes_with_another_name() {
+    let raws = raws(4);
+    let site = Site::new();
+    let head = member(
+        "head",
+        true,
+        Some(site.tls(id("head"))),
+        &Memory::of(&raws, false),
+    );
+    let chunk = ChunkId::of(&raws[0]);
+    let heads = || vec![(id("head"), place(&head), String::new(), true)];
+    // One without certificates.
+    let memory = Memory::of(&[], false);
+    let plain = member("plain", false, None, &memory);
+    plain.know(heads());
+    plain.want(chunk, Class::User);
+    memory.wait(1);
+    // One whose certificate is another's: the head ends its connection.
+    let memory = Memory::of(&[], false);
+    let other = member("liar", false, Some(site.tls(id("other"))), &memory);
+    other.know(heads());
+    other.want(chunk, Class::User);
+    // One that is right, and comes later, is served.
+    let served = Memory::of(&[], false);
+    let right = member("right", false, Some(site.tls(id("right"))), &served);
+    right.know(heads());
+    right.want(chunk, Class::User);
+    served.wait(1);
+    assert!(memory.chunks.lock().expect("no panic").is_empty());
+}
+
+#[test]
+fn who_gives_wrong_bytes_is_found_and_done_without() {
+    let raws = raws(12);
+    let table = table(&raws);
+    let head = member("head", true, None, &Memory::of(&raws, false));
+    let liar = member("liar", false, None, &Memory::of(&raws, true));
+    liar.join(Arc::clone(&table), Bits::full(table.len()), Goal::Nothing);
+    let memory = Memory::of(&[], false);
+    let reader = member("reader", false, None, &memory);
+    reader.join(Arc::clone(&table), Bits::new(table.len()), Goal::Nothing);
+    reader.know(vec![(id("liar"), place(&liar), "r".to_owned(), false)]);
+    reader.want(ChunkId::of(&raws[0]), Class::User);
+    {
+        let liars = memory.liars.lock().expect("no panic");
+        let lack = |liars: &mut Vec<PeerId>| liars.is_empty();
+        let waited = memory.came.wait_timeout_while(liars, LIMIT, lack);
+        assert_eq!(*waited.expect("no panic").0, [id("liar")]);
+    }
+    reader.know(vec![(id("head"), place(&head), String::new(), true)]);
+    for raw in &raws {
+        reader.want(ChunkId::of(raw), Class::User);
+    }
+    memory.wait(12);
+    assert_eq!(memory.liars.lock().expect("no panic").len(), 1);
+}

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 /// Each crate's rank. A crate may depend on those of lower rank only.
-const RANKS: [(&str, u32); 15] = [
+const RANKS: [(&str, u32); 16] = [
     ("rootstock-core", 0),
     ("rootstock-image", 1),
     ("rootstock-nbd", 1),
@@ -16,6 +16,7 @@ const RANKS: [(&str, u32); 15] = [
     ("rootstock-store", 2),
     ("rootstock-catalog", 2),
     ("rootstock-client", 2),
+    ("rootstock-peer", 2),
     ("rootstock-cache", 3),
     ("rootstock-volume", 3),
     ("rootstock-server", 4),
