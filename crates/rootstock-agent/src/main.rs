@@ -40,6 +40,7 @@ mod server;
 mod service;
 mod stats;
 mod steer;
+mod swarm;
 mod switch;
 mod sys;
 #[cfg(test)]

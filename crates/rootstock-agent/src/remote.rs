@@ -11,6 +11,7 @@ use rootstock_api::record::{Record, Records};
 use rootstock_core::ChunkId;
 use rootstock_image::frame::{Codec, Decoder, Frame};
 use rootstock_store::ReadError;
+use rootstock_swarm::Class;
 use rootstock_volume::ChunkSource;
 
 use crate::console;
@@ -28,11 +29,27 @@ const BAD_ANSWERS_MAX: u32 = 6;
 
 /// What fetches a chunk once; the network in production.
 pub(crate) trait Fetch: Send + Sync {
-    /// The records of these chunks from the server with this number.
-    fn fetch(&self, server: usize, ids: &[ChunkId]) -> Result<Vec<u8>, CallError>;
+    /// These chunks, from the server with this number or whoever is quicker: as many of
+    /// them as come.
+    fn fetch(&self, server: usize, ids: &[ChunkId], class: Class) -> Result<Answer, CallError>;
 
     /// How many servers there are.
     fn servers(&self) -> usize;
+
+    /// Lets it fetch by itself what lacks on this machine, or not; the bytes that came
+    /// since it was asked last. Nothing when it never does.
+    fn fill(&self, may: bool) -> Option<u64> {
+        let _ = may;
+        None
+    }
+}
+
+/// What came.
+pub(crate) enum Answer {
+    /// Records that were not looked at.
+    Records(Vec<u8>),
+    /// Frames with their raw bytes, which were checked.
+    Checked(Vec<(Frame, Vec<u8>)>),
 }
 
 /// The chunk routes of the node service.
@@ -44,8 +61,9 @@ pub(crate) struct ServiceFetch {
 }
 
 impl Fetch for ServiceFetch {
-    fn fetch(&self, server: usize, ids: &[ChunkId]) -> Result<Vec<u8>, CallError> {
-        self.service.chunks(&self.urls[server], ids)
+    fn fetch(&self, server: usize, ids: &[ChunkId], _: Class) -> Result<Answer, CallError> {
+        let records = self.service.chunks(&self.urls[server], ids)?;
+        Ok(Answer::Records(records))
     }
 
     fn servers(&self) -> usize {
@@ -66,6 +84,13 @@ pub(crate) enum Asker<'a> {
 impl Asker<'_> {
     /// One who does not go away.
     pub(crate) const PATIENT: Asker<'static> = Asker::User(&|| false);
+
+    fn class(self) -> Class {
+        match self {
+            Self::User(_) => Class::User,
+            Self::Ahead => Class::Bulk,
+        }
+    }
 
     fn is_gone(self) -> bool {
         matches!(self, Self::User(gone) if gone())
@@ -116,10 +141,18 @@ impl<F: Fetch> Remote<F> {
         while let Some(&chunk) = left.first() {
             let server = self.server.load(Ordering::Relaxed) % self.fetch.servers().max(1);
             let before = left.len();
-            match self.fetch.fetch(server, &left) {
-                Ok(body) => {
+            match self.fetch.fetch(server, &left, asker.class()) {
+                Ok(Answer::Records(body)) => {
                     self.stats.fetched(body.len() as u64);
                     self.take(server, &body, &mut left, &mut each);
+                    self.told_of_return(began);
+                }
+                Ok(Answer::Checked(frames)) => {
+                    for (frame, raw) in frames {
+                        self.stats.fetched(frame.bytes.len() as u64);
+                        left.retain(|id| *id != frame.chunk);
+                        each(frame, raw);
+                    }
                     self.told_of_return(began);
                 }
                 Err(error) => self.told_of_absence(asker, began, &error),
@@ -148,9 +181,15 @@ impl<F: Fetch> Remote<F> {
         Ok(())
     }
 
+    /// As [`Fetch::fill`].
+    pub(crate) fn fill(&self, may: bool) -> Option<u64> {
+        self.fetch.fill(may)
+    }
+
     /// Whether a server answers at all: then it is the chunk that is not there.
     fn reachable(&self, server: usize, chunk: ChunkId) -> bool {
-        !matches!(self.fetch.fetch(server, &[chunk]), Err(error) if error.may_pass())
+        let fetched = self.fetch.fetch(server, &[chunk], Class::User);
+        !matches!(fetched, Err(error) if error.may_pass())
     }
 
     /// Hands on the records that are what was asked for.
@@ -267,7 +306,7 @@ mod tests {
     }
 
     impl Fetch for Scripted {
-        fn fetch(&self, _: usize, ids: &[ChunkId]) -> Result<Vec<u8>, CallError> {
+        fn fetch(&self, _: usize, ids: &[ChunkId], _: Class) -> Result<Answer, CallError> {
             let fault = self.script.lock().expect("no panic").pop();
             let mut body = Vec::new();
             for id in ids {
@@ -290,7 +329,7 @@ mod tests {
                 }
                 None => {}
             }
-            Ok(body)
+            Ok(Answer::Records(body))
         }
 
         fn servers(&self) -> usize {

@@ -22,6 +22,7 @@ use rootstock_volume::{BlockDevice as _, BlockError, ChunkSource, VersionDisk};
 use crate::console;
 use crate::service::{CallError, Service};
 use crate::stats::Stats;
+use crate::swarm::SwarmPacks;
 use crate::trace::Teller;
 
 mod landing;
@@ -130,7 +131,7 @@ pub(crate) struct Replay<P, S> {
 /// # Errors
 /// When the system has no threads to give.
 pub(crate) fn start<S: ChunkSource + 'static>(
-    packs: ServicePacks,
+    packs: SwarmPacks,
     version: VersionDisk<S>,
     landing: Arc<Landing>,
     sink: Arc<dyn ChunkSink>,
@@ -138,8 +139,8 @@ pub(crate) fn start<S: ChunkSource + 'static>(
 ) -> io::Result<()> {
     stats.trace.start(version.size_bytes());
     let teller = Teller {
-        service: packs.service.clone(),
-        urls: packs.urls.clone(),
+        service: packs.service.service.clone(),
+        urls: packs.service.urls.clone(),
         stats: Arc::clone(&stats),
         grid: version.manifest().grid().clone(),
         landing: Arc::clone(&landing),

@@ -42,6 +42,7 @@ use crate::room::Views;
 use crate::service::Service;
 use crate::stats::Stats;
 use crate::steer;
+use crate::swarm::{self, Swarm, SwarmFetch, SwarmPacks};
 use crate::sys;
 use crate::tiers::Tiers;
 use crate::tiers::attach::{self, Attached, Wanted};
@@ -265,9 +266,13 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
         return Ok(Parts::new(Arc::new(volume), Writes::Pooled));
     }
     let manifest = Manifest::decode(&start.manifest).map_err(|error| error.to_string())?;
-    let fetch = ServiceFetch {
-        service: service.clone(),
-        urls: order.chunk_urls.clone(),
+    let swarm = Swarm::new(order.swarm.clone());
+    let fetch = SwarmFetch {
+        swarm: Arc::clone(&swarm),
+        service: ServiceFetch {
+            service: service.clone(),
+            urls: order.chunk_urls.clone(),
+        },
     };
     let remote = Remote::new(fetch, Arc::clone(stats));
     if order.mode == NodeMode::Ram {
@@ -306,6 +311,10 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
             identity: start.identity.clone(),
             words: start.words.clone(),
         },
+        found: {
+            let swarm = Arc::clone(&swarm);
+            Box::new(move |disk| swarm.attach(disk))
+        },
     };
     let attached = Attached::start(&tiers, wanted)
         .map_err(|error| format!("the machine's disks cannot be looked at: {error}"))?;
@@ -313,16 +322,35 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
         must_be_whole(&attached, order, &manifest)?;
     }
     let steered = Arc::clone(&attached);
-    let told = Box::new(move |control: NodeControl| steered.set_control(control));
+    let among = Arc::clone(&swarm);
+    let told = Box::new(move |control: NodeControl| {
+        among.set_order(control.swarm.clone());
+        steered.set_control(control);
+    });
+    let busy = Arc::clone(&tiers);
+    let joined = swarm.start(swarm::Site {
+        service: service.clone(),
+        urls: start.urls.clone(),
+        authority_pem: start.authority_pem.clone(),
+        node: order.node.clone(),
+        memory_bytes: memory_bytes("MemTotal:"),
+        is_busy: Box::new(move || busy.is_booting() || busy.foreground().is_busy(Duration::ZERO)),
+    });
+    joined.map_err(|error| format!("the swarm cannot be joined: {error}"))?;
+    let learnt = swarm.learn(manifest.clone(), order.manifest, Arc::clone(&tiers));
+    learnt.map_err(|error| format!("the swarm cannot be told of the version: {error}"))?;
     let landing = Arc::new(Landing::new(order.cache_bytes / LANDING_PART));
     let source = Landed {
         source: Arc::clone(&tiers),
         landing: Arc::clone(&landing),
     };
     let cache = Arc::new(ChunkCache::new(source, order.cache_bytes));
-    let packs = ServicePacks {
-        service: service.clone(),
-        urls: order.chunk_urls.clone(),
+    let packs = SwarmPacks {
+        swarm,
+        service: ServicePacks {
+            service: service.clone(),
+            urls: order.chunk_urls.clone(),
+        },
     };
     let install = match &order.install {
         Some(install) => Some(install::Wanted {

@@ -12,7 +12,8 @@ use rootstock_api::boot::{
 use rootstock_api::local::{LOCAL_FILE, LOCAL_ORDER, LOCAL_ORDER_BYTES_MAX, LOCAL_TOKEN};
 use rootstock_api::personal::{COMMIT, COMMIT_CHUNKS, COMMIT_LACKING, CommitTold};
 use rootstock_api::record::{Bitmap, FETCH_BYTES_MAX, FETCH_MAX, encode_ids};
-use rootstock_core::{ChunkId, MacAddress};
+use rootstock_api::swarm::{SWARM, SWARM_HOLDS, SwarmAnnounce, SwarmAnswer};
+use rootstock_core::{ChunkId, Digest, MacAddress};
 use rootstock_image::manifest::MANIFEST_BYTES_MAX;
 use rootstock_image::trace::TRACE_BYTES_MAX;
 use serde::{Serialize, de::DeserializeOwned};
@@ -35,6 +36,8 @@ const SMALL_LIMIT: Duration = Duration::from_secs(10);
 const CONNECTIONS_MAX: usize = 24;
 /// A JSON answer other than an order.
 const SMALL_BYTES_MAX: u64 = 64 << 10;
+/// The members of a swarm: 512 of them, with their racks.
+const SWARM_BYTES_MAX: u64 = 256 << 10;
 /// What is shown of a refusal.
 const REFUSAL_BYTES_MAX: u64 = 4 << 10;
 
@@ -389,6 +392,25 @@ impl Service {
         let request = request.header("content-type", "application/json");
         let request = request.header("authorization", self.bearer()?);
         accepted(&url, request.send(&text[..])).map(drop)
+    }
+
+    /// Says that this machine is in the swarm, and hears of the others.
+    pub(crate) fn swarm(&self, base: &str, said: &SwarmAnnounce) -> Result<SwarmAnswer, CallError> {
+        let url = format!("{base}{SWARM}");
+        let response = self.post_json(&url, said)?;
+        let body = bytes(&url, response, SWARM_BYTES_MAX)?;
+        serde_json::from_slice(&body).map_err(|error| answer(&url, error))
+    }
+
+    /// Says which chunks of a version are here.
+    pub(crate) fn swarm_holds(
+        &self,
+        base: &str,
+        version: Digest,
+        bits: &[u8],
+    ) -> Result<(), CallError> {
+        let url = format!("{base}{SWARM_HOLDS}?version={version}");
+        self.send_bytes(&url, bits).map(drop)
     }
 
     fn get(&self, url: &str) -> Result<Response<Body>, CallError> {

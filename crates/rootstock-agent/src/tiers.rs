@@ -24,6 +24,7 @@ pub(crate) mod flights;
 pub(crate) mod keeper;
 pub(crate) mod next;
 pub(crate) mod pace;
+pub(crate) mod pages;
 pub(crate) mod plan;
 pub(crate) mod remember;
 pub(crate) mod starts;

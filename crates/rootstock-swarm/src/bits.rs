@@ -116,6 +116,12 @@ impl Bits {
         found
     }
 
+    /// All of them, least bit first.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.bytes(0, self.len)
+    }
+
     /// The bytes from number `first` (a multiple of eight) on, least bit first, at most
     /// `max` of them.
     pub(crate) fn bytes(&self, first: usize, max: usize) -> Vec<u8> {

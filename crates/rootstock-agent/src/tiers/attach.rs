@@ -29,6 +29,9 @@ pub(crate) const LATE: Duration = Duration::from_secs(30);
 const LOOK_SOON: Duration = Duration::from_millis(50);
 const LOOK_LATE: Duration = Duration::from_millis(500);
 
+/// Hears of a disk once it is in service.
+pub(crate) type OnFound = Box<dyn FnOnce(&Arc<Keeper>) + Send>;
+
 /// What the machine is to keep, and how.
 pub(crate) struct Wanted {
     /// On which disk.
@@ -45,6 +48,8 @@ pub(crate) struct Wanted {
     pub(crate) upgrade: Upgrade<ServiceUpgrades>,
     /// What a start from this disk has in common with this one.
     pub(crate) common: Common,
+    /// Who else is told of the disk.
+    pub(crate) found: OnFound,
 }
 
 /// A disk in service, and what else is on it.
@@ -149,8 +154,10 @@ impl<F: Fetch + 'static> Attached<F> {
                     fill,
                     upgrade,
                     common,
+                    found,
                     ..
                 } = wanted;
+                found(&keeper);
                 let more = More {
                     upgrade,
                     starts: Starts::new(Starter::of_cache(&device, common)),

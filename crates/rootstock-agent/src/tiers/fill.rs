@@ -15,15 +15,14 @@ use bytes::Bytes;
 use rootstock_api::boot::{DiskCacheReport, FillOrder, NextReport, NextVersion, StartReport};
 use rootstock_core::Digest;
 use rootstock_core::units::HumanBytes;
-use rootstock_image::manifest::{Manifest, PageSource};
-use rootstock_store::ReadError;
-use rootstock_volume::ChunkSource;
+use rootstock_image::manifest::Manifest;
 
 use super::Tiers;
 use super::flights::Flight;
 use super::keeper::{Keeper, Local};
 use super::next::{ServiceUpgrades, Upgrade};
 use super::pace::{CALM, FETCHERS, LOOK_EVERY, Pace};
+use super::pages::Pages;
 use super::plan::{Plan, Planned};
 use super::remember::{self, Version};
 use super::starts::Starts;
@@ -43,6 +42,9 @@ const REST_MAX: Duration = Duration::from_secs(1);
 const CHECK_EVERY: Duration = Duration::from_millis(10);
 /// Time to fetch the manifest's pages again, when that failed.
 const PLAN_PAUSE: Duration = Duration::from_secs(5);
+
+/// While others fill the disk, it is looked at whether it is whole each so many looks.
+const WHOLE_EVERY: u32 = 10;
 
 /// Between two tries to bring the next version.
 const NEXT_PAUSE: Duration = Duration::from_secs(20);
@@ -228,13 +230,30 @@ impl<F: Fetch + 'static> Fill<F> {
     fn fetch_all(&self, disk: &Keeper, number: usize) {
         let mut size = 1;
         let mut idle = 0;
+        let mut looks = 0;
         while disk.is_on() && !self.complete.load(Ordering::Relaxed) {
             let mbit_max = self.pace.allowed();
             if self.tiers.is_booting() {
+                self.tiers.remote().fill(false);
                 thread::sleep(LOOK_EVERY);
                 continue;
             }
-            if self.tiers.foreground().is_busy(CALM) {
+            let is_busy = self.tiers.foreground().is_busy(CALM);
+            // Others are asked in an order of their own, which no cap could hold.
+            let by_others = match mbit_max {
+                None => self.tiers.remote().fill(!is_busy),
+                Some(_) => self.tiers.remote().fill(false).and(None),
+            };
+            if let Some(bytes) = by_others {
+                self.fetched.fetch_add(bytes, Ordering::Relaxed);
+                looks += 1;
+                if number == 0 && looks % WHOLE_EVERY == 0 && self.is_complete(disk, looks) {
+                    return;
+                }
+                thread::sleep(LOOK_EVERY);
+                continue;
+            }
+            if is_busy {
                 size = 1;
                 if number > 0 {
                     thread::sleep(LOOK_EVERY);
@@ -464,18 +483,6 @@ fn next_size(size: usize, took: Duration) -> usize {
         (size * 2).min(BATCH_MAX)
     } else {
         size
-    }
-}
-
-/// Pages of the manifest, from wherever chunks come from.
-struct Pages<'a, S>(&'a S);
-
-impl<S: ChunkSource> PageSource for Pages<'_, S> {
-    type Error = ReadError;
-    type Bytes = Bytes;
-
-    fn page(&self, id: rootstock_core::ChunkId) -> Result<Bytes, ReadError> {
-        self.0.read(id)
     }
 }
 

@@ -12,11 +12,13 @@ use rootstock_image::frame::Encoder;
 use rootstock_image::grid::Grid;
 use rootstock_image::manifest::{ManifestBuilder, PageSource};
 use rootstock_store::disk::DiskFile;
+use rootstock_swarm::Class;
 
 use super::keeper::Patience;
 use super::plan::Plan;
 use super::*;
 use crate::disk::device::Device;
+use crate::remote::Answer;
 use crate::service::CallError;
 use crate::testing::record;
 
@@ -109,7 +111,7 @@ struct Server {
 }
 
 impl Fetch for Server {
-    fn fetch(&self, _: usize, ids: &[ChunkId]) -> Result<Vec<u8>, CallError> {
+    fn fetch(&self, _: usize, ids: &[ChunkId], _: Class) -> Result<Answer, CallError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         if self.is_away.load(Ordering::Relaxed) {
             return Err(CallError::Refused {
@@ -119,7 +121,7 @@ impl Fetch for Server {
             });
         }
         let records = ids.iter().filter_map(|id| self.records.get(id));
-        Ok(records.flatten().copied().collect())
+        Ok(Answer::Records(records.flatten().copied().collect()))
     }
 
     fn servers(&self) -> usize {

@@ -1,0 +1,458 @@
+//! This machine among others: it gives them what it has, and takes from them what it
+//! lacks.
+//!
+//! A head introduces it and certifies its key of this boot; from then on it talks to the
+//! others by itself. Nothing here is needed to run: without the others, and without a
+//! head that knows of them, chunks come over HTTP as they always did.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rootstock_api::swarm::{SwarmAnnounce, SwarmAnswer, SwarmHolding, SwarmMode, SwarmOrder};
+use rootstock_core::{ChunkId, Digest};
+use rootstock_image::manifest::{Descend, Manifest, Visit};
+use rootstock_peer::{Holder, Member, MemberError, Options, Tls, TlsError};
+use rootstock_store::ReadError;
+use rootstock_swarm::{Bits, Config, Goal, Table};
+use rootstock_volume::ChunkSource;
+
+use crate::console;
+use crate::service::{CallError, Service};
+use crate::tiers::keeper::Keeper;
+use crate::tiers::pages::Pages;
+
+mod fetch;
+mod key;
+mod packs;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use fetch::SwarmFetch;
+use key::Key;
+pub(crate) use packs::SwarmPacks;
+use store::Store;
+
+/// The port at which machines serve one another, unless it is taken.
+const PORT: u16 = 8486;
+
+/// Between two looks at whether the machine's user waits, and whom it is connected with.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// After a head did not answer.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// A page of the manifest that cannot be had is tried again after this.
+const TABLE_PAUSE: Duration = Duration::from_secs(5);
+
+/// Threads that read and check chunks.
+const WORKERS: usize = 2;
+
+/// What of the memory a machine without a disk holds for others: an eighth.
+const MEMORY_PART: u64 = 8;
+
+/// This machine in the swarm.
+pub(crate) struct Swarm {
+    store: Arc<Store>,
+    member: Mutex<Option<Arc<Member>>>,
+    /// Whether somebody is there to be asked.
+    is_linked: AtomicBool,
+    linked: Condvar,
+    order: Mutex<Option<SwarmOrder>>,
+    changed: Condvar,
+    table: OnceLock<Arc<Table>>,
+    /// Whether the disk may be filled by now.
+    may_fill: AtomicBool,
+}
+
+/// What it needs of the rest of the agent.
+pub(crate) struct Site {
+    /// The client of heads.
+    pub(crate) service: Service,
+    /// Their base URLs, best first.
+    pub(crate) urls: Vec<String>,
+    /// Whose certificates are trusted.
+    pub(crate) authority_pem: String,
+    /// The machine's name.
+    pub(crate) node: String,
+    /// Memory of the machine.
+    pub(crate) memory_bytes: u64,
+    /// Whether the machine's user waits for a chunk, or the machine still boots.
+    pub(crate) is_busy: Box<dyn Fn() -> bool + Send>,
+}
+
+/// Why the machine is not in the swarm by now.
+#[derive(Debug, thiserror::Error)]
+enum JoinError {
+    #[error("no head answers")]
+    Call(#[from] CallError),
+    #[error("the head gave no certificate")]
+    NoCertificate,
+    #[error("there is no key to be had")]
+    Key(#[from] rustix::io::Errno),
+    #[error("the certificate cannot be used")]
+    Tls(#[from] TlsError),
+    #[error("other machines cannot be served")]
+    Member(#[from] MemberError),
+}
+
+impl Swarm {
+    /// A machine that knows nobody yet.
+    pub(crate) fn new(order: Option<SwarmOrder>) -> Arc<Self> {
+        Arc::new(Self {
+            store: Arc::new(Store::default()),
+            member: Mutex::default(),
+            is_linked: AtomicBool::new(false),
+            linked: Condvar::new(),
+            order: Mutex::new(order),
+            changed: Condvar::new(),
+            table: OnceLock::new(),
+            may_fill: AtomicBool::new(false),
+        })
+    }
+
+    /// Goes on from here by itself.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub(crate) fn start(self: &Arc<Self>, site: Site) -> std::io::Result<()> {
+        let memory = site.memory_bytes / MEMORY_PART;
+        self.store.set_memory_max(memory);
+        let swarm = Arc::clone(self);
+        thread::Builder::new()
+            .name("swarm".to_owned())
+            .spawn(move || swarm.run(&site))?;
+        Ok(())
+    }
+
+    /// Learns which chunks the version has, from its pages; it takes as long as those do.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub(crate) fn learn<S: ChunkSource + 'static>(
+        self: &Arc<Self>,
+        manifest: Manifest,
+        version: Digest,
+        source: Arc<S>,
+    ) -> std::io::Result<()> {
+        let swarm = Arc::clone(self);
+        let learn = move || {
+            // A machine that is not in the swarm reads no page for it.
+            swarm.wait_until_on();
+            loop {
+                match table(&manifest, version, &*source) {
+                    Ok(table) => {
+                        let _ = swarm.table.set(table);
+                        swarm.join_version();
+                        return;
+                    }
+                    Err(error) => {
+                        console::warn(format_args!(
+                            "other machines are not told yet what is here: {}",
+                            console::chain(&error)
+                        ));
+                        thread::sleep(TABLE_PAUSE);
+                    }
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("swarm-table".to_owned())
+            .spawn(learn)?;
+        Ok(())
+    }
+
+    /// Keeps chunks on this disk from now on.
+    pub(crate) fn attach(&self, disk: &Arc<Keeper>) {
+        self.store.attach(Arc::clone(disk));
+        self.join_version();
+    }
+
+    /// How it takes part from now on.
+    pub(crate) fn set_order(&self, order: Option<SwarmOrder>) {
+        let mut present = lock(&self.order);
+        if *present != order {
+            *present = order;
+            drop(present);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Lets the disk be filled, or not; the bytes that came since it was asked last.
+    /// Nothing when the swarm does not fill it.
+    pub(crate) fn fill(&self, may: bool) -> Option<u64> {
+        let member = self.reached()?;
+        self.may_fill.store(may, Ordering::Relaxed);
+        let table = self.table.get()?;
+        drop((member, table));
+        Some(self.store.take_filled())
+    }
+
+    /// The member, when somebody is there to be asked.
+    fn reached(&self) -> Option<Arc<Member>> {
+        let is_linked = self.is_linked.load(Ordering::Relaxed);
+        is_linked.then(|| lock(&self.member).clone()).flatten()
+    }
+
+    /// Waits until somebody is there to be asked; whether there is.
+    fn wait_until_linked(&self, limit: Duration) -> bool {
+        if lock(&self.order).is_none() {
+            return false;
+        }
+        let lack = |_: &mut Option<Arc<Member>>| !self.is_linked.load(Ordering::Relaxed);
+        let waited = self
+            .linked
+            .wait_timeout_while(lock(&self.member), limit, lack);
+        drop(waited);
+        self.is_linked.load(Ordering::Relaxed)
+    }
+
+    fn wait_until_on(&self) -> SwarmOrder {
+        let is_off = |order: &mut Option<SwarmOrder>| !is_on(order.as_ref());
+        let order = self.changed.wait_while(lock(&self.order), is_off);
+        let order = order.unwrap_or_else(PoisonError::into_inner);
+        order.clone().unwrap_or_default()
+    }
+
+    fn run(&self, site: &Site) {
+        loop {
+            let order = self.wait_until_on();
+            if let Some(bytes) = order.memory_bytes_max {
+                self.store.set_memory_max(bytes);
+            }
+            match self.join(site, order.mode) {
+                Ok(member) => self.stay(site, &member, order),
+                Err(error) => {
+                    console::warn(format_args!(
+                        "this machine is not in the swarm yet: {}",
+                        console::chain(&error)
+                    ));
+                    thread::sleep(RETRY);
+                }
+            }
+        }
+    }
+
+    /// Has itself introduced, and begins to talk to others.
+    fn join(&self, site: &Site, mode: SwarmMode) -> Result<Arc<Member>, JoinError> {
+        let key = Key::generate()?;
+        let hello = SwarmAnnounce {
+            public_key: Some(key.public_hex()),
+            ..SwarmAnnounce::default()
+        };
+        let answer = site.announce(&hello)?;
+        let tls = match mode {
+            SwarmMode::Tls => {
+                let certificate = answer.certificate_pem.as_deref();
+                let certificate = certificate.ok_or(JoinError::NoCertificate)?;
+                Some(Tls::new(certificate, &key.pem(), &site.authority_pem)?)
+            }
+            SwarmMode::Plain | SwarmMode::Off => None,
+        };
+        let member = Arc::new(self.serve(site, &answer, tls.as_ref())?);
+        member.know(known(&answer));
+        *lock(&self.member) = Some(Arc::clone(&member));
+        self.join_version();
+        Ok(member)
+    }
+
+    fn serve(
+        &self,
+        site: &Site,
+        answer: &SwarmAnswer,
+        tls: Option<&Tls>,
+    ) -> Result<Member, MemberError> {
+        let start = |port| {
+            let options = Options {
+                node: Config {
+                    id: answer.me,
+                    rack: answer.rack.clone(),
+                    is_head: false,
+                    serves: true,
+                    copies: usize::from(answer.order.copies.max(1)),
+                    upload_max: bytes_a_second(&answer.order),
+                    seed: seed(&site.node),
+                },
+                listen: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+                tls: tls.cloned(),
+                takes_plain: false,
+                workers: WORKERS,
+            };
+            Member::start(options, Arc::clone(&self.store) as Arc<dyn Holder>)
+        };
+        // The image's own programs may have the port.
+        start(PORT).or_else(|_| start(0))
+    }
+
+    /// Is in the swarm for as long as the order is this one.
+    fn stay(&self, site: &Site, member: &Arc<Member>, order: SwarmOrder) {
+        let mut order = order;
+        let mut announce_at = Instant::now();
+        let mut is_busy = false;
+        loop {
+            let now = lock(&self.order).clone();
+            match now {
+                Some(now) if now.mode == order.mode => order = now,
+                _ => break,
+            }
+            if Instant::now() >= announce_at {
+                announce_at = Instant::now() + self.announce(site, member, &order);
+            }
+            let peers = member.peers();
+            self.set_linked(!peers.linked.is_empty());
+            let busy = (site.is_busy)();
+            if busy != is_busy {
+                is_busy = busy;
+                member.give_way(busy);
+            }
+            let fills = self.may_fill.load(Ordering::Relaxed) || !self.store.has_disk();
+            member.pause(busy || !fills);
+            thread::sleep(LOOK_EVERY);
+        }
+        self.set_linked(false);
+        *lock(&self.member) = None;
+    }
+
+    /// Says that it is here; when to say so again.
+    fn announce(&self, site: &Site, member: &Arc<Member>, order: &SwarmOrder) -> Duration {
+        let counters = member.peers().counters;
+        let held = self.table.get().map(|table| SwarmHolding {
+            version: table.version(),
+            held_chunks: self.store.held(table).ones() as u32,
+        });
+        let said = SwarmAnnounce {
+            port: member.port(),
+            public_key: None,
+            holds: held.into_iter().collect(),
+            sent_bytes: counters.sent,
+            received_bytes: counters.from_peers,
+            liars: self.store.take_liars(),
+        };
+        match site.announce(&said) {
+            Ok(answer) => {
+                member.know(known(&answer));
+                let copies = usize::from(order.copies.max(1));
+                member.set_order(&answer.rack, copies, bytes_a_second(order));
+                self.tell_holdings(site, &answer);
+                Duration::from_secs(u64::from(answer.again_seconds.max(1)))
+            }
+            // The others go on without a head.
+            Err(_) => RETRY,
+        }
+    }
+
+    /// Says which chunks are here, where a head does not know.
+    fn tell_holdings(&self, site: &Site, answer: &SwarmAnswer) {
+        let Some(table) = self.table.get() else {
+            return;
+        };
+        if answer.holds_wanted.contains(&table.version()) {
+            let held = self.store.held(table).to_bytes();
+            // It asks again when it did not get them.
+            let _ = site.holds(table.version(), &held);
+        }
+    }
+
+    /// Takes part in the version, once the member and the version's chunks are there.
+    fn join_version(&self) {
+        if let (Some(member), Some(table)) = (lock(&self.member).clone(), self.table.get()) {
+            let goal = if self.store.has_disk() {
+                Goal::All
+            } else {
+                Goal::Owned
+            };
+            member.pause(true);
+            member.join(Arc::clone(table), self.store.held(table), goal);
+        }
+    }
+
+    fn set_linked(&self, is_linked: bool) {
+        if self.is_linked.swap(is_linked, Ordering::Relaxed) != is_linked {
+            // Who waits looks under the lock.
+            drop(lock(&self.member));
+            self.linked.notify_all();
+        }
+    }
+}
+
+impl Site {
+    fn announce(&self, said: &SwarmAnnounce) -> Result<SwarmAnswer, CallError> {
+        self.first(|url| self.service.swarm(url, said))
+    }
+
+    fn holds(&self, version: Digest, bits: &[u8]) -> Result<(), CallError> {
+        self.first(|url| self.service.swarm_holds(url, version, bits))
+    }
+
+    /// The first head that answers.
+    fn first<T>(&self, ask: impl Fn(&str) -> Result<T, CallError>) -> Result<T, CallError> {
+        let mut last = None;
+        for url in &self.urls {
+            match ask(url) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or(CallError::NoSession))
+    }
+}
+
+fn is_on(order: Option<&SwarmOrder>) -> bool {
+    order.is_some_and(|order| order.mode != SwarmMode::Off)
+}
+
+fn bytes_a_second(order: &SwarmOrder) -> Option<u64> {
+    order.upload_mbit_max.map(|mbit| u64::from(mbit) * 125_000)
+}
+
+/// Machines are to choose differently among equals.
+fn seed(node: &str) -> u64 {
+    let digest = Digest::of(node.as_bytes());
+    let first: [u8; 8] = std::array::from_fn(|at| digest.as_bytes()[at]);
+    u64::from_le_bytes(first)
+}
+
+/// Members that can be reached.
+fn known(answer: &SwarmAnswer) -> Vec<(rootstock_core::PeerId, SocketAddr, String, bool)> {
+    let all = answer.peers.iter();
+    let reached = all.filter_map(|peer| {
+        let mut addresses = peer.addresses.iter();
+        let address = addresses.find_map(|address| address.parse().ok())?;
+        Some((peer.id, address, peer.rack.clone(), peer.head))
+    });
+    reached.collect()
+}
+
+/// The distinct chunks and pages of a version, in the order of its manifest's walk.
+fn table<S: ChunkSource>(
+    manifest: &Manifest,
+    version: Digest,
+    source: &S,
+) -> Result<Arc<Table>, rootstock_image::manifest::LookupError<ReadError>> {
+    let mut ids: Vec<ChunkId> = Vec::new();
+    manifest.walk(&Pages(source), |visit| {
+        ids.push(match visit {
+            Visit::Page { id, .. } | Visit::Chunk { id, .. } => id,
+        });
+        Descend::Into
+    })?;
+    Ok(Table::new(version, ids))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which of a version's chunks these are.
+fn bits_of(table: &Table, has: impl Fn(ChunkId) -> bool) -> Bits {
+    let mut bits = Bits::new(table.len());
+    for (at, chunk) in table.chunks().iter().enumerate() {
+        if has(*chunk) {
+            bits.set(at);
+        }
+    }
+    bits
+}

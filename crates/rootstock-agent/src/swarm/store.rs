@@ -1,0 +1,198 @@
+//! What this machine has for others: on its disk, or in a bounded part of its memory.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rootstock_core::{ChunkId, PeerId};
+use rootstock_image::frame::{Codec, Decoder, Encoder, Frame};
+use rootstock_peer::{Holder, Verdict};
+use rootstock_swarm::{Bits, Table, Whole};
+
+use super::{bits_of, lock};
+use crate::tiers::keeper::{Keeper, Local};
+
+/// How long a chunk waits for room to be written, before it is done without.
+const ROOM_LIMIT: Duration = Duration::from_millis(200);
+
+/// How long a slow disk is waited for on behalf of others.
+const READ_LIMIT: Duration = Duration::from_secs(1);
+
+/// What came for somebody here: nothing when nobody reached has it.
+pub(super) type Came = (ChunkId, Option<(Frame, Vec<u8>)>);
+
+/// Who waits, by number.
+type Waiter = (u64, Sender<Came>);
+
+/// The chunks, and who waits for which.
+#[derive(Default)]
+pub(super) struct Store {
+    disk: OnceLock<Arc<Keeper>>,
+    memory: Mutex<Memory>,
+    /// By the number of who waits.
+    waiting: Mutex<HashMap<ChunkId, Vec<Waiter>>>,
+    waiters: AtomicU64,
+    liars: Mutex<Vec<PeerId>>,
+    decoders: Mutex<Vec<Decoder>>,
+    encoders: Mutex<Vec<Encoder>>,
+    /// Bytes that came to be kept, since somebody looked.
+    filled: AtomicU64,
+}
+
+/// Frames for others, on a machine without a disk for them.
+#[derive(Default)]
+struct Memory {
+    frames: HashMap<ChunkId, Whole>,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl Store {
+    pub(super) fn attach(&self, disk: Arc<Keeper>) {
+        // There is one.
+        let _ = self.disk.set(disk);
+    }
+
+    pub(super) fn has_disk(&self) -> bool {
+        self.disk.get().is_some()
+    }
+
+    pub(super) fn set_memory_max(&self, bytes: u64) {
+        lock(&self.memory).bytes_max = bytes;
+    }
+
+    /// Which of a version's chunks are here.
+    pub(super) fn held(&self, table: &Table) -> Bits {
+        let memory = lock(&self.memory);
+        let on_disk = |chunk| self.disk.get().is_some_and(|disk| disk.has(chunk));
+        bits_of(table, |chunk| {
+            memory.frames.contains_key(&chunk) || on_disk(chunk)
+        })
+    }
+
+    pub(super) fn take_liars(&self) -> Vec<PeerId> {
+        std::mem::take(&mut *lock(&self.liars))
+    }
+
+    pub(super) fn take_filled(&self) -> u64 {
+        self.filled.swap(0, Ordering::Relaxed)
+    }
+
+    /// Has `sender` told when one of these comes; the number of who waits.
+    pub(super) fn wait(&self, ids: &[ChunkId], sender: &Sender<Came>) -> u64 {
+        let number = self.waiters.fetch_add(1, Ordering::Relaxed);
+        let mut waiting = lock(&self.waiting);
+        for id in ids {
+            let waiters = waiting.entry(*id).or_default();
+            waiters.push((number, sender.clone()));
+        }
+        number
+    }
+
+    /// This one waits no more; those of the chunks for which nobody does now.
+    pub(super) fn give_up(&self, number: u64, ids: &[ChunkId]) -> Vec<ChunkId> {
+        let mut waiting = lock(&self.waiting);
+        let mut unwanted = Vec::new();
+        for id in ids {
+            let Some(waiters) = waiting.get_mut(id) else {
+                continue;
+            };
+            waiters.retain(|(other, _)| *other != number);
+            if waiters.is_empty() {
+                waiting.remove(id);
+                unwanted.push(*id);
+            }
+        }
+        unwanted
+    }
+
+    fn tell(&self, chunk: ChunkId, came: Option<&(Frame, Vec<u8>)>) {
+        let senders = lock(&self.waiting).remove(&chunk).unwrap_or_default();
+        for (_, sender) in senders {
+            // Who waited may be gone.
+            let _ = sender.send((chunk, came.cloned()));
+        }
+    }
+
+    fn keep(&self, chunk: ChunkId, whole: &Whole, raw: &[u8]) -> bool {
+        self.filled
+            .fetch_add(whole.data.len() as u64, Ordering::Relaxed);
+        if let Some(disk) = self.disk.get() {
+            return disk.store_within(chunk, Bytes::copy_from_slice(raw), ROOM_LIMIT);
+        }
+        let mut memory = lock(&self.memory);
+        let len = whole.data.len() as u64;
+        if memory.bytes + len > memory.bytes_max {
+            return false;
+        }
+        // The buffer it came in may be longer.
+        let data = Bytes::copy_from_slice(&whole.data);
+        let whole = Whole { data, ..*whole };
+        if memory.frames.insert(chunk, whole).is_none() {
+            memory.bytes += len;
+        }
+        true
+    }
+}
+
+impl Holder for Store {
+    fn load(&self, chunk: ChunkId) -> Option<Whole> {
+        if let Some(whole) = lock(&self.memory).frames.get(&chunk) {
+            return Some(whole.clone());
+        }
+        let disk = self.disk.get()?;
+        let raw = match disk.read(chunk) {
+            Local::Here(raw) => raw,
+            Local::Late(late) => match disk.wait(late, READ_LIMIT) {
+                Ok(Local::Here(raw)) => raw,
+                _ => return None,
+            },
+            Local::Lacking => return None,
+        };
+        // Links are narrower than this is slow.
+        let mut encoder = lock(&self.encoders).pop().unwrap_or_default();
+        let frame = encoder.encode(chunk, &raw);
+        lock(&self.encoders).push(encoder);
+        Some(Whole {
+            codec: frame.codec.to_byte(),
+            raw_bytes: frame.raw_bytes,
+            data: frame.bytes.into(),
+        })
+    }
+
+    fn arrived(&self, chunk: ChunkId, whole: &Whole, keep: bool) -> Verdict {
+        let Some(codec) = Codec::from_byte(whole.codec) else {
+            return Verdict::Wrong;
+        };
+        let mut decoder = lock(&self.decoders).pop().unwrap_or_default();
+        let raw = decoder.decode(chunk, whole.raw_bytes, codec, &whole.data);
+        lock(&self.decoders).push(decoder);
+        let Ok(raw) = raw else {
+            return Verdict::Wrong;
+        };
+        let is_kept = keep && self.keep(chunk, whole, &raw);
+        let frame = Frame {
+            chunk,
+            raw_bytes: whole.raw_bytes,
+            codec,
+            bytes: whole.data.to_vec(),
+        };
+        self.tell(chunk, Some(&(frame, raw)));
+        if is_kept {
+            Verdict::Kept
+        } else {
+            Verdict::Right
+        }
+    }
+
+    fn no_source(&self, chunk: ChunkId) {
+        self.tell(chunk, None);
+    }
+
+    fn lied(&self, peer: PeerId) {
+        lock(&self.liars).push(peer);
+    }
+}
