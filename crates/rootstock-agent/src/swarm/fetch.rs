@@ -37,15 +37,21 @@ impl Swarm {
         let Some(member) = self.reached() else {
             return Vec::new();
         };
+        // What it holds for others is its own, too.
+        let mut found: Vec<(Frame, Vec<u8>)> =
+            ids.iter().filter_map(|id| self.store.own(*id)).collect();
+        let mut left = ids.to_vec();
+        left.retain(|id| found.iter().all(|(frame, _)| frame.chunk != *id));
+        if left.is_empty() {
+            return found;
+        }
         let (sender, came) = channel();
-        let number = self.store.wait(ids, &sender);
+        let number = self.store.wait(&left, &sender);
         drop(sender);
-        for id in ids {
+        for id in &left {
             member.want(*id, class);
         }
         let until = Instant::now() + limit;
-        let mut left = ids.to_vec();
-        let mut found = Vec::with_capacity(ids.len());
         while !left.is_empty() {
             let wait = until.saturating_duration_since(Instant::now());
             let Ok((chunk, one)) = came.recv_timeout(wait) else {

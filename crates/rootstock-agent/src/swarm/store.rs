@@ -109,6 +109,27 @@ impl Store {
         unwanted
     }
 
+    /// A chunk that this machine holds in its memory for others.
+    pub(super) fn own(&self, chunk: ChunkId) -> Option<(Frame, Vec<u8>)> {
+        let whole = lock(&self.memory).frames.get(&chunk).cloned()?;
+        self.opened(chunk, &whole)
+    }
+
+    /// A chunk's frame and its raw bytes, if it is the one that it should be.
+    fn opened(&self, chunk: ChunkId, whole: &Whole) -> Option<(Frame, Vec<u8>)> {
+        let codec = Codec::from_byte(whole.codec)?;
+        let mut decoder = lock(&self.decoders).pop().unwrap_or_default();
+        let raw = decoder.decode(chunk, whole.raw_bytes, codec, &whole.data);
+        lock(&self.decoders).push(decoder);
+        let frame = Frame {
+            chunk,
+            raw_bytes: whole.raw_bytes,
+            codec,
+            bytes: whole.data.to_vec(),
+        };
+        Some((frame, raw.ok()?))
+    }
+
     fn tell(&self, chunk: ChunkId, came: Option<&(Frame, Vec<u8>)>) {
         let senders = lock(&self.waiting).remove(&chunk).unwrap_or_default();
         for (_, sender) in senders {
@@ -164,23 +185,11 @@ impl Holder for Store {
     }
 
     fn arrived(&self, chunk: ChunkId, whole: &Whole, keep: bool) -> Verdict {
-        let Some(codec) = Codec::from_byte(whole.codec) else {
+        let Some(opened) = self.opened(chunk, whole) else {
             return Verdict::Wrong;
         };
-        let mut decoder = lock(&self.decoders).pop().unwrap_or_default();
-        let raw = decoder.decode(chunk, whole.raw_bytes, codec, &whole.data);
-        lock(&self.decoders).push(decoder);
-        let Ok(raw) = raw else {
-            return Verdict::Wrong;
-        };
-        let is_kept = keep && self.keep(chunk, whole, &raw);
-        let frame = Frame {
-            chunk,
-            raw_bytes: whole.raw_bytes,
-            codec,
-            bytes: whole.data.to_vec(),
-        };
-        self.tell(chunk, Some(&(frame, raw)));
+        let is_kept = keep && self.keep(chunk, whole, &opened.1);
+        self.tell(chunk, Some(&opened));
         if is_kept {
             Verdict::Kept
         } else {
