@@ -11,6 +11,7 @@
 //! head is a member like others, and its list of members is one source of several.
 
 mod bits;
+mod bugs;
 mod holdings;
 mod node;
 mod owners;

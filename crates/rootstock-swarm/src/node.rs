@@ -249,6 +249,11 @@ impl<P: Payload> Node<P> {
         )
     }
 
+    #[cfg(test)]
+    fn in_flight(&self) -> usize {
+        self.bulk.in_flight
+    }
+
     /// The members of its rack that it takes for owners, itself included.
     #[must_use]
     pub fn rack(&self) -> &[PeerId] {

@@ -1,6 +1,7 @@
 //! A chunk on its way, or here.
 
 use super::{Payload, Whole};
+use crate::bugs::{self, Bug};
 use crate::wire::{CHUNK_BYTES_MAX, PIECE_BYTES_MAX};
 
 /// Who passes on what is not checked yet keeps the end back until it is: nobody who
@@ -65,11 +66,11 @@ impl<P: Payload> Body<P> {
 
     /// The next bytes to pass on, when so many were sent.
     pub(super) fn next(&self, sent: u32) -> Option<P> {
-        let end = if self.is_checked {
-            self.wire_bytes
-        } else {
+        let end = if self.is_checked || bugs::made(Bug::SendsUnchecked) {
             self.got
-                .min(self.wire_bytes.saturating_sub(HELD_BACK_BYTES))
+        } else {
+            let kept_back = self.wire_bytes.saturating_sub(HELD_BACK_BYTES);
+            self.got.min(kept_back)
         };
         let mut at = 0;
         for piece in &self.pieces {

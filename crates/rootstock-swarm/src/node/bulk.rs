@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rootstock_core::{ChunkId, PeerId};
 
 use super::{Goal, Node, Payload};
+use crate::bugs::{self, Bug};
 use crate::holdings::Table;
 use crate::node::fetch::Want;
 use crate::time::{Span, Time};
@@ -148,7 +149,8 @@ impl<P: Payload> Node<P> {
                 if !mine.taken.has(at) && mine.holders[at] == 0 {
                     left -= 1;
                     let chunk = table.chunks()[at];
-                    if self.owners_of(chunk).first() == Some(&self.config.id) {
+                    let is_first = self.owners_of(chunk).first() == Some(&self.config.id);
+                    if is_first || bugs::made(Bug::OwnsAll) {
                         self.mine[slot].cursor = at + 1;
                         self.fetch_bulk(now, chunk, head);
                         return true;

@@ -3,6 +3,7 @@
 use rootstock_core::{ChunkId, PeerId};
 
 use super::{Action, Body, Leaving, Node, Payload};
+use crate::bugs::{self, Bug};
 use crate::node::link::Ask;
 use crate::time::{Span, Time};
 use crate::wire::{Class, Message, Refusal};
@@ -570,6 +571,9 @@ impl<P: Payload> Node<P> {
 /// How many times as long as it should a question has taken, by a peer that said how
 /// long it takes, took so long to begin of late, and was quiet for so long.
 fn lateness<P: Payload>(ask: &Ask<P>, now: Time, peer: (Span, Span, Span), ends: bool) -> u64 {
+    if bugs::made(Bug::WaitsForEver) {
+        return 0;
+    }
     let (told, begin, quiet) = peer;
     let urgent = ask.class.is_urgent();
     let Some(begun) = ask.begun else {

@@ -1,1 +1,261 @@
-//! tests
+//! Whatever others say, a member neither fails nor grows.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use rootstock_core::Digest;
+
+use super::*;
+use crate::bits::Bits;
+use crate::holdings::Table;
+use crate::wire::{Hello, Known, Refusal};
+
+const CHUNKS: u8 = 24;
+const PEERS: u8 = 4;
+
+fn chunk(number: u8) -> ChunkId {
+    ChunkId::of(&[number])
+}
+
+fn peer(number: u8) -> PeerId {
+    PeerId::of(&format!("peer {number}"))
+}
+
+fn address() -> IpAddr {
+    Ipv4Addr::LOCALHOST.into()
+}
+
+fn member(is_head: bool) -> Node {
+    let mut node = Node::new(Config {
+        id: PeerId::of("me"),
+        rack: "r".to_owned(),
+        is_head,
+        serves: true,
+        copies: 2,
+        upload_max: Some(10_000_000),
+        seed: 1,
+    });
+    let table = Table::new(Digest::of(b"v"), (0..CHUNKS).map(chunk));
+    let mut held = Bits::new(table.len());
+    held.set(0);
+    held.set(5);
+    node.join(Time(1), table, held, Goal::All);
+    node
+}
+
+/// What happens to a member.
+#[derive(Debug, Clone)]
+enum Happens {
+    Up(u8, bool),
+    Down(u8),
+    Says(u8, Message),
+    Passes(u64),
+    Want(u8, Class),
+    Unwant(u8),
+    Gained(u8),
+    Lost(u8),
+    Loads(bool),
+    Checks(bool),
+    Pulls(u8),
+    Yields(bool),
+}
+
+fn class() -> impl Strategy<Value = Class> {
+    prop_oneof![Just(Class::Bulk), Just(Class::Boot), Just(Class::User)]
+}
+
+fn says() -> impl Strategy<Value = Message> {
+    let request = || 1_u32..12;
+    let numbers = || prop::collection::vec(0_u32..40, 0..6);
+    prop_oneof![
+        (0_u8..3, 0_u32..30).prop_map(|(slot, chunks)| Message::Version {
+            slot,
+            version: Digest::of(b"v"),
+            chunks: if chunks < 20 {
+                u32::from(CHUNKS)
+            } else {
+                chunks
+            },
+        }),
+        (0_u8..3, 0_u32..3, any::<[u8; 3]>()).prop_map(|(slot, eight, bits)| Message::Held {
+            slot,
+            first: eight * 8,
+            bits: bits.to_vec(),
+        }),
+        (0_u8..3, numbers()).prop_map(|(slot, numbers)| Message::Gained { slot, numbers }),
+        (0_u8..3, numbers()).prop_map(|(slot, numbers)| Message::Lost { slot, numbers }),
+        (request(), 0..CHUNKS, class(), any::<bool>()).prop_map(
+            |(request, number, class, insists)| Message::Ask {
+                request,
+                chunk: chunk(number),
+                class,
+                insists,
+            }
+        ),
+        (request(), 0_u8..3, 0_u32..30, 0_u16..9, class()).prop_map(
+            |(request, slot, first, count, class)| Message::AskRun {
+                request,
+                slot,
+                first,
+                count,
+                class,
+            }
+        ),
+        request().prop_map(|request| Message::Cancel { request }),
+        (request(), 1_u32..9000).prop_map(|(request, wire_bytes)| Message::Begin {
+            request,
+            codec: 0,
+            raw_bytes: wire_bytes,
+            wire_bytes,
+        }),
+        (request(), 1_usize..6000).prop_map(|(request, len)| Message::Piece {
+            request,
+            data: Bytes::from(vec![7; len]),
+        }),
+        (request(), 0_usize..4, 0..PEERS).prop_map(|(request, why, hint)| {
+            let all = [
+                Refusal::Lacking,
+                Refusal::Busy,
+                Refusal::Broken,
+                Refusal::Elsewhere,
+            ];
+            Message::Refuse {
+                request,
+                why: all[why],
+                hint: Some(peer(hint)),
+            }
+        }),
+        (0_u32..5000).prop_map(|delay_ms| Message::Load { delay_ms }),
+        (0..PEERS, any::<bool>(), 0_u16..700).prop_map(|(number, is_head, age_seconds)| {
+            Message::Peers(vec![Known {
+                id: peer(number),
+                address: SocketAddr::new(address(), 9),
+                rack: "r".to_owned(),
+                is_head,
+                age_seconds,
+            }])
+        }),
+    ]
+}
+
+fn happens() -> impl Strategy<Value = Happens> {
+    prop_oneof![
+        2 => (0..PEERS, any::<bool>()).prop_map(|(peer, is_head)| Happens::Up(peer, is_head)),
+        1 => (0..PEERS).prop_map(Happens::Down),
+        12 => (0..PEERS, says()).prop_map(|(peer, message)| Happens::Says(peer, message)),
+        4 => (0_u64..3_000_000).prop_map(Happens::Passes),
+        3 => (0..CHUNKS, class()).prop_map(|(number, class)| Happens::Want(number, class)),
+        1 => (0..CHUNKS).prop_map(Happens::Unwant),
+        1 => (0..CHUNKS).prop_map(Happens::Gained),
+        1 => (0..CHUNKS).prop_map(Happens::Lost),
+        2 => any::<bool>().prop_map(Happens::Loads),
+        3 => any::<bool>().prop_map(Happens::Checks),
+        6 => (0..PEERS).prop_map(Happens::Pulls),
+        1 => any::<bool>().prop_map(Happens::Yields),
+    ]
+}
+
+/// A member, what it wants done, and the time.
+struct Play {
+    node: Node,
+    now: Time,
+    loads: Vec<ChunkId>,
+    arrived: Vec<(ChunkId, PeerId, u32, bool)>,
+}
+
+impl Play {
+    fn happens(&mut self, what: Happens) {
+        let now = self.now;
+        match what {
+            Happens::Up(number, is_head) => {
+                let hello = Hello {
+                    id: peer(number),
+                    rack: "r".to_owned(),
+                    port: 9,
+                    is_head,
+                };
+                self.node.up(now, &hello, address());
+            }
+            Happens::Down(number) => self.node.down(now, peer(number)),
+            Happens::Says(number, message) => self.node.received(now, peer(number), message),
+            Happens::Passes(micros) => {
+                self.now = Time(now.0 + micros);
+                self.node.tick(self.now);
+            }
+            Happens::Want(number, class) => self.node.want(now, chunk(number), class),
+            Happens::Unwant(number) => self.node.unwant(now, chunk(number)),
+            Happens::Gained(number) => self.node.gained(now, chunk(number)),
+            Happens::Lost(number) => self.node.lost(now, chunk(number)),
+            Happens::Loads(is_there) => {
+                for chunk in std::mem::take(&mut self.loads) {
+                    let whole = is_there.then(|| Whole {
+                        codec: 0,
+                        raw_bytes: 5000,
+                        data: Bytes::from(vec![1; 5000]),
+                    });
+                    self.node.loaded(now, chunk, whole);
+                }
+            }
+            Happens::Checks(is_right) => {
+                for (chunk, peer, request, keep) in std::mem::take(&mut self.arrived) {
+                    self.node.checked(now, peer, request, is_right);
+                    if is_right && keep {
+                        self.node.gained(now, chunk);
+                    }
+                }
+            }
+            Happens::Pulls(number) => {
+                for _ in 0..20 {
+                    if self.node.message(now, peer(number)).is_none() {
+                        break;
+                    }
+                }
+            }
+            Happens::Yields(yields) => self.node.give_way(now, yields),
+        }
+        while let Some(action) = self.node.action() {
+            match action {
+                Action::Load { chunk } => self.loads.push(chunk),
+                Action::Arrived {
+                    chunk,
+                    peer,
+                    request,
+                    keep,
+                    ..
+                } => self.arrived.push((chunk, peer, request, keep)),
+                _ => {}
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_that_is_said_makes_it_fail_or_grow(
+        is_head in any::<bool>(),
+        all in prop::collection::vec(happens(), 0..250),
+    ) {
+        let mut play = Play {
+            node: member(is_head),
+            now: Time(1),
+            loads: Vec::new(),
+            arrived: Vec::new(),
+        };
+        for what in all {
+            play.happens(what);
+            let (wants, chunks, answers) = play.node.sizes();
+            prop_assert!(wants <= usize::from(CHUNKS) && chunks <= 200 && answers <= 800);
+        }
+        // When all are gone, nothing is left but what is wanted here.
+        // Twice: who goes last may have it begin to connect with the first again.
+        for number in (0..PEERS).chain(0..PEERS) {
+            play.happens(Happens::Down(number));
+        }
+        play.happens(Happens::Checks(true));
+        play.happens(Happens::Loads(true));
+        let (_, _, answers) = play.node.sizes();
+        prop_assert_eq!(answers, 0);
+        prop_assert_eq!(play.node.in_flight(), 0);
+    }
+}

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::ops::Range;
 
-use rootstock_core::ChunkId;
+use rootstock_core::{ChunkId, PeerId};
 
 use crate::node::Payload;
 use crate::rng::mix;
@@ -61,8 +61,19 @@ pub(super) enum Event {
     Ended(usize, usize),
     /// A chunk was read from a machine's store.
     Loaded(usize, ChunkId),
+    /// A chunk that came was looked at.
+    Checked(usize, Came),
     /// Something goes wrong.
     Fault(usize),
+}
+
+/// A chunk that came.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Came {
+    pub(super) chunk: ChunkId,
+    pub(super) from: (PeerId, u32),
+    pub(super) is_right: bool,
+    pub(super) keep: bool,
 }
 
 /// A message on its way.

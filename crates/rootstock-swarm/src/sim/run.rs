@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use super::*;
 use crate::node::{Action, Config, Member, Whole};
-use crate::sim::net::{Carried, Event, Fake};
+use crate::sim::net::{Came, Carried, Event, Fake};
 use crate::wire::{Class, Hello, Message};
 
 /// How often a head tells a machine who is there.
@@ -15,6 +15,9 @@ const SETTLED: Span = Span::seconds(3);
 
 /// To read a chunk, and to be heard when a connection is begun.
 const LOAD: Span = Span(150);
+
+/// To look at a chunk that came.
+const CHECK: Span = Span(400);
 
 impl<'a> World<'a> {
     pub(super) fn new(scenario: &'a Scenario) -> Self {
@@ -123,6 +126,10 @@ impl<'a> World<'a> {
                 }
             }
             Event::Loaded(at, chunk) => self.loaded(at, chunk),
+            Event::Checked(at, came) => {
+                self.checked(at, came);
+                self.act(at);
+            }
             Event::Fault(number) => {
                 let (_, fault) = self.scenario.faults[number];
                 self.fault(fault);
@@ -324,6 +331,25 @@ impl<'a> World<'a> {
             self.broke(format!(
                 "machine {at} got a wrong chunk of an honest one: {pieces:?}"
             ));
+        }
+        let came = Came {
+            chunk,
+            from,
+            is_right,
+            keep,
+        };
+        self.net.at(self.now + CHECK, Event::Checked(at, came));
+    }
+
+    fn checked(&mut self, at: usize, came: Came) {
+        let Came {
+            chunk,
+            from,
+            is_right,
+            keep,
+        } = came;
+        if !self.hosts[at].is_alive {
+            return;
         }
         let number = self.table.find(chunk).unwrap_or_default();
         let host = &mut self.hosts[at];

@@ -1,6 +1,7 @@
 //! Swarms of many sizes, and with every fault there is.
 
 use super::*;
+use crate::bugs::{self, Bug};
 
 fn fill(nodes: usize) -> Scenario {
     Scenario {
@@ -209,5 +210,35 @@ fn many_seeds_break_no_rule() {
             ..Scenario::default()
         };
         check(&scenario);
+    }
+}
+
+#[test]
+fn the_checks_find_mistakes() {
+    let liar = Scenario {
+        faults: vec![(seconds(1), Fault::Lie(2))],
+        ..fill(8)
+    };
+    let mute = Scenario {
+        faults: vec![(seconds(1), Fault::Mute(2))],
+        limit: seconds(120),
+        ..fill(8)
+    };
+    for (bug, scenario) in [
+        (Bug::SendsUnchecked, &liar),
+        (Bug::WaitsForEver, &mute),
+        (Bug::OwnsAll, &fill(16)),
+    ] {
+        check(scenario);
+        let mut seeds = 0..6;
+        let is_found = seeds.any(|seed| {
+            let scenario = Scenario {
+                seed,
+                ..scenario.clone()
+            };
+            let outcome = bugs::with(bug, || scenario.run());
+            !outcome.broken.is_empty() || outcome.sends_most > 4
+        });
+        assert!(is_found, "{bug:?} was not found");
     }
 }
