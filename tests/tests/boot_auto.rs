@@ -218,7 +218,7 @@ fn auto_takes_a_bridge_of_no_card_only_by_name_and_nobody_answers_twice() -> Res
 
     // A second daemon does not take part by itself, and not at all when it is told to.
     let mut options = lab.options("second", &network)?;
-    let other_ports = "http_port = 9480\nhttps_port = 9481\nnbd_port = 9482";
+    let other_ports = "http_port = 9480\nhttps_port = 9481\nnbd_port = 9482\nswarm_port = 9486";
     options.config = options
         .config
         .replace("[boot]", &format!("[boot]\n{other_ports}"));

@@ -9,6 +9,7 @@ use rootstock_swarm::wire::{self, Hello, Message, WireError};
 
 use crate::io::Io;
 use crate::tls;
+use crate::work::Proof;
 
 /// A connection.
 pub(crate) struct Conn {
@@ -35,6 +36,8 @@ pub(crate) enum ConnError {
     Other { peer: PeerId, other: PeerId },
     #[error("the other end says that it is {peer}, and its certificate does not")]
     Certificate { peer: PeerId },
+    #[error("nobody is known as {peer} there")]
+    Stranger { peer: PeerId },
 }
 
 impl Conn {
@@ -77,6 +80,14 @@ impl Conn {
             }
         }
         Ok(Message::take(&mut self.io.input)?)
+    }
+
+    /// What the other end showed for who it is, once it has said so.
+    pub(crate) fn proof(&self) -> Proof {
+        match self.io.tls {
+            Some(_) => Proof::Certificate,
+            None => Proof::Nothing,
+        }
     }
 
     /// Takes the first message for who the other end is.

@@ -18,4 +18,4 @@ mod tests;
 
 pub use member::{Member, MemberError, Options, Peers};
 pub use tls::{Tls, TlsError};
-pub use work::{Holder, Verdict};
+pub use work::{Holder, Proof, Verdict};

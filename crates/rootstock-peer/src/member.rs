@@ -13,10 +13,10 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use rootstock_core::{ChunkId, Digest, PeerId};
 use rootstock_swarm::wire::Hello;
 use rootstock_swarm::{
-    Action, Bits, Class, Config, Counters, Goal, Leaving, Node, Table, Time, Whole,
+    Action, Bits, Class, Config, Counters, Goal, Leaving, Message, Node, Table, Time, Whole,
 };
 
-use crate::conn::Conn;
+use crate::conn::{Conn, ConnError};
 use crate::io::Io;
 use crate::tls::Tls;
 use crate::work::{Holder, Job, Verdict, Workers};
@@ -87,6 +87,7 @@ pub(crate) enum Command {
     Order(String, usize, Option<u64>),
     GiveWay(bool),
     Pause(bool),
+    Tls(Tls),
     Loaded {
         chunk: ChunkId,
         whole: Option<Whole>,
@@ -262,6 +263,12 @@ impl Member {
         self.post.send(Command::Pause(is_paused));
     }
 
+    /// Shows another certificate over connections that begin from now on: one that is to
+    /// run out is replaced while the member runs.
+    pub fn set_tls(&self, tls: Tls) {
+        self.post.send(Command::Tls(tls));
+    }
+
     /// Who else is there, as it was counted last.
     #[must_use]
     pub fn peers(&self) -> Peers {
@@ -364,6 +371,7 @@ impl Loop {
             }
             Command::GiveWay(gives_way) => node.give_way(now, gives_way),
             Command::Pause(is_paused) => node.pause(now, is_paused),
+            Command::Tls(tls) => self.tls = Some(tls),
             Command::Loaded { chunk, whole } => node.loaded(now, chunk, whole),
             Command::Checked {
                 chunk,
@@ -530,16 +538,29 @@ impl Loop {
                 Err(error) => return self.failed(token, &error),
             };
             if let Some(peer) = conn.peer {
-                let now = self.now();
-                self.node.received(now, peer, message);
-                self.act();
+                self.hear(peer, message);
                 continue;
             }
             match conn.meet(message) {
-                Ok(hello) => self.met(token, &hello),
+                Ok(hello) if self.holder.admits(hello.id, conn.address, conn.proof()) => {
+                    self.met(token, &hello);
+                }
+                Ok(hello) => return self.failed(token, &ConnError::Stranger { peer: hello.id }),
                 Err(error) => return self.failed(token, &error),
             }
         }
+    }
+
+    /// A member said something.
+    fn hear(&mut self, peer: PeerId, message: Message) {
+        let now = self.now();
+        match message {
+            Message::Ask { request, chunk, .. } if !self.holder.may_have(peer, chunk) => {
+                self.node.deny(peer, request);
+            }
+            message => self.node.received(now, peer, message),
+        }
+        self.act();
     }
 
     /// The other end has said who it is. Two members may have begun a connection each at

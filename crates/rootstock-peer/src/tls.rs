@@ -45,11 +45,22 @@ impl Tls {
     /// # Errors
     /// When one of them is not there, or they do not fit.
     pub fn new(certificate: &str, key: &str, authority: &str) -> Result<Self, TlsError> {
-        let chain = certificates(certificate)?;
         let parsed = |key: &str| PrivateKeyDer::from_pem_slice(key.as_bytes());
         let key = parsed(key).map_err(|_| TlsError::Pem {
             what: "private key",
         })?;
+        Self::of(certificates(certificate)?, key, authority)
+    }
+
+    /// The same, with a certificate and a key that are read already; the authority is PEM.
+    ///
+    /// # Errors
+    /// When there is no authority in it, or they do not fit.
+    pub fn of(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        authority: &str,
+    ) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(authority)? {
             roots.add(certificate).map_err(TlsError::Pair)?;

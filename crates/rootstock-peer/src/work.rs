@@ -1,6 +1,7 @@
 //! What takes time: chunks are read and checked by threads of their own.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -22,8 +23,32 @@ pub enum Verdict {
     Kept,
 }
 
+/// What the other end of a connection showed for who it says it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// A certificate of the site for that name.
+    Certificate,
+    /// Nothing: the connection does without.
+    Nothing,
+}
+
 /// Where chunks are kept, and who waits for them. Called by several threads.
 pub trait Holder: Send + Sync + 'static {
+    /// Whether a member is spoken to that says it is `peer`, at this address. The loop
+    /// waits for the answer.
+    fn admits(&self, peer: PeerId, address: IpAddr, proof: Proof) -> bool {
+        let _ = (peer, address, proof);
+        true
+    }
+
+    /// Whether a member may have a chunk that it asks for by its id. The loop waits for
+    /// the answer. Runs are of versions that this member takes part in itself: nobody is
+    /// asked about those.
+    fn may_have(&self, peer: PeerId, chunk: ChunkId) -> bool {
+        let _ = (peer, chunk);
+        true
+    }
+
     /// Reads a chunk that is held, as it is to travel.
     fn load(&self, chunk: ChunkId) -> Option<Whole>;
 

@@ -176,6 +176,9 @@ impl Boot {
         let reports = self.sessions.list().into_iter().filter_map(report);
         node_metrics::render(reports.collect(), text);
         node_metrics::render_swarm(&self.swarm.figures(), text);
+        if let Some(head) = self.swarm.head_figures() {
+            node_metrics::render_head(&head, text);
+        }
     }
 
     /// Tells DHCP how far a machine has come, so that it keeps to what works.

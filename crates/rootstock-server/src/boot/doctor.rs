@@ -4,6 +4,7 @@ use std::{
     fs, io,
     net::{Ipv4Addr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
+    sync::atomic::Ordering::Relaxed,
 };
 
 use rootstock_api::doctor::{AgentReport, BootDoctor, BootInterfaceReport, BootPort, BootProgram};
@@ -92,7 +93,7 @@ fn ports(app: &App) -> Vec<BootPort> {
         purpose: purpose.to_owned(),
         problem: tried.err().and_then(|error| problem(&error, is_running)),
     };
-    vec![
+    let mut ports = vec![
         report("udp", 67, "DHCP", udp(67)),
         report("udp", 4011, "ProxyDHCP", udp(4011)),
         report("udp", 69, "TFTP", udp(69)),
@@ -114,7 +115,18 @@ fn ports(app: &App) -> Vec<BootPort> {
             "volumes of personal machines",
             tcp(config.nbd_port),
         ),
-    ]
+    ];
+    if config.swarm_port != 0 {
+        let (port, purpose) = (config.swarm_port, "chunks for the swarm");
+        let tried = tcp(port).err();
+        // Other services may run while another program has this port.
+        let is_ours = app.boot.swarm.listens.load(Relaxed);
+        ports.push(BootPort {
+            problem: tried.and_then(|error| problem(&error, is_ours)),
+            ..report("tcp", port, purpose, Ok(()))
+        });
+    }
+    ports
 }
 
 fn problem(error: &io::Error, is_running: bool) -> Option<String> {

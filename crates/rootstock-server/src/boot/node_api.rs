@@ -52,7 +52,7 @@ mod reports;
 mod swarm;
 mod versions;
 
-pub(super) use versions::readable;
+pub(super) use versions::{allowed, readable};
 
 /// The largest request, in bytes: steps, inventories, traces and ids of a boot pack.
 const REQUEST_BYTES_MAX: usize = 256 << 10;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use rootstock_api::boot::{DiskCacheReport, NodeReport};
 use rootstock_core::NodeName;
 
-use super::tracker::Figures;
+use super::{swarm::HeadFigures, tracker::Figures};
 
 /// The most nodes that are shown one by one; the others are counted.
 const NODES_MAX: usize = 10_000;
@@ -174,6 +174,36 @@ pub(crate) fn render_swarm(swarm: &Figures, text: &mut String) {
     );
     for (rack, members) in racks {
         let _ = writeln!(text, "{name}{{rack=\"{rack}\"}} {members}");
+    }
+}
+
+/// Appends how the daemon does as a member of the swarm.
+pub(crate) fn render_head(head: &HeadFigures, text: &mut String) {
+    for (name, help, kind, value) in [
+        (
+            "rootstock_swarm_head_connections",
+            "Machines that are connected to the daemon as a member of the swarm.",
+            "gauge",
+            head.connections,
+        ),
+        (
+            "rootstock_swarm_head_sent_bytes_total",
+            "Bytes of chunks that the daemon sent machines as a member of the swarm.",
+            "counter",
+            head.sent_bytes,
+        ),
+        (
+            "rootstock_swarm_head_refused_total",
+            "Chunks that machines asked it for and may not have.",
+            "counter",
+            head.refused,
+        ),
+    ] {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
+        );
     }
 }
 

@@ -24,6 +24,7 @@ use super::{
     interfaces::{self, BootPlace, Interface, Wanted},
     leasing,
     listen::{Listener, Places},
+    swarm::Head,
     tftp::{TftpServer, Transfers},
 };
 use crate::{
@@ -117,7 +118,19 @@ fn claim_place(config: &BootConfig, place: &BootPlace) -> Result<(), ClaimError>
             source,
         })?;
     }
-    Ok(())
+    claim_swarm(config.swarm_port)
+}
+
+/// Its port is had once, for all addresses. 0, which is none, can always be had.
+fn claim_swarm(port: u16) -> Result<(), ClaimError> {
+    let address = Ipv4Addr::UNSPECIFIED;
+    let tried = std::net::TcpListener::bind((address, port)).map(drop);
+    tried.map_err(|source| ClaimError::Port {
+        address,
+        port,
+        purpose: "the swarm",
+        source,
+    })
 }
 
 /// The services of one address.
@@ -176,6 +189,7 @@ pub(super) async fn serve(app: Arc<App>, keys: PathBuf, mut stop: Stop) {
     let transfers = Arc::default();
     let mut served: HashMap<(String, Ipv4Addr), Served> = HashMap::new();
     let mut dhcp = Dhcp::default();
+    let mut head = Head::default();
     let mut idle = Idle::default();
     missing_directories(&app);
     loop {
@@ -224,6 +238,9 @@ pub(super) async fn serve(app: Arc<App>, keys: PathBuf, mut stop: Stop) {
                 Err(text) => lacks(&app, &text),
             }
         }
+        if !served.is_empty() {
+            head.follow(&app, &keys).await;
+        }
         // Last: machines are sent to services that are there.
         dhcp.follow(&app, &ready).await;
         // A machine that was just added or changed is known at its next question.
@@ -236,6 +253,7 @@ pub(super) async fn serve(app: Arc<App>, keys: PathBuf, mut stop: Stop) {
         }
     }
     dhcp.end().await;
+    head.end(&app).await;
     for services in served.into_values() {
         services.end().await;
     }

@@ -17,12 +17,13 @@ use rootstock_api::{
     swarm::{LiveCopies, NodeSwarm, SwarmAnnounce, SwarmAnswer, SwarmMode, SwarmOrder, SwarmPeer},
 };
 use rootstock_core::{Digest, NodeName, PeerId};
+use rootstock_peer::Member;
 use tokio::sync::OnceCell;
 
 use super::{
     control,
-    listen::Arrival,
     networks::Network,
+    node_api::{Machine, allowed},
     sessions::Session,
     tracker::{AGAIN_SECONDS, Announcer, Figures, Tracker, TrackerError},
     version_ids,
@@ -34,6 +35,13 @@ use crate::{
     nodes::SWARM_MODE,
     tls::{CERTIFICATE_LIFE, Identity, PeerAuthority, PeerKey},
 };
+
+pub(in crate::boot) mod head;
+mod readers;
+
+pub(super) use head::Head;
+pub(crate) use head::HeadFigures;
+use readers::{Ids, Reader, Readers};
 
 /// For how long a machine gets the same certificate again. The rest of its life is for
 /// machines that ask seldom.
@@ -88,6 +96,9 @@ pub(crate) struct Swarm {
     authority: OnceLock<Arc<PeerAuthority>>,
     /// Whether this daemon serves members on the port that is configured.
     pub(crate) listens: AtomicBool,
+    readers: Arc<Readers>,
+    /// This daemon as a member.
+    head: Mutex<Option<Arc<Member>>>,
 }
 
 /// How many chunks and pages versions have; counted when somebody holds some.
@@ -116,11 +127,21 @@ impl Swarm {
     /// A machine said that it goes.
     pub(crate) fn leave(&self, session: &Session) {
         self.tracker().leave(&session.node, &session.boot);
+        let id = PeerId::of(session.node.as_str());
+        self.readers.leave(id, &session.boot);
     }
 
     /// Forgets who is not heard of any more.
     pub(crate) fn tidy(&self) {
-        self.tracker().tidy(Instant::now());
+        let now = Instant::now();
+        self.tracker().tidy(now);
+        self.readers.tidy(now);
+    }
+
+    /// This daemon as a member in figures, when it is one.
+    pub(crate) fn head_figures(&self) -> Option<HeadFigures> {
+        let head = self.head().clone()?;
+        Some(HeadFigures::of(&head.peers(), self.readers.refused()))
     }
 
     /// The swarm in figures.
@@ -143,6 +164,16 @@ impl Swarm {
         self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where members reach this daemon.
+    #[cfg(test)]
+    pub(crate) fn head_port(&self) -> Option<u16> {
+        self.head().as_ref().map(|head| head.port())
+    }
+
+    fn head(&self) -> MutexGuard<'_, Option<Arc<Member>>> {
+        self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn versions(&self) -> MutexGuard<'_, Versions> {
         self.versions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,10 +189,10 @@ impl Swarm {
 /// Takes a machine's announcement, and tells it who else is there.
 pub(super) async fn announce(
     app: &Arc<App>,
-    session: &Session,
-    arrival: &Arrival,
+    machine: &Machine,
     said: &SwarmAnnounce,
 ) -> Result<SwarmAnswer, ApiError> {
+    let (session, arrival) = (&*machine.session, &machine.arrival);
     let peer = arrival.peer.ip().to_canonical();
     let local = arrival.local.ip().to_canonical();
     let network = app.boot.networks.of(peer, local);
@@ -187,6 +218,10 @@ pub(super) async fn announce(
         }
     }
     enter(app, session, peer, said, &mut answer).await?;
+    if app.boot.swarm.listens.load(Relaxed) {
+        let mode = answer.order.mode;
+        admit(app, machine, peer, mode).await?;
+    }
     answer.peers.splice(0..0, head(app, local));
     Ok(answer)
 }
@@ -228,6 +263,53 @@ async fn enter(
         app.boot.transcripts.note(&boot, LIAR);
     }
     Ok(())
+}
+
+/// Notes what a machine may read of this daemon as a member: what it may over HTTP.
+async fn admit(
+    app: &Arc<App>,
+    machine: &Machine,
+    address: IpAddr,
+    mode: SwarmMode,
+) -> Result<(), ApiError> {
+    let mut versions = Vec::new();
+    for version in allowed(app, machine).await? {
+        versions.push((version, ids(app, version).await?));
+    }
+    let session = &machine.session;
+    let reader = Reader {
+        boot: session.boot.clone(),
+        address,
+        mode,
+        versions,
+        heard: Instant::now(),
+    };
+    let id = PeerId::of(session.node.as_str());
+    app.boot.swarm.readers.enter(id, reader);
+    Ok(())
+}
+
+/// A machine read over HTTP of the version that comes next: it may from members, too,
+/// before it announces itself again.
+pub(super) async fn may_read_next(
+    app: &Arc<App>,
+    session: &Session,
+    version: Digest,
+) -> Result<(), ApiError> {
+    let id = PeerId::of(session.node.as_str());
+    if app.boot.swarm.readers.lacks(id, &session.boot, version) {
+        let ids = ids(app, version).await?;
+        app.boot.swarm.readers.set_next(id, version, ids);
+    }
+    Ok(())
+}
+
+async fn ids(app: &Arc<App>, version: Digest) -> Result<Ids, ApiError> {
+    if let Some(ids) = app.boot.swarm.readers.ids(version) {
+        return Ok(ids);
+    }
+    let read = app.blocking(move |app| app.boot.version_ids.of(&app.store, version));
+    read.await
 }
 
 /// Keeps which chunks of a version a machine holds.
@@ -363,13 +445,6 @@ pub(crate) fn head_id(app: &App) -> PeerId {
 }
 
 /// What this daemon shows members: its certificate, for its own peer id, and the key.
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the listener for members, which uses it, is not there yet"
-    )
-)]
 pub(crate) fn head_identity(app: &App) -> Result<Identity, ApiError> {
     let identity = app
         .boot

@@ -152,6 +152,13 @@ impl<P: Payload> Node<P> {
         self.start_uploads(now);
     }
 
+    /// Answers a question of somebody who may not have the chunk, and of which the state
+    /// machine was not told: to them it is not here.
+    pub fn deny(&mut self, peer: PeerId, request: u32) {
+        let (why, hint) = (Refusal::Lacking, None);
+        self.say(peer, Message::Refuse { request, why, hint });
+    }
+
     pub(super) fn asked(
         &mut self,
         now: Time,
@@ -227,11 +234,7 @@ impl<P: Payload> Node<P> {
             let at = first as usize + step as usize;
             match table.as_ref().and_then(|table| table.chunk(at)) {
                 Some(chunk) => self.asked(now, peer, number, chunk, class, false),
-                None => {
-                    let (why, hint) = (Refusal::Lacking, None);
-                    let request = number;
-                    self.say(peer, Message::Refuse { request, why, hint });
-                }
+                None => self.deny(peer, number),
             }
         }
         true

@@ -33,7 +33,7 @@ pub(super) async fn announce(
         let detail = format!("{count} versions, and the limit is {SWARM_VERSIONS_MAX}");
         return Err(ApiError::new(ProblemCode::TooLarge, detail));
     }
-    let answer = swarm::announce(&app, &machine.session, &machine.arrival, &said);
+    let answer = swarm::announce(&app, &machine, &said);
     answer.await.map(Json)
 }
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use rootstock_api::ProblemCode;
 use rootstock_catalog::VersionRow;
-use rootstock_core::{ChunkId, VersionSpec};
+use rootstock_core::{ChunkId, Digest, VersionSpec};
 
 use super::Machine;
 use crate::{
     app::App,
-    boot::{health, orders, sessions::Session, version_ids::short},
+    boot::{health, orders, sessions::Session, swarm, version_ids::short},
     http::ApiError,
     recipes,
 };
@@ -28,9 +28,9 @@ pub(in crate::boot) async fn readable(
     if let Some(next) = session.next_version().filter(is_meant) {
         return Ok(next);
     }
-    let next = assigned(app, machine).await?;
+    let next = find_next(app, machine).await?;
     if let Some(next) = &next {
-        session.set_next_version(next.clone());
+        swarm::may_read_next(app, session, next.manifest).await?;
     }
     next.filter(is_meant).ok_or_else(|| {
         let runs = session.version.spec();
@@ -38,6 +38,28 @@ pub(in crate::boot) async fn readable(
         ApiError::new(ProblemCode::Forbidden, detail)
             .with_hint("`rootstock node show` says which image the node is to run")
     })
+}
+
+/// The manifests of the versions that the machine may read: first of the one it runs.
+pub(in crate::boot) async fn allowed(
+    app: &Arc<App>,
+    machine: &Machine,
+) -> Result<Vec<Digest>, ApiError> {
+    let runs = machine.session.version.manifest;
+    let next = match machine.session.next_version() {
+        Some(next) => Some(next),
+        None => find_next(app, machine).await?,
+    };
+    let next = next.map(|next| next.manifest).filter(|next| *next != runs);
+    Ok([runs].into_iter().chain(next).collect())
+}
+
+async fn find_next(app: &Arc<App>, machine: &Machine) -> Result<Option<VersionRow>, ApiError> {
+    let next = assigned(app, machine).await?;
+    if let Some(next) = &next {
+        machine.session.set_next_version(next.clone());
+    }
+    Ok(next)
 }
 
 /// The version that the machine is to boot by what is set now.

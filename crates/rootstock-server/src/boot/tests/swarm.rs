@@ -20,11 +20,19 @@ use crate::{
     tls::{PeerAuthority, authority_pem},
 };
 
+mod head;
+
 /// What is set on the machine.
 const TLS: &str = r#"{"image":"lab","swarm":"tls","swarm_copies":3}"#;
 
 /// A site with an authority, and a machine with these settings.
 async fn site(settings: &str) -> (Site, String) {
+    let (site, session, _keys) = site_and_keys(settings).await;
+    (site, session)
+}
+
+/// The same, with the directory of its authority.
+async fn site_and_keys(settings: &str) -> (Site, String, tempfile::TempDir) {
     let site = Site::new().await;
     let keys = tempfile::tempdir().expect("a directory");
     authority_pem(keys.path()).expect("is made");
@@ -33,7 +41,7 @@ async fn site(settings: &str) -> (Site, String) {
     site.version_of(&[1, 2, 3]).await;
     site.node(settings).await;
     let session = session(&site, MAC, OWN).await;
-    (site, session)
+    (site, session, keys)
 }
 
 /// The session of a machine that boots.
