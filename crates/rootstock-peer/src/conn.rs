@@ -1,5 +1,7 @@
 //! A connection from its first byte until it belongs to a member.
 
+use std::collections::HashSet;
+use std::io;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -50,6 +52,27 @@ impl Conn {
             is_open: dialed.is_none(),
             has_preface: false,
             peer: None,
+        }
+    }
+
+    /// Whether a connection that was begun is there.
+    pub(crate) fn opened(&self) -> io::Result<bool> {
+        if let Some(error) = self.io.stream.take_error()? {
+            return Err(error);
+        }
+        match self.io.stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Leaves out members that the other end cannot reach: to a head come those with TLS
+    /// and those without, which are of no use to each other. `plain` is who came without.
+    pub(crate) fn keep_alike(&self, message: &mut Message, plain: &HashSet<PeerId>) {
+        if let Message::Peers(known) = message {
+            let is_plain = self.proof() == Proof::Nothing;
+            known.retain(|member| plain.contains(&member.id) == is_plain);
         }
     }
 

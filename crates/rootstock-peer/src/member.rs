@@ -1,6 +1,6 @@
 //! The loop: sockets on one side, the state machine on the other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -19,7 +19,7 @@ use rootstock_swarm::{
 use crate::conn::{Conn, ConnError};
 use crate::io::Io;
 use crate::tls::Tls;
-use crate::work::{Holder, Job, Verdict, Workers};
+use crate::work::{Holder, Job, Proof, Verdict, Workers};
 
 /// Connections at once, those that have not said who they are included.
 const CONNS_MAX: usize = 512;
@@ -182,6 +182,7 @@ impl Member {
             node: Node::new(options.node),
             conns: HashMap::new(),
             by_peer: HashMap::new(),
+            plain: HashSet::new(),
             next_token: FIRST_CONN,
             began: Instant::now(),
             workers,
@@ -298,6 +299,8 @@ struct Loop {
     conns: HashMap<Token, Conn>,
     /// The connection of each member that has said who it is.
     by_peer: HashMap<PeerId, Token>,
+    /// Those of them that came without TLS last, as long as this is a head.
+    plain: HashSet<PeerId>,
     next_token: usize,
     began: Instant,
     workers: Workers,
@@ -483,7 +486,7 @@ impl Loop {
             return;
         };
         if !conn.is_open {
-            match opened(conn) {
+            match conn.opened() {
                 Ok(true) => conn.is_open = true,
                 Ok(false) => return,
                 Err(error) => return self.failed(token, &error),
@@ -570,7 +573,7 @@ impl Loop {
         let Some(conn) = self.conns.get(&token) else {
             return;
         };
-        let address = conn.address;
+        let (address, proof) = (conn.address, conn.proof());
         let is_mine = conn.dialed.is_some();
         if let Some(other) = self.by_peer.get(&peer).copied()
             && let Some(old) = self.conns.get(&other)
@@ -584,6 +587,10 @@ impl Loop {
             self.forget(other);
         }
         self.by_peer.insert(peer, token);
+        match proof {
+            Proof::Certificate => self.plain.remove(&peer),
+            Proof::Nothing => self.plain.insert(peer),
+        };
         self.node.up(self.now(), hello, address);
         self.act();
         self.send(token);
@@ -602,8 +609,11 @@ impl Loop {
             let mut is_dry = true;
             while let Some(peer) = peer
                 && conn.io.has_room()
-                && let Some(message) = self.node.message(now, peer)
+                && let Some(mut message) = self.node.message(now, peer)
             {
+                if self.hello.is_head {
+                    conn.keep_alike(&mut message, &self.plain);
+                }
                 conn.say(&message);
                 is_dry = false;
             }
@@ -677,17 +687,5 @@ impl Loop {
             counters: self.node.counters(),
         };
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = peers;
-    }
-}
-
-/// Whether a connection that was begun is there.
-fn opened(conn: &Conn) -> io::Result<bool> {
-    if let Some(error) = conn.io.stream.take_error()? {
-        return Err(error);
-    }
-    match conn.io.stream.peer_addr() {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-        Err(error) => Err(error),
     }
 }

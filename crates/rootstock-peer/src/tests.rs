@@ -1,6 +1,6 @@
 //! Members on the loopback interface give one another chunks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -8,9 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rootstock_core::{ChunkId, Digest, PeerId};
-use rootstock_swarm::{Bits, Class, Config, Goal, Table, Whole};
+use rootstock_swarm::wire::Known;
+use rootstock_swarm::{Bits, Class, Config, Goal, Message, Table, Whole};
 
 use super::*;
+use crate::conn::Conn;
+use crate::io::Io;
 
 /// The longest that anything takes, if it works at all.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -245,4 +248,29 @@ fn who_gives_wrong_bytes_is_found_and_done_without() {
     }
     memory.wait(12);
     assert_eq!(memory.liars.lock().expect("no panic").len(), 1);
+}
+
+#[test]
+fn a_head_tells_of_those_that_the_other_end_can_reach() {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("has one");
+    let known = |name: &str| Known {
+        id: id(name),
+        address,
+        rack: String::new(),
+        is_head: false,
+        age_seconds: 0,
+    };
+    let plain = HashSet::from([id("plain")]);
+    let tls = Site::new().tls(id("head"));
+    for (tls, expected) in [
+        (None, "plain"),
+        (Some(tls.accept().expect("is set up")), "tls"),
+    ] {
+        let stream = mio::net::TcpStream::connect(address).expect("begins");
+        let conn = Conn::new(Io::new(stream, tls), address.ip(), None);
+        let mut message = Message::Peers(vec![known("plain"), known("tls")]);
+        conn.keep_alike(&mut message, &plain);
+        assert_eq!(message, Message::Peers(vec![known(expected)]));
+    }
 }

@@ -340,10 +340,7 @@ impl<P: Payload> Node<P> {
     fn gossip(&mut self, now: Time) {
         let mut peers: Vec<PeerId> = self.linked().collect();
         let fresh = self.members.values();
-        // Machines of all kinds connect to a head; whom each can reach and should know of,
-        // its tracker tells them.
-        let tells = !self.config.is_head;
-        let fresh = fresh.filter(|member| tells && now.since(member.seen) < QUIET_LIMIT);
+        let fresh = fresh.filter(|member| now.since(member.seen) < QUIET_LIMIT);
         let known: Vec<Known> = fresh
             .map(|member| Known {
                 id: member.id,
