@@ -284,8 +284,9 @@ impl<P: Payload> Node<P> {
                 member.seen = member.seen.max(link.heard);
             }
         }
-        // Room for those who are asked next.
-        if self.links.len() > LINKS_MAX * 7 / 8 {
+        // Room for those who are asked next. A head asks nobody, and those who ask it are
+        // as many as its caller lets in: to part with one would only break off its answers.
+        if !self.config.is_head && self.links.len() > LINKS_MAX * 7 / 8 {
             let spare = self.links.iter().filter(|(_, link)| {
                 link.is_up && !link.is_head && link.asks.is_empty() && now.since(link.used).0 > 0
             });
