@@ -64,6 +64,8 @@ pub(crate) struct Swarm {
     order: Mutex<Option<SwarmOrder>>,
     changed: Condvar,
     table: OnceLock<Arc<Table>>,
+    /// The chunks that a head was told of last.
+    told: Mutex<Option<Bits>>,
     /// Whether the disk may be filled by now.
     may_fill: AtomicBool,
 }
@@ -110,6 +112,7 @@ impl Swarm {
             order: Mutex::new(order),
             changed: Condvar::new(),
             table: OnceLock::new(),
+            told: Mutex::default(),
             may_fill: AtomicBool::new(false),
         })
     }
@@ -344,16 +347,23 @@ impl Swarm {
         }
     }
 
-    /// Says which chunks are here, where a head does not know.
+    /// Says which chunks are here, when those are others than it said, or a head does not
+    /// know.
     fn tell_holdings(&self, site: &Site, answer: &SwarmAnswer) {
         let Some(table) = self.table.get() else {
             return;
         };
-        if answer.holds_wanted.contains(&table.version()) {
-            let held = self.store.held(table).to_bytes();
-            // It asks again when it did not get them.
-            let _ = site.holds(table.version(), &held);
+        let held = self.store.held(table);
+        let mut told = lock(&self.told);
+        let is_known = told.as_ref() == Some(&held);
+        if is_known && !answer.holds_wanted.contains(&table.version()) {
+            return;
         }
+        // What was not heard is said again.
+        *told = site
+            .holds(table.version(), &held.to_bytes())
+            .is_ok()
+            .then_some(held);
     }
 
     /// Takes part in the version, once the member and the version's chunks are there.
