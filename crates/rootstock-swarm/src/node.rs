@@ -36,6 +36,9 @@ use serve::Serving;
 /// How often a member looks at its clock.
 pub(crate) const TICK: Span = Span::millis(25);
 
+/// Messages that wait for a peer to take them; the pieces of chunks are not among them.
+const CONTROL_MAX: usize = 4096;
+
 /// Bytes of chunks, which the state machine passes on and never looks into.
 pub trait Payload: Clone {
     /// How many.
@@ -328,6 +331,10 @@ impl<P: Payload> Node<P> {
             return;
         };
         link.heard = now;
+        if link.control.len() > CONTROL_MAX {
+            // It asks and does not listen.
+            return self.end(now, peer, Leaving::Nonsense);
+        }
         let is_news = matches!(
             message,
             Message::Held { .. } | Message::Gained { .. } | Message::Refuse { .. }

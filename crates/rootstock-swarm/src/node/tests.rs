@@ -259,3 +259,24 @@ proptest! {
         prop_assert_eq!(play.node.in_flight(), 0);
     }
 }
+
+#[test]
+fn who_asks_and_does_not_listen_is_left() {
+    let mut play = Play {
+        node: member(false),
+        now: Time(1),
+        loads: Vec::new(),
+        arrived: Vec::new(),
+    };
+    play.happens(Happens::Up(0, false));
+    for request in 0..10_000 {
+        let ask = Message::Ask {
+            request,
+            chunk: ChunkId::of(b"nobody has it"),
+            class: Class::User,
+            insists: false,
+        };
+        play.happens(Happens::Says(0, ask));
+    }
+    assert_eq!(play.node.linked().count(), 0);
+}
