@@ -69,7 +69,7 @@ fn machines_without_disks_go_on_from_each_others_memory_when_the_head_is_gone() 
     }
     lan.daemon.kill().expect("killed");
     for machine in &mut machines[..2] {
-        boots::begin_to_read(machine, "/usr /etc /var").expect("begun");
+        boots::begin_to_read(machine, "/usr/bin /usr/sbin /etc").expect("begun");
     }
     for machine in &mut machines[..2] {
         machine

@@ -255,16 +255,18 @@ impl<P: Payload> Node<P> {
         if want.asks.len() >= ASKS_MAX {
             return;
         }
-        if let Some(peer) = self.best(now, chunk)
-            && self.connect(now, peer)
-        {
-            let is_second = self
-                .wants
-                .get(&chunk)
-                .is_some_and(|want| !want.asks.is_empty());
-            self.counters.hedged += u64::from(is_second);
-            self.ask(now, peer, chunk);
-            return;
+        while let Some(peer) = self.best(now, chunk) {
+            if self.connect(now, peer) {
+                let want = self.wants.get(&chunk);
+                let is_second = want.is_some_and(|want| !want.asks.is_empty());
+                self.counters.hedged += u64::from(is_second);
+                self.ask(now, peer, chunk);
+                return;
+            }
+            // It cannot be reached by now; the next best is asked.
+            if let Some(want) = self.wants.get_mut(&chunk) {
+                want.tried.push(peer);
+            }
         }
         let Some(want) = self.wants.get_mut(&chunk) else {
             return;
@@ -549,7 +551,8 @@ impl<P: Payload> Node<P> {
         };
         let (chunk, class) = (ask.chunk, ask.class);
         let is_at_end = self.bulk.is_at_end;
-        if is_over || !is_at_end {
+        // To be asked beside another is no fault of who takes a little longer.
+        if is_over || !(is_at_end || class.is_urgent()) {
             link.strike(now);
             self.mind(now, peer);
         }
