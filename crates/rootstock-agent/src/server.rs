@@ -332,7 +332,6 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
         service: service.clone(),
         urls: start.urls.clone(),
         authority_pem: start.authority_pem.clone(),
-        node: order.node.clone(),
         memory_bytes: memory_bytes("MemTotal:"),
         is_busy: Box::new(move || busy.is_booting() || busy.foreground().is_busy(Duration::ZERO)),
     });

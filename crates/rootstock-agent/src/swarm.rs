@@ -48,6 +48,9 @@ const RETRY: Duration = Duration::from_secs(5);
 /// A page of the manifest that cannot be had is tried again after this.
 const TABLE_PAUSE: Duration = Duration::from_secs(5);
 
+/// Leave to fill the disk holds so long; it is given anew several times in that.
+const FILL_LEAVE: Duration = Duration::from_millis(600);
+
 /// Threads that read and check chunks.
 const WORKERS: usize = 2;
 
@@ -64,10 +67,12 @@ pub(crate) struct Swarm {
     order: Mutex<Option<SwarmOrder>>,
     changed: Condvar,
     table: OnceLock<Arc<Table>>,
+    /// The chunks that the member was told of.
+    known: Mutex<Option<Bits>>,
     /// The chunks that a head was told of last.
     told: Mutex<Option<Bits>>,
-    /// Whether the disk may be filled by now.
-    may_fill: AtomicBool,
+    /// When the disk was allowed to be filled. Who is paused asks no more.
+    may_fill: Mutex<Option<Instant>>,
 }
 
 /// What it needs of the rest of the agent.
@@ -78,8 +83,6 @@ pub(crate) struct Site {
     pub(crate) urls: Vec<String>,
     /// Whose certificates are trusted.
     pub(crate) authority_pem: String,
-    /// The machine's name.
-    pub(crate) node: String,
     /// Memory of the machine.
     pub(crate) memory_bytes: u64,
     /// Whether the machine's user waits for a chunk, or the machine still boots.
@@ -112,8 +115,9 @@ impl Swarm {
             order: Mutex::new(order),
             changed: Condvar::new(),
             table: OnceLock::new(),
+            known: Mutex::default(),
             told: Mutex::default(),
-            may_fill: AtomicBool::new(false),
+            may_fill: Mutex::default(),
         })
     }
 
@@ -122,8 +126,6 @@ impl Swarm {
     /// # Errors
     /// When the system has no thread to give.
     pub(crate) fn start(self: &Arc<Self>, site: Site) -> std::io::Result<()> {
-        let memory = site.memory_bytes / MEMORY_PART;
-        self.store.set_memory_max(memory);
         let swarm = Arc::clone(self);
         thread::Builder::new()
             .name("swarm".to_owned())
@@ -187,10 +189,9 @@ impl Swarm {
     /// Lets the disk be filled, or not; the bytes that came since it was asked last.
     /// Nothing when the swarm does not fill it.
     pub(crate) fn fill(&self, may: bool) -> Option<u64> {
-        let member = self.reached()?;
-        self.may_fill.store(may, Ordering::Relaxed);
-        let table = self.table.get()?;
-        drop((member, table));
+        *lock(&self.may_fill) = may.then(Instant::now);
+        self.reached()?;
+        self.table.get()?;
         Some(self.store.take_filled())
     }
 
@@ -202,7 +203,7 @@ impl Swarm {
 
     /// Waits until somebody is there to be asked; whether there is.
     fn wait_until_linked(&self, limit: Duration) -> bool {
-        if lock(&self.order).is_none() {
+        if !is_on(lock(&self.order).as_ref()) {
             return false;
         }
         let lack = |_: &mut Option<Arc<Member>>| !self.is_linked.load(Ordering::Relaxed);
@@ -223,9 +224,7 @@ impl Swarm {
     fn run(&self, site: &Site) {
         loop {
             let order = self.wait_until_on();
-            if let Some(bytes) = order.memory_bytes_max {
-                self.store.set_memory_max(bytes);
-            }
+            self.set_memory(site, &order);
             match self.join(site, order.mode) {
                 Ok(member) => self.stay(site, &member, order),
                 Err(error) => {
@@ -237,6 +236,12 @@ impl Swarm {
                 }
             }
         }
+    }
+
+    fn set_memory(&self, site: &Site, order: &SwarmOrder) {
+        let part = site.memory_bytes / MEMORY_PART;
+        let bytes = order.memory_bytes_max.unwrap_or(part);
+        self.store.set_memory_max(bytes);
     }
 
     /// Has itself introduced, and begins to talk to others.
@@ -255,19 +260,14 @@ impl Swarm {
             }
             SwarmMode::Plain | SwarmMode::Off => None,
         };
-        let member = Arc::new(self.serve(site, &answer, tls.as_ref())?);
+        let member = Arc::new(self.serve(&answer, tls.as_ref())?);
         member.know(known(&answer));
         *lock(&self.member) = Some(Arc::clone(&member));
         self.join_version();
         Ok(member)
     }
 
-    fn serve(
-        &self,
-        site: &Site,
-        answer: &SwarmAnswer,
-        tls: Option<&Tls>,
-    ) -> Result<Member, MemberError> {
+    fn serve(&self, answer: &SwarmAnswer, tls: Option<&Tls>) -> Result<Member, MemberError> {
         let start = |port| {
             let options = Options {
                 node: Config {
@@ -277,7 +277,8 @@ impl Swarm {
                     serves: true,
                     copies: usize::from(answer.order.copies.max(1)),
                     upload_max: bytes_a_second(&answer.order),
-                    seed: seed(&site.node),
+                    // Its id makes it choose otherwise than others among equals.
+                    seed: 0,
                 },
                 listen: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
                 tls: tls.cloned(),
@@ -298,7 +299,14 @@ impl Swarm {
         loop {
             let now = lock(&self.order).clone();
             match now {
-                Some(now) if now.mode == order.mode => order = now,
+                Some(now) if now.mode == order.mode => {
+                    if now != order {
+                        // It holds at once.
+                        order = now;
+                        self.set_memory(site, &order);
+                        announce_at = Instant::now();
+                    }
+                }
                 _ => break,
             }
             if Instant::now() >= announce_at {
@@ -311,7 +319,9 @@ impl Swarm {
                 is_busy = busy;
                 member.give_way(busy);
             }
-            let fills = self.may_fill.load(Ordering::Relaxed) || !self.store.has_disk();
+            let allowed = *lock(&self.may_fill);
+            let may_fill = allowed.is_some_and(|at| at.elapsed() < FILL_LEAVE);
+            let fills = may_fill || !self.store.has_disk();
             member.pause(busy || !fills);
             thread::sleep(LOOK_EVERY);
         }
@@ -322,9 +332,13 @@ impl Swarm {
     /// Says that it is here; when to say so again.
     fn announce(&self, site: &Site, member: &Arc<Member>, order: &SwarmOrder) -> Duration {
         let counters = member.peers().counters;
-        let held = self.table.get().map(|table| SwarmHolding {
-            version: table.version(),
-            held_chunks: self.store.held(table).ones() as u32,
+        let held = self.table.get().map(|table| {
+            let held = self.store.held(table);
+            self.catch_up(member, table, &held);
+            SwarmHolding {
+                version: table.version(),
+                held_chunks: held.ones() as u32,
+            }
         });
         let said = SwarmAnnounce {
             port: member.port(),
@@ -345,6 +359,21 @@ impl Swarm {
             // The others go on without a head.
             Err(_) => RETRY,
         }
+    }
+
+    /// What came over HTTP, or was dropped to make room, is told to the member.
+    fn catch_up(&self, member: &Member, table: &Table, held: &Bits) {
+        let mut known = lock(&self.known);
+        let none = Bits::new(table.len());
+        let before = known.as_ref().unwrap_or(&none);
+        for (at, chunk) in table.chunks().iter().enumerate() {
+            match (before.has(at), held.has(at)) {
+                (false, true) => member.gained(*chunk),
+                (true, false) => member.lost(*chunk),
+                _ => {}
+            }
+        }
+        *known = Some(held.clone());
     }
 
     /// Says which chunks are here, when those are others than it said, or a head does not
@@ -374,8 +403,10 @@ impl Swarm {
             } else {
                 Goal::Owned
             };
+            let held = self.store.held(table);
+            *lock(&self.known) = Some(held.clone());
             member.pause(true);
-            member.join(Arc::clone(table), self.store.held(table), goal);
+            member.join(Arc::clone(table), held, goal);
         }
     }
 
@@ -416,13 +447,6 @@ fn is_on(order: Option<&SwarmOrder>) -> bool {
 
 fn bytes_a_second(order: &SwarmOrder) -> Option<u64> {
     order.upload_mbit_max.map(|mbit| u64::from(mbit) * 125_000)
-}
-
-/// Machines are to choose differently among equals.
-fn seed(node: &str) -> u64 {
-    let digest = Digest::of(node.as_bytes());
-    let first: [u8; 8] = std::array::from_fn(|at| digest.as_bytes()[at]);
-    u64::from_le_bytes(first)
 }
 
 /// Members that can be reached.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
-use rootstock_core::{ChunkId, Digest, PeerId};
+use rootstock_core::{ChunkId, PeerId};
 use rootstock_swarm::wire::Hello;
 use rootstock_swarm::{
     Action, Bits, Class, Config, Counters, Goal, Leaving, Message, Node, Table, Time, Whole,
@@ -80,8 +80,6 @@ pub(crate) enum Command {
     Unwant(ChunkId),
     Know(Vec<(PeerId, SocketAddr, String, bool)>),
     Join(Arc<Table>, Bits, Goal),
-    Leave(Digest),
-    Goal(Digest, Goal),
     Gained(ChunkId),
     Lost(ChunkId),
     Order(String, usize, Option<u64>),
@@ -228,16 +226,6 @@ impl Member {
         self.post.send(Command::Join(table, held, goal));
     }
 
-    /// Takes part in a version no more.
-    pub fn leave(&self, version: Digest) {
-        self.post.send(Command::Leave(version));
-    }
-
-    /// Changes what is fetched of a version.
-    pub fn set_goal(&self, version: Digest, goal: Goal) {
-        self.post.send(Command::Goal(version, goal));
-    }
-
     /// A chunk is held from now on, that came another way.
     pub fn gained(&self, chunk: ChunkId) {
         self.post.send(Command::Gained(chunk));
@@ -364,15 +352,13 @@ impl Loop {
                 node.know(now, known);
             }
             Command::Join(table, held, goal) => node.join(now, table, held, goal),
-            Command::Leave(version) => node.leave(now, version),
-            Command::Goal(version, goal) => node.set_goal(now, version, goal),
             Command::Gained(chunk) => node.gained(now, chunk),
             Command::Lost(chunk) => node.lost(now, chunk),
             Command::Order(rack, copies, upload_max) => {
                 self.hello.rack.clone_from(&rack);
                 node.set_order(now, &rack, copies, upload_max);
             }
-            Command::GiveWay(gives_way) => node.give_way(now, gives_way),
+            Command::GiveWay(gives_way) => node.give_way(gives_way),
             Command::Pause(is_paused) => node.pause(now, is_paused),
             Command::Tls(tls) => self.tls = Some(tls),
             Command::Loaded { chunk, whole } => node.loaded(now, chunk, whole),

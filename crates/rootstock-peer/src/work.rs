@@ -109,7 +109,20 @@ fn run(work: &Mutex<Receiver<Job>>, holder: &dyn Holder, post: &Post) {
         let Ok(job) = next else {
             return;
         };
-        post.send(done(job, holder));
+        let command = done(job, holder);
+        let liar = match &command {
+            Command::Checked {
+                peer,
+                verdict: Verdict::Wrong,
+                ..
+            } => Some(*peer),
+            _ => None,
+        };
+        post.send(command);
+        // Told when the loop will know it before anything that is asked of it after.
+        if let Some(liar) = liar {
+            holder.lied(liar);
+        }
     }
 }
 
@@ -134,9 +147,6 @@ fn done(job: Job, holder: &dyn Holder) -> Command {
                 data: joined(&pieces),
             };
             let verdict = holder.arrived(chunk, &whole, keep);
-            if verdict == Verdict::Wrong {
-                holder.lied(peer);
-            }
             Command::Checked {
                 chunk,
                 peer,

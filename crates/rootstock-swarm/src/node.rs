@@ -287,7 +287,12 @@ impl<P: Payload> Node<P> {
     /// A connection is there, and the other end has said who it is. It is reached at
     /// `address`, at the port that it said.
     pub fn up(&mut self, now: Time, hello: &Hello, address: IpAddr) {
-        if self.banned.contains(&hello.id) || hello.id == self.config.id {
+        if hello.id == self.config.id {
+            // Whoever takes its name must not have it banned by itself.
+            self.end(now, hello.id, Leaving::Nonsense);
+            return;
+        }
+        if self.banned.contains(&hello.id) {
             self.end(now, hello.id, Leaving::Lied);
             return;
         }
@@ -302,7 +307,9 @@ impl<P: Payload> Node<P> {
         self.met(now, hello, address);
         let pending = self.links.remove(&hello.id).filter(|link| !link.is_up);
         let mut link = pending.unwrap_or_else(|| Link::new(now));
-        link.came_up(now, hello);
+        let member = self.members.get(&hello.id);
+        let is_head = member.is_some_and(|member| member.is_head);
+        link.came_up(now, &hello.rack, is_head);
         self.links.insert(hello.id, link);
         self.introduce(hello.id);
         self.count_rack(now);
@@ -366,7 +373,7 @@ impl<P: Payload> Node<P> {
                 class,
             } => self.asked_run(now, peer, request, (slot, first, count), class),
             Message::Cancel { request } => {
-                self.cancelled(now, peer, request);
+                self.cancelled(peer, request);
                 true
             }
             Message::Begin {

@@ -176,7 +176,6 @@ struct Host {
     reading: BTreeMap<usize, Time>,
     read: usize,
     done: Option<Time>,
-    bad: u64,
 }
 
 /// Everything.

@@ -240,11 +240,9 @@ impl<F: Fetch + 'static> Fill<F> {
             }
             let is_busy = self.tiers.foreground().is_busy(CALM);
             // Others are asked in an order of their own, which no cap could hold.
-            let by_others = match mbit_max {
-                None => self.tiers.remote().fill(!is_busy),
-                Some(_) => self.tiers.remote().fill(false).and(None),
-            };
-            if let Some(bytes) = by_others {
+            let is_capped = mbit_max.is_some();
+            let by_others = self.tiers.remote().fill(!is_busy && !is_capped);
+            if let Some(bytes) = by_others.filter(|_| !is_capped) {
                 self.fetched.fetch_add(bytes, Ordering::Relaxed);
                 looks += 1;
                 if number == 0 && looks % WHOLE_EVERY == 0 && self.is_complete(disk, looks) {

@@ -10,7 +10,6 @@ use rootstock_core::{ChunkId, PeerId};
 
 use super::{Goal, Node, Payload};
 use crate::bugs::{self, Bug};
-use crate::holdings::Table;
 use crate::node::fetch::Want;
 use crate::time::{Span, Time};
 use crate::wire::{CHUNK_BYTES_MAX, Class};
@@ -289,11 +288,3 @@ impl<P: Payload> Node<P> {
 
 /// A window is in chunks, and a chunk is no larger than any may be.
 const _: () = assert!(rootstock_core::CHUNK_BYTES <= CHUNK_BYTES_MAX as u64);
-
-/// Which versions are there to be filled.
-impl<P: Payload> Node<P> {
-    /// The versions that this member takes part in.
-    pub fn tables(&self) -> impl Iterator<Item = &Arc<Table>> {
-        self.mine.iter().map(|mine| &mine.table)
-    }
-}

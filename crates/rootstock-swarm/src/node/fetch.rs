@@ -140,11 +140,11 @@ impl<P: Payload> Node<P> {
             };
             *counter += u64::from(wire_bytes);
         }
-        self.arrived(now, peer, ask);
+        self.arrived(peer, ask);
         self.pump(now);
     }
 
-    fn arrived(&mut self, now: Time, peer: PeerId, ask: Ask<P>) {
+    fn arrived(&mut self, peer: PeerId, ask: Ask<P>) {
         let (chunk, request) = (ask.chunk, ask.request);
         let Some(want) = self.wants.remove(&chunk) else {
             return;
@@ -170,7 +170,7 @@ impl<P: Payload> Node<P> {
             self.unannounce(chunk);
             self.release(chunk);
         }
-        self.start_uploads(now);
+        self.start_uploads();
     }
 
     /// Nobody may be left who wants it.
@@ -462,7 +462,7 @@ impl<P: Payload> Node<P> {
             if keeps {
                 self.announce(chunk);
             }
-            self.start_uploads(now);
+            self.start_uploads();
         }
         true
     }

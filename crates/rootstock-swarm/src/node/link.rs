@@ -8,7 +8,7 @@ use super::{Body, Node, Payload};
 use crate::bits::Bits;
 use crate::holdings::TABLE_CHUNKS_MAX;
 use crate::time::{Span, Time};
-use crate::wire::{Class, Hello, Message};
+use crate::wire::{Class, Message};
 
 /// What a peer is taken to send a second, until it did.
 const RATE_FIRST: u64 = 20_000_000;
@@ -32,7 +32,6 @@ pub(super) struct Link<P> {
     pub(super) is_ready: bool,
     pub(super) is_head: bool,
     pub(super) rack: String,
-    pub(super) since: Time,
     /// When something came.
     pub(super) heard: Time,
     /// When a part of a chunk came.
@@ -90,7 +89,6 @@ impl<P> Link<P> {
             is_ready: false,
             is_head: false,
             rack: String::new(),
-            since: now,
             heard: now,
             moved: now,
             pulled: now,
@@ -110,11 +108,11 @@ impl<P> Link<P> {
         }
     }
 
-    pub(super) fn came_up(&mut self, now: Time, hello: &Hello) {
+    pub(super) fn came_up(&mut self, now: Time, rack: &str, is_head: bool) {
         self.is_up = true;
-        self.is_head = hello.is_head;
-        self.rack.clone_from(&hello.rack);
-        (self.since, self.heard, self.moved) = (now, now, now);
+        self.is_head = is_head;
+        rack.clone_into(&mut self.rack);
+        (self.heard, self.moved) = (now, now);
         (self.pulled, self.used) = (now, now);
         for ask in self.asks.values_mut() {
             (ask.at, ask.moved) = (now, now);

@@ -100,7 +100,8 @@ impl Member {
 }
 
 impl<P: Payload> Node<P> {
-    /// Somebody who is trusted with it (a head, the last boot's list) knows of these.
+    /// Somebody who is trusted with it (a head, the last boot's list) knows of these. Who
+    /// is a head is believed of nobody else: heads are never left alone.
     pub fn know(&mut self, now: Time, members: impl IntoIterator<Item = Member>) {
         for member in members {
             self.meet(member);
@@ -183,13 +184,7 @@ impl<P: Payload> Node<P> {
 
     pub(super) fn met(&mut self, now: Time, hello: &Hello, address: IpAddr) {
         let address = SocketAddr::new(address, hello.port);
-        self.meet(Member::new(
-            hello.id,
-            address,
-            &hello.rack,
-            hello.is_head,
-            now,
-        ));
+        self.meet(Member::new(hello.id, address, &hello.rack, false, now));
         if let Some(member) = self.members.get_mut(&hello.id) {
             member.failures = 0;
         }
@@ -207,7 +202,7 @@ impl<P: Payload> Node<P> {
         for known in known {
             let seen = now - Span::seconds(u64::from(known.age_seconds));
             let Known { id, address, .. } = known;
-            self.meet(Member::new(*id, *address, &known.rack, known.is_head, seen));
+            self.meet(Member::new(*id, *address, &known.rack, false, seen));
         }
         self.count_rack(now);
     }
@@ -219,15 +214,15 @@ impl<P: Payload> Node<P> {
         }
         let is_room = self.members.len() < MEMBERS_MAX;
         match self.members.get_mut(&member.id) {
-            Some(known) if known.seen >= member.seen => {}
+            Some(known) if known.seen >= member.seen => known.is_head |= member.is_head,
             Some(known) => {
                 if known.address != member.address {
                     (known.failures, known.retry_at) = (0, Time::default());
                 }
+                known.is_head |= member.is_head;
                 known.seen = member.seen;
                 known.address = member.address;
                 known.rack = member.rack;
-                known.is_head = member.is_head;
             }
             None if is_room => {
                 self.members.insert(member.id, member);

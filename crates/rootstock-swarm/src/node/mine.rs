@@ -111,34 +111,12 @@ impl<P: Payload> Node<P> {
     }
 
     /// Holds nothing of a version any more.
-    pub fn leave(&mut self, now: Time, version: Digest) {
+    fn leave(&mut self, now: Time, version: Digest) {
         if let Some(at) = self.mine.iter().position(|mine| mine.is(version)) {
             self.mine.remove(at);
             self.renumber();
             self.pump(now);
         }
-    }
-
-    /// Changes what is fetched of a version.
-    pub fn set_goal(&mut self, now: Time, version: Digest, goal: Goal) {
-        if let Some(mine) = self.mine.iter_mut().find(|mine| mine.is(version)) {
-            mine.goal = goal;
-            self.pump(now);
-        }
-    }
-
-    /// How many chunks of a version are held, and how many there are.
-    #[must_use]
-    pub fn progress(&self, version: Digest) -> Option<(usize, usize)> {
-        let mine = self.mine.iter().find(|mine| mine.is(version))?;
-        Some((mine.held.ones(), mine.table.len()))
-    }
-
-    /// The chunks of a version that are held.
-    #[must_use]
-    pub fn held(&self, version: Digest) -> Option<&Bits> {
-        let mine = self.mine.iter().find(|mine| mine.is(version))?;
-        Some(&mine.held)
     }
 
     /// A chunk is held from now on: [`super::Action::Load`] finds it.

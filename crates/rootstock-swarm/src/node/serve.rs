@@ -119,11 +119,11 @@ impl Serving {
 impl<P: Payload> Node<P> {
     /// While the machine's own user waits for a disk or the link, what nobody waits for
     /// elsewhere does.
-    pub fn give_way(&mut self, now: Time, gives_way: bool) {
+    pub fn give_way(&mut self, gives_way: bool) {
         self.serving.is_yielding = gives_way;
         if !gives_way {
             self.wake_all();
-            self.start_uploads(now);
+            self.start_uploads();
         }
     }
 
@@ -149,7 +149,7 @@ impl<P: Payload> Node<P> {
                 }
             }
         }
-        self.start_uploads(now);
+        self.start_uploads();
     }
 
     /// Answers a question of somebody who may not have the chunk, and of which the state
@@ -184,7 +184,7 @@ impl<P: Payload> Node<P> {
         if self.has(chunk) || self.bodies.contains_key(&chunk) {
             self.upload(peer, request, chunk, class);
             self.enqueue(peer, request);
-            return self.start_uploads(now);
+            return self.start_uploads();
         }
         let want = self.wants.get(&chunk);
         let is_coming = want.is_some_and(|want| want.lead.is_some());
@@ -207,7 +207,7 @@ impl<P: Payload> Node<P> {
         self.set_taken(chunk, true);
         if has_lead {
             self.relay_may_go_on(peer, request);
-            self.start_uploads(now);
+            self.start_uploads();
         }
         if is_idle || is_more {
             self.dispatch(now, chunk);
@@ -240,11 +240,11 @@ impl<P: Payload> Node<P> {
         true
     }
 
-    pub(super) fn cancelled(&mut self, now: Time, peer: PeerId, request: u32) {
+    pub(super) fn cancelled(&mut self, peer: PeerId, request: u32) {
         if let Some(chunk) = self.finish(peer, request) {
             self.settle(chunk);
             self.release(chunk);
-            self.start_uploads(now);
+            self.start_uploads();
         }
     }
 
@@ -307,7 +307,7 @@ impl<P: Payload> Node<P> {
         self.ready(peer);
     }
 
-    pub(super) fn start_uploads(&mut self, _now: Time) {
+    pub(super) fn start_uploads(&mut self) {
         let most = if self.config.is_head {
             HEAD_ACTIVE_MAX
         } else {
@@ -347,14 +347,14 @@ impl<P: Payload> Node<P> {
             if !class.0.is_urgent() && (self.serving.is_yielding || !self.serving.allows(now)) {
                 return None;
             }
-            if let Some(message) = self.next_of(now, peer, request) {
+            if let Some(message) = self.next_of(peer, request) {
                 return Some(message);
             }
         }
         None
     }
 
-    fn next_of(&mut self, now: Time, peer: PeerId, request: u32) -> Option<Message<P>> {
+    fn next_of(&mut self, peer: PeerId, request: u32) -> Option<Message<P>> {
         let upload = self.serving.uploads.get_mut(&(peer, request))?;
         let chunk = upload.chunk;
         let body = match self.bodies.get(&chunk) {
@@ -386,7 +386,7 @@ impl<P: Payload> Node<P> {
             self.serving.mean_bytes = (mean * 15 + u64::from(wire_bytes)) / 16;
             self.finish(peer, request);
             self.release(chunk);
-            self.start_uploads(now);
+            self.start_uploads();
         }
         Some(Message::Piece { request, data })
     }
@@ -483,7 +483,7 @@ impl<P: Payload> Node<P> {
             .iter()
             .filter(|(_, upload)| upload.is_active);
         self.serving.stuck = active.filter(|(key, _)| is_stuck(key)).count();
-        self.start_uploads(now);
+        self.start_uploads();
         let bulk = self.serving.uploads.len() as u64;
         let rate = self
             .serving

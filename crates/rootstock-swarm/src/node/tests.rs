@@ -175,6 +175,11 @@ impl Play {
                     port: 9,
                     is_head,
                 };
+                if is_head {
+                    let place = SocketAddr::new(address(), 9);
+                    let head = Member::new(peer(number), place, "", true, now);
+                    self.node.know(now, [head]);
+                }
                 self.node.up(now, &hello, address());
             }
             Happens::Down(number) => self.node.down(now, peer(number)),
@@ -212,7 +217,7 @@ impl Play {
                     }
                 }
             }
-            Happens::Yields(yields) => self.node.give_way(now, yields),
+            Happens::Yields(yields) => self.node.give_way(yields),
         }
         while let Some(action) = self.node.action() {
             match action {
@@ -279,4 +284,39 @@ fn who_asks_and_does_not_listen_is_left() {
         play.happens(Happens::Says(0, ask));
     }
     assert_eq!(play.node.linked().count(), 0);
+}
+
+#[test]
+fn who_says_of_itself_that_it_is_a_head_is_none() {
+    let mut node = member(false);
+    let hello = Hello {
+        id: peer(0),
+        rack: "r".to_owned(),
+        port: 9,
+        is_head: true,
+    };
+    node.up(Time(1), &hello, address());
+    let gossip = Known {
+        id: peer(0),
+        address: SocketAddr::new(address(), 9),
+        rack: "r".to_owned(),
+        is_head: true,
+        age_seconds: 0,
+    };
+    node.received(Time(2), peer(1), Message::Peers(vec![gossip]));
+    assert!(node.rack().contains(&peer(0)), "it owns as others do");
+}
+
+#[test]
+fn who_takes_its_name_does_not_keep_it_from_owning() {
+    let mut node = member(false);
+    let hello = Hello {
+        id: node.id(),
+        rack: "r".to_owned(),
+        port: 9,
+        is_head: false,
+    };
+    node.up(Time(1), &hello, address());
+    assert_eq!(node.rack(), [node.id()]);
+    assert_eq!(node.liars().count(), 0);
 }

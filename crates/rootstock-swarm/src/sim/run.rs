@@ -353,7 +353,6 @@ impl<'a> World<'a> {
         }
         let number = self.table.find(chunk).unwrap_or_default();
         let host = &mut self.hosts[at];
-        host.bad += u64::from(!is_right);
         host.node.checked(self.now, from.0, from.1, is_right);
         if !is_right {
             return;
@@ -505,7 +504,6 @@ fn host(scenario: &Scenario, number: usize, rack: usize, is_head: bool) -> Host 
         reading: BTreeMap::new(),
         read: 0,
         done: None,
-        bad: 0,
     }
 }
 
