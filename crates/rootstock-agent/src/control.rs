@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 
-use rootstock_api::boot::{BootOrder, Identity, SessionCreate, StepReport};
+use rootstock_api::boot::{BootOrder, Identity, SessionCreate, SiteFile, StepReport};
 use rootstock_core::MacAddress;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -28,8 +28,8 @@ pub(crate) struct Start {
     pub(crate) session: Option<String>,
     /// How it is asked for one.
     pub(crate) join: Option<Join>,
-    /// The authority of TLS certificates, PEM.
-    pub(crate) authority_pem: String,
+    /// The site.
+    pub(crate) site: SiteFile,
     /// The order; without the machine's identity, unless it is to be installed.
     pub(crate) order: BootOrder,
     /// The manifest's bytes, checked.

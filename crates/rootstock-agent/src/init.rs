@@ -397,7 +397,7 @@ fn device(
         urls,
         session: known.opened.map(|opened| opened.session),
         join: known.join,
-        authority_pem: site.file.authority_pem.clone(),
+        site: site.file.clone(),
         // Keys and files are pid 1's to write; a disk that the machine starts from
         // has them, too.
         identity: std::mem::take(&mut order.identity),

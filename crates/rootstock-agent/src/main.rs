@@ -13,6 +13,7 @@ mod cow;
 mod dhcp;
 mod disk;
 mod engine;
+mod hold;
 mod identity;
 mod init;
 mod install;
@@ -38,6 +39,7 @@ mod restart;
 mod room;
 mod server;
 mod service;
+mod sources;
 mod stats;
 mod steer;
 mod swarm;
@@ -86,11 +88,17 @@ fn main() -> ExitCode {
                 }
             }
         }
+        Some("hold") => {
+            let words: Vec<String> = env::args().skip(2).collect();
+            eprintln!("rootstock-agent: {}", hold::run(&words));
+            ExitCode::FAILURE
+        }
         _ => {
             eprintln!(
-                "rootstock-agent {}: the /init of a first stage that `rootstock serve` makes\n\n{}",
+                "rootstock-agent {}: the /init of a first stage that `rootstock serve` makes\n\n{}\n\n{}",
                 env!("CARGO_PKG_VERSION"),
-                disk::prepare::USAGE
+                disk::prepare::USAGE,
+                hold::USAGE
             );
             ExitCode::from(2)
         }

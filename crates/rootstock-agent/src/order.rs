@@ -18,7 +18,7 @@ const NO_SESSION: &str = "";
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrustError {
     /// The first stage's own file.
-    #[error("/rootstock/site.json of the first stage cannot be used: {what}")]
+    #[error("the site's file (/rootstock/site.json of a first stage) cannot be used: {what}")]
     Site {
         /// What is wrong with it.
         what: String,
@@ -63,7 +63,12 @@ impl Site {
     /// Reads the text of `site.json`.
     pub(crate) fn parse(text: &str) -> Result<Self, TrustError> {
         let bad = |what: String| TrustError::Site { what };
-        let file: SiteFile = serde_json::from_str(text).map_err(|error| bad(error.to_string()))?;
+        Self::new(serde_json::from_str(text).map_err(|error| bad(error.to_string()))?)
+    }
+
+    /// The site that this file is of.
+    pub(crate) fn new(file: SiteFile) -> Result<Self, TrustError> {
+        let bad = |what: String| TrustError::Site { what };
         if file.format != SITE_FORMAT {
             return Err(bad(format!("its format is {}", file.format)));
         }
@@ -183,6 +188,10 @@ fn check(order: &BootOrder, session: &str) -> Result<(), TrustError> {
     }
     if order.volume.is_none() && order.chunk_urls.is_empty() {
         return bad("no server of chunks is named");
+    }
+    if order.mode == NodeMode::Hold {
+        // It has no root.
+        return Ok(());
     }
     if !order.root.init.starts_with('/') {
         return bad("the image's init is no absolute path");

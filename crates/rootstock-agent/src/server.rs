@@ -25,10 +25,8 @@ use crate::engine::{self, Engine, Writes};
 use crate::install::chunks::Chunks;
 use crate::install::mark::Mark;
 use crate::install::{self, Installation};
-use crate::local::keep::Common;
 use crate::native::{self, Native};
 use crate::nbd;
-use crate::order::Site;
 use crate::overlay::{Fill, Overlay, memory::MemorySlots, zram::ZramSlots};
 use crate::personal::commit::{self, Commits};
 use crate::personal::{RemoteVolume, disk};
@@ -40,15 +38,14 @@ use crate::report::{Reporter, Source};
 use crate::restart::Restart;
 use crate::room::Views;
 use crate::service::Service;
+use crate::sources::Sources;
 use crate::stats::Stats;
 use crate::steer;
-use crate::swarm::{self, Swarm, SwarmFetch, SwarmPacks};
+use crate::swarm::SwarmPacks;
 use crate::sys;
-use crate::tiers::Tiers;
-use crate::tiers::attach::{self, Attached, Wanted};
+use crate::tiers::attach::Attached;
 use crate::tiers::boot::BootSink;
-use crate::tiers::next::{ServiceUpgrades, Upgrade};
-use crate::tiers::remember::{self, Version};
+use crate::tiers::remember;
 
 /// The part of memory that writes may take when the order does not say.
 const OVERLAY_PART: u64 = 2;
@@ -135,7 +132,7 @@ pub(crate) struct OnDisk {
 }
 
 /// What hears of what changes while the machine runs.
-type ToldOf = Box<dyn Fn(NodeControl) + Send>;
+pub(crate) type ToldOf = Box<dyn Fn(NodeControl) + Send>;
 
 struct Served {
     service: Service,
@@ -155,7 +152,7 @@ struct Served {
 }
 
 fn serve(start: &Start, stats: &Arc<Stats>) -> Result<Served, String> {
-    let service = Service::new(&start.authority_pem)
+    let service = Service::new(&start.site.authority_pem)
         .map_err(|error| format!("the site's authority is no certificate: {error}"))?;
     if let Some(session) = &start.session {
         service.join(session);
@@ -261,21 +258,17 @@ impl Parts {
 fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, String> {
     let order = &start.order;
     if let (NodeMode::Personal, Some(place)) = (order.mode, &order.volume) {
-        let volume = RemoteVolume::connect(place, &start.authority_pem)
+        let volume = RemoteVolume::connect(place, &start.site.authority_pem)
             .map_err(|error| console::chain(&error))?;
         return Ok(Parts::new(Arc::new(volume), Writes::Pooled));
     }
     let manifest = Manifest::decode(&start.manifest).map_err(|error| error.to_string())?;
-    let swarm = Swarm::new(order.swarm.clone());
-    let fetch = SwarmFetch {
-        swarm: Arc::clone(&swarm),
-        service: ServiceFetch {
+    if order.mode == NodeMode::Ram {
+        let fetch = ServiceFetch {
             service: service.clone(),
             urls: order.chunk_urls.clone(),
-        },
-    };
-    let remote = Remote::new(fetch, Arc::clone(stats));
-    if order.mode == NodeMode::Ram {
+        };
+        let remote = Remote::new(fetch, Arc::clone(stats));
         let free = memory_bytes("MemAvailable:") * RAM_PART.0 / RAM_PART.1;
         let frames =
             RamFrames::fetch(&manifest, &remote, free).map_err(|error| console::chain(&error))?;
@@ -284,60 +277,15 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
         let (disk, told) = (Box::new(|| None), Box::new(|_| {}));
         return Ok(cow(manifest, cache, bytes_max, disk, told));
     }
-    let tiers = Tiers::new(remote, Arc::clone(stats));
-    let is_alone = !service.has_session();
-    let wanted = Wanted {
-        choice: order.cache.clone(),
-        patience: if is_alone { attach::LATE } else { attach::SOON },
-        bytes_max: order.cache_disk_bytes_max,
-        version: Version {
-            image: order.image.clone(),
-            version: order.version,
-            manifest: start.manifest.clone(),
-        },
-        fill: order.fill.clone(),
-        upgrade: Upgrade {
-            upgrades: ServiceUpgrades {
-                service: service.clone(),
-                urls: order.chunk_urls.clone(),
-            },
-            site: site()?,
-            runs: format!("{}:{}", order.image, order.version),
-        },
-        common: Common {
-            service: service.clone(),
-            urls: start.urls.clone(),
-            site: site()?,
-            identity: start.identity.clone(),
-            words: start.words.clone(),
-        },
-        found: {
-            let swarm = Arc::clone(&swarm);
-            Box::new(move |disk| swarm.attach(disk))
-        },
-    };
-    let attached = Attached::start(&tiers, wanted)
-        .map_err(|error| format!("the machine's disks cannot be looked at: {error}"))?;
-    if is_alone {
+    let Sources {
+        tiers,
+        swarm,
+        attached,
+        told,
+    } = Sources::start(start, service, &manifest, stats)?;
+    if !service.has_session() {
         must_be_whole(&attached, order, &manifest)?;
     }
-    let steered = Arc::clone(&attached);
-    let among = Arc::clone(&swarm);
-    let told = Box::new(move |control: NodeControl| {
-        among.set_order(control.swarm.clone());
-        steered.set_control(control);
-    });
-    let busy = Arc::clone(&tiers);
-    let joined = swarm.start(swarm::Site {
-        service: service.clone(),
-        urls: start.urls.clone(),
-        authority_pem: start.authority_pem.clone(),
-        memory_bytes: memory_bytes("MemTotal:"),
-        is_busy: Box::new(move || busy.is_booting() || busy.foreground().is_busy(Duration::ZERO)),
-    });
-    joined.map_err(|error| format!("the swarm cannot be joined: {error}"))?;
-    let learnt = swarm.learn(manifest.clone(), order.manifest, Arc::clone(&tiers));
-    learnt.map_err(|error| format!("the swarm cannot be told of the version: {error}"))?;
     let landing = Arc::new(Landing::new(order.cache_bytes / LANDING_PART));
     let source = Landed {
         source: Arc::clone(&tiers),
@@ -351,25 +299,22 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
             urls: order.chunk_urls.clone(),
         },
     };
-    let install = match &order.install {
-        Some(install) => Some(install::Wanted {
-            order: install.clone(),
-            mark: Mark {
-                site: site()?.file.public_key,
-                node: order.node.clone(),
-                table: None,
-            },
-            root: order.root.clone(),
-            identity: start.identity.clone(),
-            grid: manifest.grid().clone(),
-            version: format!("{}:{}", order.image, order.version),
-            chunks: Box::new(Chunks {
-                tiers: Arc::clone(&tiers),
-                version: VersionDisk::new(manifest.clone(), Arc::clone(&cache)),
-            }),
+    let install = order.install.as_ref().map(|install| install::Wanted {
+        order: install.clone(),
+        mark: Mark {
+            site: start.site.public_key.clone(),
+            node: order.node.clone(),
+            table: None,
+        },
+        root: order.root.clone(),
+        identity: start.identity.clone(),
+        grid: manifest.grid().clone(),
+        version: format!("{}:{}", order.image, order.version),
+        chunks: Box::new(Chunks {
+            tiers: Arc::clone(&tiers),
+            version: VersionDisk::new(manifest.clone(), Arc::clone(&cache)),
         }),
-        None => None,
-    };
+    });
     let version = VersionDisk::new(manifest.clone(), Arc::clone(&cache));
     let busy = Arc::clone(&tiers);
     let sink = Arc::new(BootSink::new(tiers, Arc::clone(&landing)));
@@ -459,7 +404,7 @@ fn must_be_whole<F: Fetch + 'static>(
 }
 
 /// How a machine's own disk does, as long as the agent reads it.
-fn on_disk<F: Fetch + 'static>(attached: Arc<Attached<F>>) -> DiskOf {
+pub(crate) fn on_disk<F: Fetch + 'static>(attached: Arc<Attached<F>>) -> DiskOf {
     Box::new(move || {
         Some(OnDisk {
             report: attached.report()?,
@@ -519,13 +464,6 @@ fn overlay(bytes_max: u64) -> Overlay {
             Overlay::new(Box::new(MemorySlots::new()), slots, bytes_max)
         }
     }
-}
-
-/// The site that this first stage was made by.
-fn site() -> Result<Site, String> {
-    let text = fs::read_to_string("/rootstock/site.json")
-        .map_err(|error| format!("/rootstock/site.json cannot be read: {error}"))?;
-    Site::parse(&text).map_err(|error| console::chain(&error))
 }
 
 /// Starts the engine and gives the kernel the other end.
@@ -602,7 +540,7 @@ fn own_group() -> io::Result<()> {
 }
 
 /// A line of `/proc/meminfo`, in bytes.
-fn memory_bytes(name: &str) -> u64 {
+pub(crate) fn memory_bytes(name: &str) -> u64 {
     meminfo(
         &fs::read_to_string("/proc/meminfo").unwrap_or_default(),
         name,

@@ -9,7 +9,9 @@ use rootstock_api::boot::{
     MANIFEST, NextVersion, NodeControl, NodeReport, ORDER, ORDER_BYTES_MAX, ORDER_SIGNATURE_HEADER,
     REPORT, ReportAnswer, SESSION, STEPS, SessionCreate, SessionState, Steps, TRACE,
 };
-use rootstock_api::local::{LOCAL_FILE, LOCAL_ORDER, LOCAL_ORDER_BYTES_MAX, LOCAL_TOKEN};
+use rootstock_api::local::{
+    HOLD_TOKEN, LOCAL_FILE, LOCAL_ORDER, LOCAL_ORDER_BYTES_MAX, LOCAL_TOKEN,
+};
 use rootstock_api::personal::{COMMIT, COMMIT_CHUNKS, COMMIT_LACKING, CommitTold};
 use rootstock_api::record::{Bitmap, FETCH_BYTES_MAX, FETCH_MAX, encode_ids};
 use rootstock_api::swarm::{SWARM, SWARM_HOLDS, SwarmAnnounce, SwarmAnswer};
@@ -155,15 +157,25 @@ impl Service {
         runs: &NextVersion,
     ) -> Result<String, CallError> {
         let (mac, spec, manifest) = (mac.dashed(), runs.spec(), runs.manifest);
-        let url = format!("{base}{LOCAL_TOKEN}{mac}?runs={spec}&manifest={manifest}");
-        let request = self.agent.get(&url).config();
+        self.token(&format!(
+            "{base}{LOCAL_TOKEN}{mac}?runs={spec}&manifest={manifest}"
+        ))
+    }
+
+    /// A boot token for a machine that holds a version, if it is to.
+    pub(crate) fn hold_token(&self, base: &str, mac: MacAddress) -> Result<String, CallError> {
+        self.token(&format!("{base}{HOLD_TOKEN}{}", mac.dashed()))
+    }
+
+    fn token(&self, url: &str) -> Result<String, CallError> {
+        let request = self.agent.get(url).config();
         let request = request.timeout_global(Some(SMALL_LIMIT)).build();
-        let response = accepted(&url, request.call())?;
-        let body = bytes(&url, response, REFUSAL_BYTES_MAX)?;
-        let token = String::from_utf8(body).map_err(|error| answer(&url, error))?;
+        let response = accepted(url, request.call())?;
+        let body = bytes(url, response, REFUSAL_BYTES_MAX)?;
+        let token = String::from_utf8(body).map_err(|error| answer(url, error))?;
         let token = token.trim();
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            return Err(answer(&url, "it is no token"));
+            return Err(answer(url, "it is no token"));
         }
         Ok(token.to_owned())
     }

@@ -54,7 +54,9 @@ const FILL_LEAVE: Duration = Duration::from_millis(600);
 /// Threads that read and check chunks.
 const WORKERS: usize = 2;
 
-/// What of the memory a machine without a disk holds for others: an eighth.
+/// What of the memory a machine without a disk holds for others, as one part in so
+/// many; one that is there for that, and one that has a user.
+const MEMORY_PART_HOLDER: u64 = 2;
 const MEMORY_PART: u64 = 8;
 
 /// This machine in the swarm.
@@ -71,6 +73,8 @@ pub(crate) struct Swarm {
     known: Mutex<Option<Bits>>,
     /// The chunks that a head was told of last.
     told: Mutex<Option<Bits>>,
+    /// Whether all of the version is kept in memory, where there is no disk for it.
+    holds_all: bool,
     /// When the disk was allowed to be filled. Who is paused asks no more.
     may_fill: Mutex<Option<Instant>>,
 }
@@ -106,7 +110,7 @@ enum JoinError {
 
 impl Swarm {
     /// A machine that knows nobody yet.
-    pub(crate) fn new(order: Option<SwarmOrder>) -> Arc<Self> {
+    pub(crate) fn new(order: Option<SwarmOrder>, holds_all: bool) -> Arc<Self> {
         Arc::new(Self {
             store: Arc::new(Store::default()),
             member: Mutex::default(),
@@ -117,6 +121,7 @@ impl Swarm {
             table: OnceLock::new(),
             known: Mutex::default(),
             told: Mutex::default(),
+            holds_all,
             may_fill: Mutex::default(),
         })
     }
@@ -201,6 +206,22 @@ impl Swarm {
         is_linked.then(|| lock(&self.member).clone()).flatten()
     }
 
+    /// How many of the version's chunks are here, and how many there are, once that is
+    /// known.
+    pub(crate) fn progress(&self) -> Option<(usize, usize)> {
+        let table = self.table.get()?;
+        Some((self.store.held(table).ones(), table.len()))
+    }
+
+    /// The bytes that came from heads and from other machines.
+    pub(crate) fn came(&self) -> (u64, u64) {
+        let member = lock(&self.member).clone();
+        let counters = member.map(|member| member.peers().counters);
+        counters.map_or((0, 0), |counters| {
+            (counters.from_heads, counters.from_peers)
+        })
+    }
+
     /// Waits until somebody is there to be asked; whether there is.
     fn wait_until_linked(&self, limit: Duration) -> bool {
         if !is_on(lock(&self.order).as_ref()) {
@@ -239,8 +260,11 @@ impl Swarm {
     }
 
     fn set_memory(&self, site: &Site, order: &SwarmOrder) {
-        let part = site.memory_bytes / MEMORY_PART;
-        let bytes = order.memory_bytes_max.unwrap_or(part);
+        let part = match self.holds_all {
+            true => MEMORY_PART_HOLDER,
+            false => MEMORY_PART,
+        };
+        let bytes = order.memory_bytes_max.unwrap_or(site.memory_bytes / part);
         self.store.set_memory_max(bytes);
     }
 
@@ -398,7 +422,7 @@ impl Swarm {
     /// Takes part in the version, once the member and the version's chunks are there.
     fn join_version(&self) {
         if let (Some(member), Some(table)) = (lock(&self.member).clone(), self.table.get()) {
-            let goal = if self.store.has_disk() {
+            let goal = if self.holds_all || self.store.has_disk() {
                 Goal::All
             } else {
                 Goal::Owned

@@ -188,6 +188,9 @@ pub enum NodeMode {
     /// As diskless, while the image is laid out on a disk of the machine's own, which
     /// then boots without us.
     Install,
+    /// It boots without us, and holds its image for others of the swarm
+    /// (`rootstock-agent hold`).
+    Hold,
 }
 
 /// What a machine is to run. The bytes on the wire are what is signed.
@@ -463,8 +466,8 @@ impl NextVersion {
     }
 }
 
-/// Where the root file system is on the disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// Where the root file system is on the disk; nowhere where a machine has none of ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RootPlace {
     /// The partition's number; 0 is the whole disk.
     pub partition: u32,
@@ -701,8 +704,9 @@ pub struct ReportAnswer {
     pub report_seconds: u32,
 }
 
-/// What the first stage carries from its site, as `/rootstock/site.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What a machine needs to know of its site: the first stage carries it as
+/// `/rootstock/site.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SiteFile {
     /// The format: 1.
     pub format: u32,

@@ -22,6 +22,10 @@ pub const LOCAL_FILE: &str = "/node/v1/local/file";
 /// the version that it runs and the id of its manifest. The answer is the token and nothing else, or 409 with the reason why there is none.
 pub const LOCAL_TOKEN: &str = "/boot/local/";
 
+/// Where a machine that holds an image for others gets its boot token: this and its MAC
+/// address with dashes.
+pub const HOLD_TOKEN: &str = "/boot/hold/";
+
 /// The format of a [`LocalOrder`].
 pub const LOCAL_FORMAT: u32 = 1;
 

@@ -128,6 +128,8 @@ pub const STORE: &str = "/v1/store";
 
 /// What the boot services have and lack.
 pub const BOOT_DOCTOR: &str = "/v1/boot/doctor";
+/// What a machine needs to know of the site: `GET`.
+pub const BOOT_SITE: &str = "/v1/boot/site";
 /// Frees what nothing needs.
 pub const GC: &str = "/v1/gc";
 /// How far the background scrub is, and what it found.

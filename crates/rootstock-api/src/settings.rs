@@ -242,7 +242,8 @@ impl Settings {
 
 impl NodeMode {
     /// The modes, as people write them.
-    pub const WORDS: &str = "diskless (or frozen: every boot is fresh), ram, personal, install";
+    pub const WORDS: &str =
+        "diskless (or frozen: every boot is fresh), ram, personal, install, hold";
 
     /// The mode as it stands in documents.
     #[must_use]
@@ -252,6 +253,7 @@ impl NodeMode {
             Self::Ram => "ram",
             Self::Personal => "personal",
             Self::Install => "install",
+            Self::Hold => "hold",
         }
     }
 }
@@ -271,6 +273,7 @@ impl FromStr for NodeMode {
             "ram" => Ok(Self::Ram),
             "personal" => Ok(Self::Personal),
             "install" => Ok(Self::Install),
+            "hold" => Ok(Self::Hold),
             _ => Err(format!("the modes are {}", Self::WORDS)),
         }
     }

@@ -46,6 +46,11 @@ impl Client {
         self.get(paths::BOOT_DOCTOR)
     }
 
+    /// What a machine needs to know of the site.
+    pub fn boot_site(&self) -> Answer<rootstock_api::boot::SiteFile> {
+        self.get(paths::BOOT_SITE)
+    }
+
     /// All images.
     pub fn images(&self) -> Answer<ImageList> {
         self.get(paths::IMAGES)

@@ -372,7 +372,7 @@ impl Loop {
                 node.checked(now, peer, request, verdict != Verdict::Wrong);
                 match verdict {
                     Verdict::Kept => node.gained(now, chunk),
-                    Verdict::Right if keep => node.lost(now, chunk),
+                    Verdict::Right if keep => node.had_no_room(now, chunk),
                     Verdict::Right | Verdict::Wrong => {}
                 }
             }

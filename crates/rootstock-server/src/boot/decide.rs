@@ -161,12 +161,51 @@ impl Runs {
     }
 }
 
+/// A token for a machine with a system of its own, which is to hold its image for
+/// others.
+pub(crate) async fn decide_hold(
+    app: &Arc<App>,
+    asked: Asked<'_>,
+    mac: MacAddress,
+) -> Result<String, Decision> {
+    let decided = holds(app, asked, mac).await;
+    decided.inspect_err(|decision| note(app, mac, decision))
+}
+
+async fn holds(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Step<String> {
+    let network = app.boot.networks.of(asked.peer, asked.local);
+    let node = node(app, asked, mac, &network).await?;
+    refuse_impostor(app, &node, asked.peer).await?;
+    let settings = settings(app, &node, &network).await?;
+    if node.state == NodeState::Held {
+        return Err(wait(&node, mac));
+    }
+    if settings.mode != Some(NodeMode::Hold) {
+        let name = &node.name;
+        let line = format!(
+            "{name} is not to hold an image: `rootstock node set {name} --mode hold` says so"
+        );
+        return Err(Decision::Refused { lines: vec![line] });
+    }
+    let image = settings.image.clone().ok_or_else(|| no_image(&node))?;
+    let chosen = choose(app, &node, &settings, image).await?;
+    let (_, token) = begin(app, &node, mac, asked.peer, &settings, &chosen.version).await?;
+    Ok(token)
+}
+
 fn noted(app: &App, mac: MacAddress, decided: Step<Ready>) -> Decision {
-    let decision = match decided {
-        Ok(ready) => return Decision::Boot(Box::new(ready)),
-        Err(decision) => decision,
-    };
-    match &decision {
+    match decided {
+        Ok(ready) => Decision::Boot(Box::new(ready)),
+        Err(decision) => {
+            note(app, mac, &decision);
+            decision
+        }
+    }
+}
+
+/// Why a machine does not go on is to be found later.
+fn note(app: &App, mac: MacAddress, decision: &Decision) {
+    match decision {
         Decision::Failed { step, reason } => {
             let detail = format!("the server could not {step}: {reason}");
             app.boot
@@ -180,7 +219,11 @@ fn noted(app: &App, mac: MacAddress, decided: Step<Ready>) -> Decision {
         Decision::Local { reason } => tracing::info!(%mac, reason, "machine boots its own disk"),
         Decision::Boot(_) | Decision::OwnDisk { .. } | Decision::Refused { .. } => {}
     }
-    decision
+}
+
+async fn settings(app: &App, node: &NodeRow, network: &Network) -> Step<Settings> {
+    let settings = orders::settings(app, node, network).await;
+    settings.map_err(|error| failed("read the node's settings", error.0.to_string()))
 }
 
 async fn decided(
@@ -192,9 +235,14 @@ async fn decided(
     let network = app.boot.networks.of(asked.peer, asked.local);
     let node = node(app, asked, mac, &network).await?;
     refuse_impostor(app, &node, asked.peer).await?;
-    let settings = orders::settings(app, &node, &network)
-        .await
-        .map_err(|error| failed("read the node's settings", error.0.to_string()))?;
+    let settings = settings(app, &node, &network).await?;
+    if settings.mode == Some(NodeMode::Hold) {
+        let reason = format!(
+            "{} holds its image for others and starts by itself",
+            node.name
+        );
+        return Err(Decision::Local { reason });
+    }
     let held = node.state == NodeState::Held;
     let Some(image) = settings.image.clone() else {
         return Err(if held {
@@ -225,18 +273,9 @@ async fn decided(
     if let Some(runs) = runs {
         runs.goes_on_as(&node, &settings, &chosen.version)?;
     }
-    let (boot, token) = begin(app, &node, mac, asked.peer)
-        .await
-        .map_err(|error| failed("begin a boot", error))?;
     let Chosen { version, abandoned } = chosen;
+    let (boot, token) = begin(app, &node, mac, asked.peer, &settings, &version).await?;
     let spec = version.spec();
-    let limit = health::limit(&settings).duration();
-    let order = app
-        .catalog
-        .set_boot_order(&boot, "{}", &version.image, version.number, limit);
-    order
-        .await
-        .map_err(|error| failed("record the boot", chain(&error)))?;
     let plan = told::booting(app, &boot, &node, &settings, &spec, &network).await;
     let arguments = arguments(&settings, &stage, &plan.kernel_arguments);
     let arguments = arguments.map_err(|reason| failed("use the kernel arguments", reason))?;
@@ -439,9 +478,28 @@ async fn stage(app: &Arc<App>, settings: &Settings, chosen: Chosen) -> Step<(Cho
     Ok((chosen, stage))
 }
 
-/// The boot of a machine and a new token for it. A script that is fetched twice is
-/// one boot.
+/// The boot of a version by a machine, and a new token for it.
 async fn begin(
+    app: &App,
+    node: &NodeRow,
+    mac: MacAddress,
+    peer: IpAddr,
+    settings: &Settings,
+    version: &VersionRow,
+) -> Step<(String, String)> {
+    let begun = armed(app, node, mac, peer).await;
+    let (boot, token) = begun.map_err(|error| failed("begin a boot", error))?;
+    let limit = health::limit(settings).duration();
+    let order = app
+        .catalog
+        .set_boot_order(&boot, "{}", &version.image, version.number, limit);
+    let recorded = order.await;
+    recorded.map_err(|error| failed("record the boot", chain(&error)))?;
+    Ok((boot, token))
+}
+
+/// A script that is fetched twice is one boot.
+async fn armed(
     app: &App,
     node: &NodeRow,
     mac: MacAddress,

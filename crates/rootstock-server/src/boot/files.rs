@@ -114,6 +114,10 @@ pub(crate) async fn find(app: &Arc<App>, asked: Asked<'_>) -> Result<Found, Miss
         }
         ["boot", "ipxe", mac] => Ok(ipxe(app, asked, parse_mac(mac)?).await),
         ["boot", "local", mac] => Ok(text(local::token(app, asked, parse_mac(mac)?).await?)),
+        ["boot", "hold", mac] => {
+            let token = local::hold_token(app, asked, parse_mac(mac)?).await?;
+            Ok(text(token))
+        }
         ["boot", "grub", mac] => Ok(grub(app, asked, parse_mac(mac)?).await),
         ["boot", "s", token, part] => staged(app, asked, token, part).await,
         ["boot", "file", program] => self::program(app, asked, program).await,

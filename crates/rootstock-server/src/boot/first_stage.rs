@@ -180,6 +180,11 @@ impl FirstStages {
         })))
     }
 
+    /// What a machine is given of the site.
+    pub(crate) fn site_file(&self) -> rootstock_api::boot::SiteFile {
+        self.0.site.file()
+    }
+
     /// The stage of a version: at once when it is there, else when it is made.
     pub(crate) async fn stage(&self, wanted: Wanted) -> Result<Arc<Stage>, Arc<FirstStageError>> {
         let mut flight = self.join(wanted);

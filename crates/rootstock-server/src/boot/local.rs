@@ -336,13 +336,26 @@ pub(super) async fn token(
     };
     match decide::decide_local(app, asked, mac, &runs).await {
         Decision::Boot(ready) => Ok(ready.token().to_owned()),
-        Decision::Wait { lines } | Decision::Refused { lines } => {
-            Err(Missing::Otherwise(lines.join(" ")))
-        }
-        Decision::Local { reason } => Err(Missing::Otherwise(reason)),
-        Decision::OwnDisk { title } => Err(Missing::Otherwise(title)),
-        Decision::Failed { step, reason } => Err(Missing::Otherwise(format!(
-            "the server could not {step}: {reason}"
-        ))),
+        decision => Err(refusal(decision)),
     }
+}
+
+/// A boot token for a machine that holds its image for others.
+pub(super) async fn hold_token(
+    app: &Arc<App>,
+    asked: Asked<'_>,
+    mac: rootstock_core::MacAddress,
+) -> Result<String, Missing> {
+    let decided = decide::decide_hold(app, asked, mac).await;
+    decided.map_err(refusal)
+}
+
+fn refusal(decision: Decision) -> Missing {
+    Missing::Otherwise(match decision {
+        Decision::Boot(_) => return Missing::Nothing,
+        Decision::Wait { lines } | Decision::Refused { lines } => lines.join(" "),
+        Decision::Local { reason } => reason,
+        Decision::OwnDisk { title } => title,
+        Decision::Failed { step, reason } => format!("the server could not {step}: {reason}"),
+    })
 }

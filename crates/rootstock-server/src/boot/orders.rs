@@ -57,6 +57,17 @@ pub(crate) async fn make(
     let network = app.boot.networks.of(peer, local);
     let settings = settings(app, &node, &network).await?;
     let version = &session.version;
+    let swarm = swarm::order(&settings);
+    let fill = control::fill(&settings, &app.boot.clock.now()).order;
+    if settings.mode == Some(NodeMode::Hold) {
+        let no_root = RootPlace::default();
+        return Ok(BootOrder {
+            boot: secret.to_owned(),
+            fill,
+            swarm,
+            ..plain(app, &node.name, version, &settings, no_root, local)
+        });
+    }
     let stages = app.boot.stages().ok_or_else(|| {
         ApiError::new(ProblemCode::Unavailable, "there is no first stage here")
             .with_hint("`rootstock boot doctor` says what is missing")
@@ -75,8 +86,8 @@ pub(crate) async fn make(
         volume,
         personal: personal(app, &session.node, &settings).await?,
         install: installs::order(app, session, &settings).await?,
-        fill: control::fill(&settings, &app.boot.clock.now()).order,
-        swarm: swarm::order(&settings),
+        fill,
+        swarm,
         identity: identity(app, &node, &settings, &network, &additions).await?,
         ..plain(app, &node.name, version, &settings, stage.root, local)
     };

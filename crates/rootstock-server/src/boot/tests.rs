@@ -37,6 +37,7 @@ mod commits;
 mod control;
 mod deltas;
 mod health;
+mod hold;
 mod installs;
 mod local;
 mod rollouts;

@@ -64,6 +64,7 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::site))
         .routes(routes!(admin::store))
         .routes(routes!(admin::boot_doctor))
+        .routes(routes!(admin::boot_site))
         .routes(routes!(admin::gc))
         .routes(routes!(admin::scrub, admin::scrub_start))
         .routes(routes!(admin::recipes))

@@ -43,6 +43,9 @@ const STALL: Span = Span::millis(300);
 /// One such question in this time.
 const STALLED_EVERY: Span = Span::millis(50);
 
+/// Where there was no room for a chunk, there may be some after this.
+const FULL_PAUSE: Span = Span::seconds(10);
+
 /// How the filling does.
 #[derive(Debug, Default)]
 pub(super) struct Bulk {
@@ -52,6 +55,8 @@ pub(super) struct Bulk {
     /// Nothing was found, and nothing changed since.
     is_dry: bool,
     is_paused: bool,
+    /// There was no room for a chunk: none is fetched to be kept before this.
+    full_until: Time,
     moved: Time,
     stalled: Time,
     scanned: Time,
@@ -74,6 +79,12 @@ impl<P: Payload> Node<P> {
         self.pump_anew(now);
     }
 
+    /// A chunk was not kept, because there is no room.
+    pub fn had_no_room(&mut self, now: Time, chunk: ChunkId) {
+        self.bulk.full_until = now + FULL_PAUSE;
+        self.lost(now, chunk);
+    }
+
     /// Something changed that may allow more.
     pub(super) fn pump_anew(&mut self, now: Time) {
         self.bulk.is_dry = false;
@@ -82,7 +93,8 @@ impl<P: Payload> Node<P> {
 
     /// Asks for as much as may be on its way.
     pub(super) fn pump(&mut self, now: Time) {
-        let is_off = self.bulk.is_paused || self.mine.iter().all(|mine| mine.goal == Goal::Nothing);
+        let is_paused = self.bulk.is_paused || now < self.bulk.full_until;
+        let is_off = is_paused || self.mine.iter().all(|mine| mine.goal == Goal::Nothing);
         if is_off || self.bulk.is_dry {
             return;
         }

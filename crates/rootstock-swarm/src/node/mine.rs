@@ -136,7 +136,7 @@ impl<P: Payload> Node<P> {
         self.pump(now);
     }
 
-    /// A chunk is not held any more, or was not kept.
+    /// A chunk is not held any more.
     pub fn lost(&mut self, now: Time, chunk: ChunkId) {
         let mut is_news = false;
         for mine in &mut self.mine {

@@ -308,6 +308,35 @@ fn who_says_of_itself_that_it_is_a_head_is_none() {
 }
 
 #[test]
+fn without_room_nothing_is_fetched_to_be_kept() {
+    let asks = |node: &mut Node, now: Time| {
+        let mut count = 0;
+        while let Some(message) = node.message(now, peer(0)) {
+            count += usize::from(matches!(message, Message::Ask { .. }));
+        }
+        count
+    };
+    let mut node = member(false);
+    node.had_no_room(Time(1), chunk(0));
+    let head = Member::new(peer(0), SocketAddr::new(address(), 9), "", true, Time(1));
+    node.know(Time(1), [head]);
+    let hello = Hello {
+        id: peer(0),
+        rack: String::new(),
+        port: 9,
+        is_head: true,
+    };
+    node.up(Time(2), &hello, address());
+    node.tick(Time(9_000_000));
+    assert_eq!(asks(&mut node, Time(9_000_000)), 0);
+    node.tick(Time(11_000_000));
+    assert!(
+        asks(&mut node, Time(11_000_000)) > 0,
+        "there may be room again"
+    );
+}
+
+#[test]
 fn who_takes_its_name_does_not_keep_it_from_owning() {
     let mut node = member(false);
     let hello = Hello {

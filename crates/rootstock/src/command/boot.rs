@@ -10,16 +10,27 @@ use crate::{output, session::Session};
 pub(crate) enum BootCommand {
     /// Say what booting machines needs and lacks: programs, ports, interfaces, agent
     Doctor(DoctorArgs),
+    /// Print what a machine needs to know of this site, for `rootstock-agent hold`
+    ///
+    /// It is a small JSON document: the public key that signs orders and versions, and the
+    /// authority of the node service's certificate. Nothing of it is secret; what matters
+    /// is that nobody changes it on its way to the machine.
+    Site(SiteArgs),
 }
 
 /// Nothing to choose.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {}
 
+/// Nothing to choose.
+#[derive(Debug, Args)]
+pub(crate) struct SiteArgs {}
+
 /// Does it.
 pub(crate) fn run(verb: &BootCommand, session: &Session) -> anyhow::Result<()> {
     match verb {
         BootCommand::Doctor(DoctorArgs {}) => doctor(session),
+        BootCommand::Site(SiteArgs {}) => output::json(&session.client()?.boot_site()?),
     }
 }
 

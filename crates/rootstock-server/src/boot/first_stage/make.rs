@@ -87,7 +87,8 @@ pub(super) fn make(
         return Ok(made);
     }
     let agent = agent.read()?;
-    let site = site_file(site);
+    // Strings and numbers always serialize.
+    let site = serde_json::to_vec(&site.file()).unwrap_or_default();
     let ingredients = Ingredients {
         agent: &agent,
         site: &site,
@@ -100,15 +101,16 @@ pub(super) fn make(
     Ok(made)
 }
 
-fn site_file(site: &Site) -> Vec<u8> {
-    let file = SiteFile {
-        format: SITE_FORMAT,
-        public_key: site.public_key.clone(),
-        authority_pem: site.authority_pem.clone(),
-        made_seconds: Timestamp::now().as_second(),
-    };
-    // Strings and numbers always serialize.
-    serde_json::to_vec(&file).unwrap_or_default()
+impl Site {
+    /// What a machine is given of it.
+    pub(crate) fn file(&self) -> SiteFile {
+        SiteFile {
+            format: SITE_FORMAT,
+            public_key: self.public_key.clone(),
+            authority_pem: self.authority_pem.clone(),
+            made_seconds: Timestamp::now().as_second(),
+        }
+    }
 }
 
 /// Opens what this daemon can.

@@ -8,8 +8,8 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use rootstock_api::{
-    Client, ClientList, CollectEvent, Export, ExportList, Health, HolderKind, Problem, RecipeList,
-    ScrubStatus, Site, StoreReport, doctor::BootDoctor, paths,
+    Client, ClientList, CollectEvent, Export, ExportList, Health, HolderKind, Problem, ProblemCode,
+    RecipeList, ScrubStatus, Site, StoreReport, boot::SiteFile, doctor::BootDoctor, paths,
 };
 
 use crate::{
@@ -175,6 +175,17 @@ pub(crate) async fn boot_doctor(
 ) -> Result<ApiJson<BootDoctor>, ApiError> {
     let report = app.blocking(|app| Ok(boot::doctor::look(app))).await?;
     Ok(ApiJson(report))
+}
+
+/// What a machine needs to know of the site, when it does not boot from it
+#[utoipa::path(get, path = paths::BOOT_SITE, tag = "site", operation_id = "boot_site",
+    responses((status = 200, body = SiteFile), (status = "default", body = Problem)))]
+pub(crate) async fn boot_site(State(app): State<Arc<App>>) -> Result<ApiJson<SiteFile>, ApiError> {
+    let stages = app.first_stages.get().ok_or_else(|| {
+        ApiError::new(ProblemCode::Unavailable, "the boot services are off here")
+            .with_hint("start the daemon with --boot auto, or set boot.interfaces")
+    })?;
+    Ok(ApiJson(stages.site_file()))
 }
 
 /// What the store holds
