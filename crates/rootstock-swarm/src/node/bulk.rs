@@ -62,11 +62,14 @@ pub(super) struct Bulk {
     scanned: Time,
     came: u64,
     rate: u64,
+    /// The most that it was, which is forgotten slowly: who asks for less because little
+    /// came gets less still.
+    rate_most: u64,
 }
 
 impl Bulk {
     fn window(&self) -> usize {
-        let bytes = self.rate.saturating_mul(WINDOW.0) / 1_000_000;
+        let bytes = self.rate_most.saturating_mul(WINDOW.0) / 1_000_000;
         let chunks = bytes / rootstock_core::CHUNK_BYTES;
         (chunks as usize).clamp(WINDOW_MIN, WINDOW_MAX)
     }
@@ -121,6 +124,8 @@ impl<P: Payload> Node<P> {
         let total = self.counters.from_heads + self.counters.from_peers;
         let rate = (total - self.bulk.came) * 1_000_000 / super::TICK.0;
         self.bulk.rate = (self.bulk.rate * 15 + rate) / 16;
+        let most = self.bulk.rate_most;
+        self.bulk.rate_most = self.bulk.rate.max(most - most / 512);
         if total > self.bulk.came {
             self.bulk.moved = now;
         }

@@ -306,12 +306,17 @@ impl<P: Payload> Node<P> {
             best = Some(best.map_or(offered, |best| best.min(offered)));
         };
         let class = want.class;
+        // All who wait for a late one would have a head send it again.
+        let spares_heads = class == Class::Bulk && !owns && !want.asks.is_empty();
         let mut ties = self.rng.clone();
         for (peer, link) in self.links.iter().filter(|(peer, _)| !asked(peer)) {
             let cost = link.cost(now, class);
             // To the nearest millisecond all are equal.
             let cost = Span(cost.0 / 1000 * 1000);
             let is_far = !link.is_head && link.rack != self.config.rack;
+            if link.is_head && spares_heads {
+                continue;
+            }
             if link.is_head && link.is_up {
                 let more = match class {
                     Class::User if owns || want.insists => NEAR_COST,
@@ -524,8 +529,8 @@ impl<P: Payload> Node<P> {
             let quiet = now.since(link.moved);
             for ask in link.asks.values_mut() {
                 let times = lateness(ask, now, (told, begin, quiet), ends);
-                if times >= OVER || (times >= 1 && !ask.is_late) {
-                    ask.is_late = true;
+                if times >= OVER || times > ask.late_times {
+                    ask.late_times = times;
                     late.push((*peer, ask.request, times >= OVER));
                 }
             }

@@ -78,8 +78,8 @@ pub(super) struct Ask<P> {
     pub(super) moved: Time,
     pub(super) begun: Option<Time>,
     pub(super) body: Option<Body<P>>,
-    /// Whether it was found too slow already.
-    pub(super) is_late: bool,
+    /// How many times too slow it was found.
+    pub(super) late_times: u64,
 }
 
 impl<P> Link<P> {
@@ -180,7 +180,7 @@ impl<P> Link<P> {
             moved: now,
             begun: None,
             body: None,
-            is_late: false,
+            late_times: 0,
         };
         self.asks.insert(request, ask);
         request

@@ -54,6 +54,8 @@ const SILENCE_LIMIT: Span = Span::seconds(20);
 
 /// Who did badly so often in a row is left alone for a while, which doubles.
 const STRIKES_MAX: u32 = 3;
+/// At most one in so many is.
+const OUT_PART: usize = 2;
 const OUT_FIRST: Span = Span::seconds(30);
 const OUT_DOUBLINGS_MAX: u32 = 5;
 
@@ -166,13 +168,25 @@ impl<P: Payload> Node<P> {
     pub(super) fn mind(&mut self, now: Time, peer: PeerId) {
         let link = self.links.get(&peer);
         let is_bad = link.is_some_and(|link| link.strikes >= STRIKES_MAX && !link.is_head);
-        let Some(member) = self.members.get_mut(&peer).filter(|_| is_bad) else {
+        if !is_bad || self.seems_slow_itself(now) {
+            return;
+        }
+        let Some(member) = self.members.get_mut(&peer) else {
             return;
         };
         let doublings = member.outs.min(OUT_DOUBLINGS_MAX);
         member.out_until = now + Span(OUT_FIRST.0 << doublings);
         member.outs += 1;
         self.end(now, peer, Leaving::Slow);
+    }
+
+    /// Whether so many do badly that it is rather this machine, or its link.
+    fn seems_slow_itself(&self, now: Time) -> bool {
+        let out = self.members.keys();
+        let out = out.filter(|peer| self.is_out(now, **peer)).count();
+        let linked = self.links.values();
+        let linked = linked.filter(|link| link.is_up && !link.is_head).count();
+        out >= ((linked + out) / OUT_PART).max(1)
     }
 
     /// Whether a member is left alone.
