@@ -1,0 +1,212 @@
+//! Machines with systems of their own hold an image, and give it to each other.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rootstock_tests::boots::Peer;
+use rootstock_tests::lan::{Lan, SERVER};
+use rootstock_tests::process::Process;
+use rootstock_tests::{agent, disk, tool, wait};
+use serde_json::Value;
+
+/// The longest that anything takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Of what the image consists: noise.
+const IMAGE_BYTES: u64 = 24 << 20;
+
+/// What each machine can send and receive.
+const LINK_MBIT: u32 = 40;
+
+/// A machine that holds the image.
+struct Holder {
+    number: u8,
+    peer: Peer,
+    log: PathBuf,
+    process: Option<Process>,
+}
+
+/// A lab of them.
+struct Hall {
+    lan: Lan,
+    holders: Vec<Holder>,
+    site: PathBuf,
+    directory: tempfile::TempDir,
+}
+
+impl Hall {
+    fn new(numbers: impl IntoIterator<Item = u8>) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let lan = Lan::new("dhcp", "")?;
+        let image = directory.path().join("image");
+        disk::noise(&image, IMAGE_BYTES, 1)?;
+        lan.import("lab", &image)?;
+        let site = directory.path().join("site.json");
+        fs::write(&site, lan.daemon.run(["boot", "site"])?)?;
+        let mut hall = Self {
+            lan,
+            holders: Vec::new(),
+            site,
+            directory,
+        };
+        for number in numbers {
+            hall.add(number)?;
+        }
+        Ok(hall)
+    }
+
+    /// Plugs in a machine, whose link is narrow, and has its node hold the image.
+    fn add(&mut self, number: u8) -> Result<()> {
+        let name = format!("h{number}");
+        self.lan.add_node(&name, number, "lab")?;
+        let words = ["node", "set", &name, "--mode", "hold", "--swarm", "tls"];
+        self.lan.daemon.run(words.into_iter().chain(["--yes"]))?;
+        let peer = Peer::new(&self.lan, number)?;
+        let port = format!("peer{number}");
+        for (namespace, device) in [
+            (&self.lan.namespace, port.as_str()),
+            (&peer.namespace, "eth0"),
+        ] {
+            let rate = format!(
+                "qdisc replace dev {device} root tbf rate {LINK_MBIT}mbit burst 64kb latency 50ms"
+            );
+            tool::run_command(namespace.command("tc").args(rate.split_whitespace()))?;
+        }
+        self.holders.push(Holder {
+            number,
+            peer,
+            log: self.directory.path().join(name),
+            process: None,
+        });
+        Ok(())
+    }
+
+    fn start(&mut self, of: std::ops::Range<usize>) -> Result<()> {
+        let (program, site) = (agent::program()?, self.site.clone());
+        for holder in &mut self.holders[of] {
+            holder.start(&program, &site)?;
+        }
+        Ok(())
+    }
+
+    /// What came to a machine, in bytes.
+    fn came(&self, holder: &Holder) -> Result<u64> {
+        let port = format!("peer{}", holder.number);
+        let shown = self.lan.namespace.ip(&format!("-j -s link show {port}"))?;
+        let shown: Value = serde_json::from_str(&shown)?;
+        let bytes = shown[0]["stats64"]["tx"]["bytes"].as_u64();
+        bytes.context("ip shows the bytes of a port")
+    }
+
+    /// Waits until this much of the image came to each of these, in percent.
+    fn wait_for(&self, of: std::ops::Range<usize>, percent: u64) -> Result<()> {
+        wait::until("a part of the image at each machine", LIMIT, || {
+            for holder in &self.holders[of.clone()] {
+                if self.came(holder)? < IMAGE_BYTES * percent / 100 {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+    }
+}
+
+impl Holder {
+    fn start(&mut self, program: &Path, site: &Path) -> Result<()> {
+        let mut hold = self
+            .peer
+            .namespace
+            .command(program.to_str().context("text")?);
+        hold.args(["hold", "--mac", &self.peer.mac, "--site"])
+            .arg(site);
+        hold.args(["--server", &format!("https://{SERVER}:8481")]);
+        self.process = Some(Process::start("holder", &mut hold, &self.log)?);
+        Ok(())
+    }
+
+    /// Waits until it has all of a version.
+    fn completes(&self, version: &str) -> Result<()> {
+        let wanted = format!("chunks of {version} ");
+        let done = wait::until("a complete version", LIMIT, || {
+            let log = fs::read_to_string(&self.log)?;
+            let mut lines = log.lines();
+            let done = lines.find(|line| line.starts_with("complete") && line.contains(&wanted));
+            Ok(done.map(|_| ()))
+        });
+        done.with_context(|| fs::read_to_string(&self.log).unwrap_or_default())
+    }
+}
+
+#[test]
+fn they_finish_without_the_head_and_hold_what_it_brings_when_it_is_back() {
+    let mut hall = Hall::new(11..17).expect("a hall");
+    hall.start(0..1).expect("one starts");
+    hall.holders[0].completes("lab:1").expect("has all");
+    hall.start(1..6).expect("the others start");
+    hall.wait_for(1..6, 20).expect("they are at it");
+    hall.lan.daemon.kill().expect("killed");
+    for holder in &hall.holders {
+        holder.completes("lab:1").expect("nobody needs the head");
+    }
+    hall.lan.daemon.restart().expect("it is back");
+    let shown = wait::until("all are known again", LIMIT, || {
+        let shown = hall.lan.daemon.json(["image", "show", "lab:1"])?;
+        let count = |of: &str| shown["live_copies"][of].as_u64();
+        let all = [count("rarest_count"), count("machine_count")];
+        Ok((all == [Some(6); 2]).then_some(()))
+    });
+    shown.expect("they say what they hold");
+    let next = hall.directory.path().join("next");
+    disk::noise(&next, IMAGE_BYTES / 2, 2).expect("is made");
+    hall.lan.import("lab", &next).expect("a version");
+    for holder in &hall.holders {
+        holder
+            .completes("lab:2")
+            .expect("holds what it is to hold now");
+    }
+}
+
+#[test]
+fn half_of_them_may_die() {
+    let mut hall = Hall::new(11..19).expect("a hall");
+    hall.start(0..8).expect("all start");
+    hall.wait_for(0..8, 30).expect("they are at it");
+    for holder in &mut hall.holders[2..6] {
+        holder.process.take().expect("runs").kill().expect("killed");
+    }
+    for holder in hall.holders[..2].iter().chain(&hall.holders[6..]) {
+        holder.completes("lab:1").expect("enough are left");
+    }
+}
+
+#[test]
+fn who_is_not_to_hold_anything_is_told_why() {
+    let mut hall = Hall::new(11..12).expect("a hall");
+    let set = |words: &[&str]| {
+        let all = ["node", "set", "h11"].iter().chain(words).chain(&["--yes"]);
+        hall.lan.daemon.run(all).expect("set");
+    };
+    for (words, expected) in [
+        (&["--swarm", "off"][..], "--swarm tls"),
+        (&["--mode", "diskless"], "--mode hold"),
+    ] {
+        set(words);
+        let holder = &hall.holders[0];
+        let mut hold = holder
+            .peer
+            .namespace
+            .command(agent::program().expect("is built").to_str().expect("text"));
+        hold.args(["hold", "--mac", &holder.peer.mac, "--site"])
+            .arg(&hall.site);
+        hold.args(["--server", &format!("https://{SERVER}:8481")]);
+        let output = tool::output(&mut hold).expect("ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && said.contains(expected),
+            "{said}"
+        );
+    }
+    hall.holders.clear();
+}
