@@ -30,6 +30,7 @@ mod order;
 mod overlay;
 mod personal;
 mod pool;
+mod power;
 mod ram;
 mod rejoin;
 mod remote;

@@ -20,6 +20,7 @@ use rootstock_swarm::{Bits, Config, Goal, Table};
 use rootstock_volume::ChunkSource;
 
 use crate::console;
+use crate::power::Power;
 use crate::service::{CallError, Service};
 use crate::tiers::keeper::Keeper;
 use crate::tiers::pages::Pages;
@@ -319,7 +320,8 @@ impl Swarm {
     fn stay(&self, site: &Site, member: &Arc<Member>, order: SwarmOrder) {
         let mut order = order;
         let mut announce_at = Instant::now();
-        let mut is_busy = false;
+        let mut power = Power::new();
+        let mut gives_way = false;
         loop {
             let now = lock(&self.order).clone();
             match now {
@@ -338,15 +340,15 @@ impl Swarm {
             }
             let peers = member.peers();
             self.set_linked(!peers.linked.is_empty());
-            let busy = (site.is_busy)();
-            if busy != is_busy {
-                is_busy = busy;
-                member.give_way(busy);
+            let gave_way = gives_way;
+            gives_way = (site.is_busy)() || order.is_quiet || power.is_battery();
+            if gives_way != gave_way {
+                member.give_way(gives_way);
             }
             let allowed = *lock(&self.may_fill);
             let may_fill = allowed.is_some_and(|at| at.elapsed() < FILL_LEAVE);
             let fills = may_fill || !self.store.has_disk();
-            member.pause(busy || !fills);
+            member.pause(gives_way || !fills);
             thread::sleep(LOOK_EVERY);
         }
         self.set_linked(false);

@@ -181,6 +181,9 @@ pub struct SwarmOrder {
     /// What it sends others at most, in Mbit/s; as much as it can when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upload_mbit_max: Option<u32>,
+    /// Whether nothing is sent or fetched but what somebody waits for: exam mode.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_quiet: bool,
     /// Owners of a chunk in each rack.
     pub copies: u8,
     /// Memory in which a machine without a disk for them holds chunks for others; a part

@@ -66,6 +66,7 @@ pub(crate) fn order(settings: &Settings) -> Option<SwarmOrder> {
     (mode != SwarmMode::Off).then(|| SwarmOrder {
         mode,
         upload_mbit_max: settings.upload_mbit_max.map(u32::from),
+        is_quiet: settings.exam.unwrap_or(false),
         copies: settings.swarm_copies.unwrap_or_default().get(),
         memory_bytes_max: settings.swarm_memory,
     })
