@@ -18,6 +18,7 @@ mod node;
 mod process;
 mod report;
 mod source;
+mod swarm;
 mod tftp;
 mod update;
 
@@ -56,6 +57,8 @@ pub(crate) struct Args {
     /// Where the figures go as JSON.
     #[arg(long, default_value = "target/bench.json")]
     output: PathBuf,
+    #[command(flatten)]
+    swarm: swarm::Options,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -82,6 +85,8 @@ enum Part {
     Deliver,
     /// A machine's reads beside its fill, and at its disk's speed when it is complete.
     Node,
+    /// One image to many nodes at once, against NBD, HTTP, BitTorrent and multicast.
+    Swarm,
 }
 
 /// What every part needs.
@@ -146,6 +151,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::Update => update::run(&mut bench)?,
             Part::Deliver => deliver::run(&mut bench)?,
             Part::Node => node::run(&mut bench)?,
+            Part::Swarm => swarm::run(&mut bench)?,
         }
         // What is measured is kept, should a later part fail.
         bench.report.write(&output)?;

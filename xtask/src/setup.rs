@@ -283,6 +283,32 @@ const STEPS: [&[Need]; 3] = [
             "",
             "a rival: differences of two files, found by the client",
         ),
+        rival(
+            "nbd-server",
+            "nbd-server",
+            "nbd",
+            "a rival: the reference NBD server",
+        ),
+        rival("aria2c", "aria2", "aria2", "a rival: BitTorrent"),
+        rival(
+            "/usr/lib/python3/dist-packages/libtorrent.egg-info/PKG-INFO",
+            "python3-libtorrent",
+            "rb_libtorrent-python3",
+            "a rival: BitTorrent, by the library that most clients use",
+        ),
+        rival(
+            "opentracker",
+            "opentracker",
+            "",
+            "a rival: where BitTorrent's clients find each other",
+        ),
+        rival("udp-sender", "udpcast", "udpcast", "a rival: multicast"),
+        rival(
+            "iperf3",
+            "iperf3",
+            "iperf3",
+            "a rival: TCP with nothing behind it",
+        ),
     ],
 ];
 

@@ -83,7 +83,8 @@ pub(crate) fn end(mut process: Process) -> Result<()> {
     Ok(())
 }
 
-fn listens(namespace: &Namespace, port: Port) -> Result<bool> {
+/// Whether something in the namespace listens there.
+pub(crate) fn listens(namespace: &Namespace, port: Port) -> Result<bool> {
     let (file, wanted) = match port {
         Port::Udp(port) => ("udp", format!(":{port:04X} 00000000:0000")),
         Port::Tcp(port) => ("tcp", format!(":{port:04X} 00000000:0000 0A")),

@@ -1,0 +1,402 @@
+//! One image to many nodes that ask at the same moment, over links of 100 Mbit/s.
+//!
+//! The head and each node are a namespace at one switch. Their links are shaped at both
+//! ends, so that each sends and receives at most so much. The figure is the time until
+//! the last node has all bytes.
+
+mod clients;
+mod figure;
+mod load;
+mod net;
+mod rivals;
+mod rootstock;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rootstock_tests::namespace::Namespace;
+use rootstock_tests::undo::{Action, Undo};
+use rootstock_tests::{disk, tool};
+
+use super::Bench;
+use super::lab;
+use super::report::{Better, ROOTSTOCK, median};
+use clients::{Clients, Done, Outcome};
+use figure::Line;
+use net::Net;
+
+/// What each link lets through in each direction.
+const LINK_MBIT: u32 = 100;
+/// The image's name, below the directory that the head serves.
+const FILE: &str = "image";
+const BOUND: &str = "bound";
+/// A measurement is given up after so many times what one server alone takes.
+const PATIENCE: f64 = 3.0;
+const PATIENCE_MIN: Duration = Duration::from_secs(120);
+
+/// What `cargo xtask bench swarm` can be told.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Options of swarm")]
+pub(crate) struct Options {
+    /// How many nodes fetch at the same moment, one figure after the other.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_values_t = [2, 4, 8, 16, 32],
+        value_parser = clap::value_parser!(u32).range(1..=64)
+    )]
+    nodes: Vec<u32>,
+    /// The image that they fetch, in MiB.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(8..=4096))]
+    image_mib: u64,
+    /// Who takes part; all of them when left out.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    candidates: Vec<Candidate>,
+    /// Draws nodes against MB/s for each of them into this SVG file.
+    #[arg(long)]
+    figure: Option<PathBuf>,
+}
+
+/// One way to have the image everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Candidate {
+    /// Rootstock's swarm, with TLS.
+    Rootstock,
+    /// Rootstock's swarm without TLS.
+    Plain,
+    /// BitTorrent, by aria2.
+    Aria2,
+    /// BitTorrent, by libtorrent.
+    Libtorrent,
+    /// Multicast, by udpcast.
+    Udpcast,
+    /// nginx and curl.
+    Http,
+    /// nbd-server and nbdcopy.
+    Nbd,
+}
+
+impl Candidate {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Rootstock => ROOTSTOCK,
+            Self::Plain => "rootstock, plain",
+            Self::Aria2 => "BitTorrent, aria2",
+            Self::Libtorrent => "BitTorrent, libtorrent",
+            Self::Udpcast => "multicast, udpcast",
+            Self::Http => "HTTP, nginx",
+            Self::Nbd => "NBD, nbd-server",
+        }
+    }
+
+    /// From one server alone it takes minutes, and each time the same.
+    fn rounds_max(self) -> u32 {
+        match self {
+            Self::Http | Self::Nbd => 1,
+            _ => u32::MAX,
+        }
+    }
+
+    fn measure(self, site: &Site<'_>, net: &Net) -> Result<Outcome> {
+        match self {
+            Self::Rootstock => rootstock::tls(site, net),
+            Self::Plain => rootstock::plain(site, net),
+            Self::Aria2 => rivals::aria2(site, net),
+            Self::Libtorrent => rivals::libtorrent(site, net),
+            Self::Udpcast => rivals::udpcast(site, net),
+            Self::Http => rivals::http(site, net),
+            Self::Nbd => rivals::nbd(site, net),
+        }
+    }
+}
+
+/// Figures of all rounds, by the number of nodes and the candidate.
+type Outcomes = BTreeMap<u32, BTreeMap<&'static str, Vec<Outcome>>>;
+
+pub(crate) fn run(bench: &mut Bench) -> Result<()> {
+    let options = bench.args.swarm.clone();
+    let site = Site::new(bench, &options)?;
+    let (outcomes, faults) = site.measure_all(&options)?;
+    let image_bytes = site.image_bytes;
+    drop(site);
+    enter(bench, &outcomes, image_bytes);
+    if let Some(path) = &options.figure {
+        let drawn = figure::draw(&lines(&outcomes, image_bytes), LINK_MBIT);
+        fs::write(path, drawn).with_context(|| format!("write {}", path.display()))?;
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    // Many minutes of other figures are not thrown away.
+    bench.report.write(&bench.args.output)?;
+    bail!("without a figure: {}", faults.join("; "));
+}
+
+/// The most that theory allows (Kumar and Ross, HotWeb 2006), in seconds: the head sends
+/// each byte once, each node receives each byte, and all copies are sent by somebody.
+fn bound_seconds(bytes: u64, node_count: u32, links: Links) -> f64 {
+    let bits = bytes as f64 * 8.0;
+    let rate = |mbit: u32| f64::from(mbit) * 1e6;
+    let count = f64::from(node_count);
+    let senders = rate(links.head_up_mbit) + count * rate(links.node_up_mbit);
+    let down = rate(links.node_down_mbit);
+    let head = rate(links.head_up_mbit);
+    (bits / head).max(bits / down).max(count * bits / senders)
+}
+
+/// What links let through.
+#[derive(Debug, Clone, Copy)]
+struct Links {
+    head_up_mbit: u32,
+    node_up_mbit: u32,
+    node_down_mbit: u32,
+}
+
+/// The links of all measurements here.
+const LINKS: Links = Links {
+    head_up_mbit: LINK_MBIT,
+    node_up_mbit: LINK_MBIT,
+    node_down_mbit: LINK_MBIT,
+};
+
+/// Where all candidates find the image.
+struct Site<'a> {
+    bench: &'a Bench,
+    directory: PathBuf,
+    /// What the head serves.
+    files: PathBuf,
+    /// Memory for clients that must write.
+    memory: PathBuf,
+    image_bytes: u64,
+    rounds: u32,
+    _mounted: Undo,
+}
+
+impl<'a> Site<'a> {
+    fn new(bench: &'a Bench, options: &Options) -> Result<Self> {
+        let directory = lab::fresh(bench, "swarm")?;
+        let [files, memory] = ["files", "memory"].map(|name| directory.join(name));
+        fs::create_dir_all(&files)?;
+        fs::create_dir_all(&memory)?;
+        let image_bytes = options.image_mib << 20;
+        let copies = options.nodes.iter().max().copied().unwrap_or_default();
+        check_memory(image_bytes * u64::from(copies))?;
+        println!("swarm: making the image");
+        disk::noise(&files.join(FILE), image_bytes, 14)?;
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=90%", "tmpfs"]);
+        tool::run_command(mount.arg(&memory))?;
+        let mounted = Undo::new(Action::Unmount(memory.clone()));
+        Ok(Self {
+            bench,
+            directory,
+            files,
+            memory,
+            image_bytes,
+            rounds: bench.args.rounds,
+            _mounted: mounted,
+        })
+    }
+
+    /// Also says what failed.
+    fn measure_all(&self, options: &Options) -> Result<(Outcomes, Vec<String>)> {
+        let candidates = match options.candidates.as_slice() {
+            [] => <Candidate as clap::ValueEnum>::value_variants(),
+            some => some,
+        };
+        let (mut outcomes, mut faults) = (Outcomes::new(), Vec::new());
+        for round in 1..=self.rounds {
+            for &count in &options.nodes {
+                println!("swarm, round {round} of {}, {count} nodes", self.rounds);
+                let net = Net::new(count, Some(LINK_MBIT))?;
+                for candidate in candidates.iter().filter(|one| round <= one.rounds_max()) {
+                    let name = candidate.name();
+                    match candidate.measure(self, &net) {
+                        Ok(outcome) => {
+                            self.tell(name, count, outcome);
+                            let row = outcomes.entry(count).or_default();
+                            row.entry(name).or_default().push(outcome);
+                        }
+                        Err(error) => {
+                            println!("  {name}: {error:#}");
+                            faults.push(format!("{name} with {count} nodes"));
+                        }
+                    }
+                }
+            }
+        }
+        Ok((outcomes, faults))
+    }
+
+    fn tell(&self, name: &str, count: u32, outcome: Outcome) {
+        let Outcome {
+            seconds,
+            busy_percent,
+        } = outcome;
+        let times = seconds / bound_seconds(self.image_bytes, count, LINKS);
+        println!(
+            "  {name}: {seconds:.1} s, {times:.2} times the bound; processors {busy_percent:.0} % busy"
+        );
+    }
+
+    fn image(&self) -> PathBuf {
+        self.files.join(FILE)
+    }
+
+    /// How long a measurement may take.
+    fn limit(&self, net: &Net) -> Duration {
+        let count = net.nodes.len() as f64;
+        let alone = self.image_bytes as f64 * 8.0 * count / (f64::from(LINK_MBIT) * 1e6);
+        PATIENCE_MIN.max(Duration::from_secs_f64(alone * PATIENCE))
+    }
+
+    /// A directory for the logs of the next clients.
+    fn logs(&self) -> Result<PathBuf> {
+        let logs = self.directory.join("logs");
+        if logs.exists() {
+            fs::remove_dir_all(&logs)?;
+        }
+        fs::create_dir(&logs)?;
+        Ok(logs)
+    }
+
+    /// Lets clients fetch, one on each node, and ends those that stay.
+    fn fetch(
+        &self,
+        net: &Net,
+        done: Done,
+        command: impl Fn(usize, &Namespace) -> Command,
+    ) -> Result<Outcome> {
+        let mut clients = Clients::at_gate(net, &self.logs()?, done, command)?;
+        let outcome = clients.run(self.limit(net))?;
+        clients.end()?;
+        Ok(outcome)
+    }
+
+    /// The memory that the node with this number writes to, from 0.
+    fn memory_of(&self, number: usize) -> PathBuf {
+        self.memory.join(number.to_string())
+    }
+
+    fn make_memory(&self, count: usize) -> Result<()> {
+        self.drop_memory()?;
+        for number in 0..count {
+            fs::create_dir(self.memory_of(number))?;
+        }
+        Ok(())
+    }
+
+    fn drop_memory(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.memory)? {
+            fs::remove_dir_all(entry?.path())?;
+        }
+        Ok(())
+    }
+}
+
+/// Each node holds a copy, and there has to be room for what else runs.
+fn check_memory(copies_bytes: u64) -> Result<()> {
+    let info = fs::read_to_string("/proc/meminfo")?;
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next());
+    let available_bytes = kib
+        .context("/proc/meminfo tells what is there")?
+        .parse::<u64>()?
+        << 10;
+    ensure!(
+        copies_bytes + copies_bytes / 2 < available_bytes,
+        "the nodes' copies take {copies_bytes} bytes, and {available_bytes} bytes of memory are there: \
+         use fewer --nodes or a smaller --image-mib"
+    );
+    Ok(())
+}
+
+/// Brings a file, or all below a directory, into the page cache.
+fn warm(path: &Path) -> Result<()> {
+    let mut command = Command::new("sh");
+    command.args(["-c", "find \"$1\" -type f -exec cat {} + > /dev/null", "sh"]);
+    tool::run_command(command.arg(path))?;
+    Ok(())
+}
+
+/// Adds the rows.
+fn enter(bench: &mut Bench, outcomes: &Outcomes, image_bytes: u64) {
+    for (&count, candidates) in outcomes {
+        let bound = bound_seconds(image_bytes, count, LINKS);
+        let row = |of: fn(&Outcome, f64) -> f64| -> BTreeMap<String, Vec<f64>> {
+            let each = candidates.iter().map(|(name, rounds)| {
+                let figures = rounds.iter().map(|outcome| of(outcome, bound)).collect();
+                ((*name).to_owned(), figures)
+            });
+            each.collect()
+        };
+        let mut seconds = row(|outcome, _| outcome.seconds);
+        seconds.insert(BOUND.to_owned(), vec![bound]);
+        let name = format!("swarm, {count} nodes at {LINK_MBIT} Mbit/s");
+        let report = &mut bench.report;
+        report.add(&name, "seconds", Better::Less, seconds);
+        let times = row(|outcome, bound| outcome.seconds / bound);
+        report.add(
+            &format!("{name}, the bound is 1"),
+            "times",
+            Better::Less,
+            times,
+        );
+        let busy = row(|outcome, _| outcome.busy_percent);
+        report.add(&format!("{name}, processors"), "% busy", Better::Less, busy);
+    }
+}
+
+/// What the figure shows: for each candidate the nodes, and MB/s for each of them.
+fn lines(outcomes: &Outcomes, image_bytes: u64) -> Vec<Line> {
+    let rate = |seconds: f64| image_bytes as f64 / 1e6 / seconds;
+    let mut points: BTreeMap<&str, Vec<(u32, f64)>> = BTreeMap::new();
+    for (&count, candidates) in outcomes {
+        for (name, rounds) in candidates {
+            let seconds: Vec<f64> = rounds.iter().map(|outcome| outcome.seconds).collect();
+            let point = (count, rate(median(&seconds)));
+            points.entry(name).or_default().push(point);
+        }
+        let bound = bound_seconds(image_bytes, count, LINKS);
+        points.entry(BOUND).or_default().push((count, rate(bound)));
+    }
+    let lines = points.into_iter().map(|(name, points)| Line {
+        name: name.to_owned(),
+        points,
+    });
+    lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_is_the_narrowest_of_three() {
+        for (count, head, up, down, expected) in [
+            // 1 Gbit over the head's link, over a node's, and as ten copies over what
+            // all send together.
+            (32, 100, 100, 100, 10.0),
+            (2, 1000, 100, 100, 10.0),
+            (10, 1000, 1000, 20, 50.0),
+            (10, 100, 10, 1000, 50.0),
+        ] {
+            let links = Links {
+                head_up_mbit: head,
+                node_up_mbit: up,
+                node_down_mbit: down,
+            };
+            let found = bound_seconds(125_000_000, count, links);
+            assert!(
+                (found - expected).abs() < 1e-6,
+                "{count} {links:?}: {found}"
+            );
+        }
+    }
+}
