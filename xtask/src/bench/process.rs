@@ -65,16 +65,7 @@ impl Server {
 
     /// Processor seconds used so far, user and system, of all its threads.
     pub(crate) fn cpu_seconds(&self) -> Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // Fields are counted after the command's name, which may hold spaces.
-        let fields: Vec<&str> = stat
-            .rsplit_once(')')
-            .context("/proc/PID/stat has no name")?
-            .1
-            .split_whitespace()
-            .collect();
-        let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
-        Ok(ticks / 100.0)
+        cpu_seconds_of(self.child.id())
     }
 
     /// The largest resident set so far, in bytes.
@@ -153,6 +144,20 @@ fn children(id: u32) -> Result<Vec<u32>> {
     let list = std::fs::read_to_string(&path).with_context(|| path.clone())?;
     let children = list.split_whitespace().map(str::parse);
     Ok(children.collect::<Result<_, _>>()?)
+}
+
+/// User and system time of a process, of all its threads, in seconds.
+pub(crate) fn cpu_seconds_of(id: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+    // Fields are counted after the command's name, which may hold spaces.
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .context("/proc/PID/stat has no name")?
+        .1
+        .split_whitespace()
+        .collect();
+    let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+    Ok(ticks / 100.0)
 }
 
 /// `VmHWM` of a process, in bytes.

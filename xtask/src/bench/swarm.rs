@@ -10,6 +10,7 @@ mod load;
 mod net;
 mod rivals;
 mod rootstock;
+mod speed;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,23 +18,30 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum as _;
 use rootstock_tests::namespace::Namespace;
 use rootstock_tests::undo::{Action, Undo};
 use rootstock_tests::{disk, tool};
 
 use super::Bench;
 use super::lab;
-use super::report::{Better, ROOTSTOCK, median};
+use super::report::{Better, ROOTSTOCK, Report, median};
 use clients::{Clients, Done, Outcome};
 use figure::Line;
 use net::Net;
+use speed::Speeds;
+
+use crate::agent;
 
 /// What each link lets through in each direction.
 const LINK_MBIT: u32 = 100;
+/// The most nodes at once.
+const NODES_MAX: u32 = 64;
 /// The image's name, below the directory that the head serves.
 const FILE: &str = "image";
 const BOUND: &str = "bound";
+const PLAIN: &str = "rootstock, plain";
 /// A measurement is given up after so many times what one server alone takes.
 const PATIENCE: f64 = 3.0;
 const PATIENCE_MIN: Duration = Duration::from_secs(120);
@@ -47,7 +55,7 @@ pub(crate) struct Options {
         long,
         value_delimiter = ',',
         default_values_t = [2, 4, 8, 16, 32],
-        value_parser = clap::value_parser!(u32).range(1..=64)
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(NODES_MAX))
     )]
     nodes: Vec<u32>,
     /// The image that they fetch, in MiB.
@@ -84,7 +92,7 @@ impl Candidate {
     fn name(self) -> &'static str {
         match self {
             Self::Rootstock => ROOTSTOCK,
-            Self::Plain => "rootstock, plain",
+            Self::Plain => PLAIN,
             Self::Aria2 => "BitTorrent, aria2",
             Self::Libtorrent => "BitTorrent, libtorrent",
             Self::Udpcast => "multicast, udpcast",
@@ -99,6 +107,10 @@ impl Candidate {
             Self::Http | Self::Nbd => 1,
             _ => u32::MAX,
         }
+    }
+
+    fn is_rootstock(self) -> bool {
+        matches!(self, Self::Rootstock | Self::Plain)
     }
 
     fn measure(self, site: &Site<'_>, net: &Net) -> Result<Outcome> {
@@ -117,23 +129,52 @@ impl Candidate {
 /// Figures of all rounds, by the number of nodes and the candidate.
 type Outcomes = BTreeMap<u32, BTreeMap<&'static str, Vec<Outcome>>>;
 
+/// All that was measured.
+#[derive(Default)]
+struct Results {
+    outcomes: Outcomes,
+    speeds: Speeds,
+    /// Without a figure.
+    failed: Vec<String>,
+}
+
+impl Results {
+    fn enter(&mut self, count: u32, name: &'static str, outcome: Outcome) {
+        let row = self.outcomes.entry(count).or_default();
+        row.entry(name).or_default().push(outcome);
+    }
+
+    fn fail(&mut self, what: &str, error: &anyhow::Error) {
+        println!("  {what}: {error:#}");
+        self.failed.push(what.to_owned());
+    }
+}
+
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    let options = bench.args.swarm.clone();
+    let mut options = bench.args.swarm.clone();
+    if options.candidates.is_empty() {
+        options.candidates = Candidate::value_variants().to_vec();
+    }
+    if options.candidates.iter().any(|one| one.is_rootstock()) {
+        agent::run()?;
+    }
+    let mut results = Results::default();
     let site = Site::new(bench, &options)?;
-    let (outcomes, faults) = site.measure_all(&options)?;
+    site.measure_all(&options, &mut results)?;
     let image_bytes = site.image_bytes;
     drop(site);
-    enter(bench, &outcomes, image_bytes);
+    report(&mut bench.report, &results.outcomes, image_bytes);
+    speed::report(&mut bench.report, &results.speeds);
     if let Some(path) = &options.figure {
-        let drawn = figure::draw(&lines(&outcomes, image_bytes), LINK_MBIT);
-        fs::write(path, drawn).with_context(|| format!("write {}", path.display()))?;
+        let lines = lines(&results.outcomes, image_bytes);
+        fs::write(path, figure::draw(&lines, LINK_MBIT))
+            .with_context(|| format!("write {}", path.display()))?;
     }
-    if faults.is_empty() {
-        return Ok(());
-    }
-    // Many minutes of other figures are not thrown away.
+    // Also those that came before a failure.
     bench.report.write(&bench.args.output)?;
-    bail!("without a figure: {}", faults.join("; "));
+    let failed = results.failed;
+    ensure!(failed.is_empty(), "without a figure: {}", failed.join("; "));
+    Ok(())
 }
 
 /// The most that theory allows (Kumar and Ross, HotWeb 2006), in seconds: the head sends
@@ -202,34 +243,32 @@ impl<'a> Site<'a> {
         })
     }
 
-    /// Also says what failed.
-    fn measure_all(&self, options: &Options) -> Result<(Outcomes, Vec<String>)> {
-        let candidates = match options.candidates.as_slice() {
-            [] => <Candidate as clap::ValueEnum>::value_variants(),
-            some => some,
-        };
-        let (mut outcomes, mut faults) = (Outcomes::new(), Vec::new());
+    /// Goes on after a candidate that fails: the figures before it took many minutes.
+    fn measure_all(&self, options: &Options, results: &mut Results) -> Result<()> {
         for round in 1..=self.rounds {
             for &count in &options.nodes {
                 println!("swarm, round {round} of {}, {count} nodes", self.rounds);
                 let net = Net::new(count, Some(LINK_MBIT))?;
-                for candidate in candidates.iter().filter(|one| round <= one.rounds_max()) {
+                let candidates = options.candidates.iter();
+                for candidate in candidates.filter(|one| round <= one.rounds_max()) {
                     let name = candidate.name();
                     match candidate.measure(self, &net) {
                         Ok(outcome) => {
                             self.tell(name, count, outcome);
-                            let row = outcomes.entry(count).or_default();
-                            row.entry(name).or_default().push(outcome);
+                            results.enter(count, name, outcome);
                         }
-                        Err(error) => {
-                            println!("  {name}: {error:#}");
-                            faults.push(format!("{name} with {count} nodes"));
-                        }
+                        Err(error) => results.fail(&format!("{name} with {count} nodes"), &error),
                     }
                 }
             }
         }
-        Ok((outcomes, faults))
+        if options.candidates.contains(&Candidate::Rootstock) {
+            match speed::measure(self) {
+                Ok(speeds) => results.speeds = speeds,
+                Err(error) => results.fail("links as they are", &error),
+            }
+        }
+        Ok(())
     }
 
     fn tell(&self, name: &str, count: u32, outcome: Outcome) {
@@ -271,7 +310,7 @@ impl<'a> Site<'a> {
         done: Done,
         command: impl Fn(usize, &Namespace) -> Command,
     ) -> Result<Outcome> {
-        let mut clients = Clients::at_gate(net, &self.logs()?, done, command)?;
+        let mut clients = Clients::at_gate(&net.nodes, &self.logs()?, done, command)?;
         let outcome = clients.run(self.limit(net))?;
         clients.end()?;
         Ok(outcome)
@@ -326,7 +365,7 @@ fn warm(path: &Path) -> Result<()> {
 }
 
 /// Adds the rows.
-fn enter(bench: &mut Bench, outcomes: &Outcomes, image_bytes: u64) {
+fn report(report: &mut Report, outcomes: &Outcomes, image_bytes: u64) {
     for (&count, candidates) in outcomes {
         let bound = bound_seconds(image_bytes, count, LINKS);
         let row = |of: fn(&Outcome, f64) -> f64| -> BTreeMap<String, Vec<f64>> {
@@ -339,17 +378,13 @@ fn enter(bench: &mut Bench, outcomes: &Outcomes, image_bytes: u64) {
         let mut seconds = row(|outcome, _| outcome.seconds);
         seconds.insert(BOUND.to_owned(), vec![bound]);
         let name = format!("swarm, {count} nodes at {LINK_MBIT} Mbit/s");
-        let report = &mut bench.report;
         report.add(&name, "seconds", Better::Less, seconds);
         let times = row(|outcome, bound| outcome.seconds / bound);
-        report.add(
-            &format!("{name}, the bound is 1"),
-            "times",
-            Better::Less,
-            times,
-        );
+        let what = format!("{name}, over the bound");
+        report.add(&what, "times", Better::Less, times);
         let busy = row(|outcome, _| outcome.busy_percent);
-        report.add(&format!("{name}, processors"), "% busy", Better::Less, busy);
+        let what = format!("{name}, all processors");
+        report.add(&what, "% busy", Better::Less, busy);
     }
 }
 

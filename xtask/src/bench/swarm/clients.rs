@@ -12,7 +12,7 @@ use rootstock_tests::namespace::Namespace;
 use rootstock_tests::{Process, undo};
 
 use super::load::Load;
-use super::net::Net;
+use crate::bench::process::cpu_seconds_of;
 
 /// Says that it is there, and becomes the client when it reads a line.
 pub(super) const GATE: &str = "echo ready; read go; exec \"$@\"";
@@ -59,14 +59,14 @@ impl Clients {
     /// Starts them and waits until all are at the gate. `command` makes the client of
     /// the node with this number, from 0.
     pub(super) fn at_gate(
-        net: &Net,
+        nodes: &[Namespace],
         logs: &Path,
         done: Done,
         command: impl Fn(usize, &Namespace) -> Command,
     ) -> Result<Self> {
         let (sender, events) = mpsc::channel();
         let mut processes = Vec::new();
-        for (number, node) in net.nodes.iter().enumerate() {
+        for (number, node) in nodes.iter().enumerate() {
             let log = logs.join(format!("client-{number}.log"));
             let name = format!("client {number}");
             let mut process = Process::start_piped(&name, &mut command(number, node), &log)?;
@@ -124,6 +124,11 @@ impl Clients {
             seconds: (last - start).as_secs_f64(),
             busy_percent: Load::now()?.busy_percent_since(&load),
         })
+    }
+
+    /// User and system time of the client with this number, in seconds.
+    pub(super) fn cpu_seconds(&self, number: usize) -> Result<f64> {
+        cpu_seconds_of(self.processes[number].id())
     }
 
     /// Ends those that stay.

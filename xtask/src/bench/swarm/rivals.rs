@@ -80,7 +80,7 @@ pub(super) fn http(site: &Site<'_>, net: &Net) -> Result<Outcome> {
 /// udpcast, which multicasts and sends again what somebody lacks.
 pub(super) fn udpcast(site: &Site<'_>, net: &Net) -> Result<Outcome> {
     let words = ["--nokbd", "--no-progress", "--interface", LINK];
-    let mut clients = Clients::at_gate(net, &site.logs()?, Done::Ends, |_, node| {
+    let mut clients = Clients::at_gate(&net.nodes, &site.logs()?, Done::Ends, |_, node| {
         let mut receiver = gated(node, &["udp-receiver"]);
         receiver.args(words).args(["--file", "/dev/null"]);
         receiver
