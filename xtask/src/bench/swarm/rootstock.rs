@@ -15,8 +15,8 @@ use super::{NODES_MAX, Site, warm};
 use crate::agent;
 use crate::bench::lab::{self, Port, SERVER};
 
-/// The daemon's port for boot files and chunks.
-const HTTP_PORT: u16 = 8480;
+/// Where the daemon gives sessions and orders, by HTTPS.
+const NODE_PORT: u16 = 8481;
 const IMAGE: &str = "image";
 /// Beyond the image: what is on its way, and the pages.
 const MEMORY_SPARE_MIB: u64 = 64;
@@ -66,7 +66,7 @@ impl Head {
         agent.arg(agent::path()).arg("hold");
         agent
             .arg("--server")
-            .arg(format!("http://{SERVER}:{HTTP_PORT}"));
+            .arg(format!("https://{SERVER}:{NODE_PORT}"));
         agent
             .args(["--mac", &mac(number)])
             .arg("--site")
@@ -82,7 +82,7 @@ fn start(site: &Site<'_>, net: &Net, directory: &Path) -> Result<Daemon> {
          [boot]\ninterfaces = [\"{LINK}=dhcp\"]\nagent = \"{}\"\n",
         agent::path().display()
     );
-    let port = Port::Tcp(HTTP_PORT);
+    let port = Port::Tcp(NODE_PORT);
     lab::rootstock(site.bench, &net.head, directory, config, port)
 }
 
