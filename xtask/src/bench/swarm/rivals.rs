@@ -83,12 +83,17 @@ pub(super) fn udpcast(site: &Site<'_>, net: &Net) -> Result<Outcome> {
     let mut clients = Clients::at_gate(&net.nodes, &site.logs()?, Done::Ends, |_, node| {
         let mut receiver = gated(node, &["udp-receiver"]);
         receiver.args(words).args(["--file", "/dev/null"]);
+        // It has all, and would wait for half a second whether the sender heard that.
+        receiver.args(["--exit-wait", "10"]);
+        receiver.args(["--receive-timeout", "60"]);
         receiver
     })?;
     let mut sender = net.head.command("udp-sender");
     let receivers = net.nodes.len().to_string();
     sender.args(words).arg("--full-duplex");
     sender.args(["--min-receivers", &receivers]);
+    // A receiver that is busy for a while would be left out for ever.
+    sender.args(["--retries-until-drop", "2000"]);
     sender.arg("--file").arg(site.image());
     let log = site.directory.join("udp-sender.log");
     let mut sender = Process::start("udp-sender", &mut sender, &log)?;
