@@ -1,6 +1,6 @@
 //! The figure: nodes against MB/s for each node, a line for each candidate, as SVG.
 
-use std::fmt::Write;
+use std::fmt::{self, Display, Formatter, Write};
 
 /// A candidate's line.
 #[derive(Debug, Clone)]
@@ -35,13 +35,44 @@ pub(super) fn draw(lines: &[Line], link_mbit: u32) -> String {
     let mut order: Vec<&Line> = lines.iter().collect();
     order.sort_by(|a, b| last(b).total_cmp(&last(a)));
     for (number, line) in order.into_iter().enumerate() {
-        let colour = COLOURS[number % COLOURS.len()];
+        let pen = Pen::of(number);
         let y = TOP + 10.0 + 24.0 * number as f64;
-        entry(&mut svg, &line.name, colour, y);
-        curve(&mut svg, &axes, &line.points, colour);
+        entry(&mut svg, &line.name, pen, y);
+        curve(&mut svg, &axes, &line.points, pen);
     }
     svg.push_str("</svg>\n");
     svg
+}
+
+/// How a line is drawn.
+#[derive(Clone, Copy)]
+struct Pen {
+    colour: &'static str,
+    dashes: &'static str,
+}
+
+impl Pen {
+    /// Every second one has gaps: what lies below it is seen.
+    fn of(number: usize) -> Self {
+        Self {
+            colour: COLOURS[number % COLOURS.len()],
+            dashes: if number.is_multiple_of(2) {
+                "none"
+            } else {
+                "7 5"
+            },
+        }
+    }
+}
+
+impl Display for Pen {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        let Self { colour, dashes } = self;
+        write!(
+            to,
+            "stroke=\"{colour}\" stroke-width=\"2\" stroke-dasharray=\"{dashes}\""
+        )
+    }
 }
 
 /// Where numbers are on the page: nodes by their logarithm.
@@ -117,12 +148,12 @@ fn last(line: &Line) -> f64 {
     line.points.last().map_or(0.0, |(_, rate)| *rate)
 }
 
-fn entry(svg: &mut String, name: &str, colour: &str, y: f64) {
+fn entry(svg: &mut String, name: &str, pen: Pen, y: f64) {
     let (from, to) = (RIGHT + 20.0, RIGHT + 44.0);
     add(
         svg,
         format_args!(
-            "<path d=\"M{from} {y}H{to}\" stroke=\"{colour}\" stroke-width=\"2\"/>\
+            "<path d=\"M{from} {y}H{to}\" {pen}/>\
              <text x=\"{:.0}\" y=\"{:.1}\">{name}</text>",
             to + 8.0,
             y + 4.5
@@ -130,7 +161,7 @@ fn entry(svg: &mut String, name: &str, colour: &str, y: f64) {
     );
 }
 
-fn curve(svg: &mut String, axes: &Axes, points: &[(u32, f64)], colour: &str) {
+fn curve(svg: &mut String, axes: &Axes, points: &[(u32, f64)], pen: Pen) {
     let places: Vec<(f64, f64)> = points
         .iter()
         .map(|(count, rate)| (axes.x(*count), axes.y(*rate)))
@@ -142,19 +173,22 @@ fn curve(svg: &mut String, axes: &Axes, points: &[(u32, f64)], colour: &str) {
     add(
         svg,
         format_args!(
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
+            "<polyline points=\"{}\" fill=\"none\" {pen}/>",
             joined.join(" ")
         ),
     );
     for (x, y) in places {
         add(
             svg,
-            format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>"),
+            format_args!(
+                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{}\"/>",
+                pen.colour
+            ),
         );
     }
 }
 
-fn add(svg: &mut String, element: std::fmt::Arguments<'_>) {
+fn add(svg: &mut String, element: fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
     let _ = writeln!(svg, "{element}");
 }

@@ -26,12 +26,15 @@ pub(super) struct Speed {
     pub(super) per_second_of_senders: f64,
 }
 
+/// One of the figures.
+type Of = fn(&Speed) -> f64;
+
 /// Figures of all rounds, by the candidate.
 pub(super) type Speeds = BTreeMap<&'static str, Vec<Speed>>;
 
 /// Adds the rows.
 pub(super) fn report(report: &mut Report, speeds: &Speeds) {
-    let rows: [(&str, &'static str, fn(&Speed) -> f64); 3] = [
+    let rows: [(&str, &'static str, Of); 3] = [
         ("", "Gbit/s", |speed| speed.per_second),
         (", the receiver's processor", "Gbit per second", |speed| {
             speed.per_second_of_receiver
