@@ -177,7 +177,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// The most that theory allows (Kumar and Ross, HotWeb 2006), in seconds: the head sends
+/// The least that theory allows (Kumar and Ross, HotWeb 2006), in seconds: the head sends
 /// each byte once, each node receives each byte, and all copies are sent by somebody.
 fn bound_seconds(bytes: u64, node_count: u32, links: Links) -> f64 {
     let bits = bytes as f64 * 8.0;
