@@ -126,8 +126,19 @@ impl Candidate {
     }
 }
 
+/// What one measurement came to.
+#[derive(Debug, Clone, Copy)]
+struct Figures {
+    /// Until the last node had all.
+    seconds: f64,
+    /// How much of the machine's processors was busy meanwhile, in percent.
+    busy_percent: f64,
+    /// What the head sent, headers and all else with it, in images.
+    head_copies: f64,
+}
+
 /// Figures of all rounds, by the number of nodes and the candidate.
-type Outcomes = BTreeMap<u32, BTreeMap<&'static str, Vec<Outcome>>>;
+type Outcomes = BTreeMap<u32, BTreeMap<&'static str, Vec<Figures>>>;
 
 /// All that was measured.
 #[derive(Default)]
@@ -139,9 +150,9 @@ struct Results {
 }
 
 impl Results {
-    fn enter(&mut self, count: u32, name: &'static str, outcome: Outcome) {
+    fn enter(&mut self, count: u32, name: &'static str, figures: Figures) {
         let row = self.outcomes.entry(count).or_default();
-        row.entry(name).or_default().push(outcome);
+        row.entry(name).or_default().push(figures);
     }
 
     fn fail(&mut self, what: &str, error: &anyhow::Error) {
@@ -252,10 +263,10 @@ impl<'a> Site<'a> {
                 let candidates = options.candidates.iter();
                 for candidate in candidates.filter(|one| round <= one.rounds_max()) {
                     let name = candidate.name();
-                    match candidate.measure(self, &net) {
-                        Ok(outcome) => {
-                            self.tell(name, count, outcome);
-                            results.enter(count, name, outcome);
+                    match self.measure(*candidate, &net) {
+                        Ok(figures) => {
+                            self.tell(name, count, figures);
+                            results.enter(count, name, figures);
                         }
                         Err(error) => results.fail(&format!("{name} with {count} nodes"), &error),
                     }
@@ -271,14 +282,27 @@ impl<'a> Site<'a> {
         Ok(())
     }
 
-    fn tell(&self, name: &str, count: u32, outcome: Outcome) {
-        let Outcome {
+    fn measure(&self, candidate: Candidate, net: &Net) -> Result<Figures> {
+        let before = net.head_sent_bytes()?;
+        let outcome = candidate.measure(self, net)?;
+        let sent = net.head_sent_bytes()? - before;
+        Ok(Figures {
+            seconds: outcome.seconds,
+            busy_percent: outcome.busy_percent,
+            head_copies: sent as f64 / self.image_bytes as f64,
+        })
+    }
+
+    fn tell(&self, name: &str, count: u32, figures: Figures) {
+        let Figures {
             seconds,
             busy_percent,
-        } = outcome;
+            head_copies,
+        } = figures;
         let times = seconds / bound_seconds(self.image_bytes, count, LINKS);
         println!(
-            "  {name}: {seconds:.1} s, {times:.2} times the bound; processors {busy_percent:.0} % busy"
+            "  {name}: {seconds:.1} s, {times:.2} times the bound; the head sent {head_copies:.2} copies; \
+             processors {busy_percent:.0} % busy"
         );
     }
 
@@ -368,7 +392,7 @@ fn warm(path: &Path) -> Result<()> {
 fn report(report: &mut Report, outcomes: &Outcomes, image_bytes: u64) {
     for (&count, candidates) in outcomes {
         let bound = bound_seconds(image_bytes, count, LINKS);
-        let row = |of: fn(&Outcome, f64) -> f64| -> BTreeMap<String, Vec<f64>> {
+        let row = |of: fn(&Figures, f64) -> f64| -> BTreeMap<String, Vec<f64>> {
             let each = candidates.iter().map(|(name, rounds)| {
                 let figures = rounds.iter().map(|outcome| of(outcome, bound)).collect();
                 ((*name).to_owned(), figures)
@@ -382,6 +406,9 @@ fn report(report: &mut Report, outcomes: &Outcomes, image_bytes: u64) {
         let times = row(|outcome, bound| outcome.seconds / bound);
         let what = format!("{name}, over the bound");
         report.add(&what, "times", Better::Less, times);
+        let copies = row(|outcome, _| outcome.head_copies);
+        let what = format!("{name}, what the head sent");
+        report.add(&what, "copies", Better::Less, copies);
         let busy = row(|outcome, _| outcome.busy_percent);
         let what = format!("{name}, all processors");
         report.add(&what, "% busy", Better::Less, busy);

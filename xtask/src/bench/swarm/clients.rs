@@ -1,5 +1,6 @@
 //! Clients that wait at a gate, and when each of them has all bytes.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{ChildStdout, Command};
@@ -73,7 +74,8 @@ impl Clients {
             let said = process.child().stdout.take();
             let said = said.context("a client has standard output")?;
             let sender = sender.clone();
-            thread::spawn(move || listen(number, said, &sender));
+            let log = File::options().create(true).append(true).open(&log)?;
+            thread::spawn(move || listen(number, said, log, &sender));
             processes.push(process);
         }
         let mut clients = Self {
@@ -156,16 +158,24 @@ impl Clients {
     }
 }
 
-fn listen(number: usize, said: ChildStdout, tell: &Sender<(usize, Event)>) {
+/// Tells what matters of what a client says, and notes all of it in its log.
+fn listen(number: usize, said: ChildStdout, mut log: File, tell: &Sender<(usize, Event)>) {
     for line in BufReader::new(said).split(b'\n') {
-        let event = match line {
-            Ok(line) if line.starts_with(READY) => Event::Ready,
-            Ok(line) if line.starts_with(COMPLETE) => Event::Complete(Instant::now()),
-            Ok(_) => continue,
-            Err(_) => break,
+        let Ok(mut line) = line else { break };
+        let event = if line.starts_with(READY) {
+            Some(Event::Ready)
+        } else if line.starts_with(COMPLETE) {
+            Some(Event::Complete(Instant::now()))
+        } else {
+            None
         };
-        // Nobody listens when the measurement has failed.
-        let _ = tell.send((number, event));
+        if let Some(event) = event {
+            // Nobody listens when the measurement has failed.
+            let _ = tell.send((number, event));
+        }
+        line.push(b'\n');
+        // The log is for people, and a full disk shows elsewhere.
+        let _ = log.write_all(&line);
     }
     let _ = tell.send((number, Event::Ended(Instant::now())));
 }

@@ -1,7 +1,8 @@
 //! A head and its nodes at one switch, each behind a link that is narrow both ways.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rootstock_tests::namespace::Namespace;
+use serde_json::Value;
 
 use crate::bench::deliver::shape;
 use crate::bench::lab::SERVER;
@@ -9,6 +10,8 @@ use crate::bench::lab::SERVER;
 /// The interface of the head and of each node.
 pub(super) const LINK: &str = "eth0";
 const BRIDGE: &str = "br0";
+/// The switch's port of the head.
+const HEAD_PORT: &str = "head";
 /// The switch needs an address for nothing.
 const SWITCH: &str = "10.77.255.254/16";
 
@@ -31,12 +34,20 @@ impl Net {
             nodes: nodes?,
             switch,
         };
-        net.plug("head", &net.head, SERVER, link_mbit)?;
+        net.plug(HEAD_PORT, &net.head, SERVER, link_mbit)?;
         for (number, node) in (1..).zip(&net.nodes) {
             let port = format!("node{number}");
             net.plug(&port, node, &address(number), link_mbit)?;
         }
         Ok(net)
+    }
+
+    /// What the head has sent so far, with all headers.
+    pub(super) fn head_sent_bytes(&self) -> Result<u64> {
+        let shown = self.switch.ip(&format!("-j -s link show {HEAD_PORT}"))?;
+        let shown: Value = serde_json::from_str(&shown)?;
+        let sent = shown[0]["stats64"]["rx"]["bytes"].as_u64();
+        sent.context("ip shows no bytes of the head's port")
     }
 
     fn plug(&self, port: &str, member: &Namespace, address: &str, mbit: Option<u32>) -> Result<()> {
