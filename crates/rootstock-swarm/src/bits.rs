@@ -73,6 +73,13 @@ impl Bits {
         was
     }
 
+    /// Whether `other` lacks any of them.
+    pub(crate) fn exceeds(&self, other: &Self) -> bool {
+        let words = self.words.iter().enumerate();
+        let mut more = words.map(|(at, word)| word & !other.words.get(at).copied().unwrap_or(0));
+        more.any(|word| word != 0)
+    }
+
     /// Those of them that `other` lacks, from `start` on and around, `max` at most.
     pub(crate) fn without(&self, other: &Self, start: usize, max: usize) -> Vec<usize> {
         self.scan(start, max, |at| {
@@ -173,6 +180,7 @@ mod tests {
             prop_assert_eq!(a.ones(), one.len());
             let without: BTreeSet<usize> = a.without(&b, start, 1000).into_iter().collect();
             prop_assert_eq!(&without, &one.difference(&other).copied().collect());
+            prop_assert_eq!(a.exceeds(&b), !without.is_empty());
             let lacking: BTreeSet<usize> = a.lacking(&b, start, 1000).into_iter().collect();
             let neither = (0..len).filter(|at| !one.contains(at) && !other.contains(at));
             prop_assert_eq!(lacking, neither.collect());

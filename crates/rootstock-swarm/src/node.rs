@@ -342,10 +342,8 @@ impl<P: Payload> Node<P> {
             // It asks and does not listen.
             return self.end(now, peer, Leaving::Nonsense);
         }
-        let is_news = matches!(
-            message,
-            Message::Held { .. } | Message::Gained { .. } | Message::Refuse { .. }
-        );
+        let is_news = matches!(message, Message::Held { .. } | Message::Gained { .. });
+        let is_refusal = matches!(message, Message::Refuse { .. });
         let makes_sense = match message {
             Message::Hello(_) => true,
             Message::Version {
@@ -397,8 +395,10 @@ impl<P: Payload> Node<P> {
             }
         };
         if makes_sense {
-            if is_news {
+            if is_refusal {
                 self.pump_anew(now);
+            } else if is_news {
+                self.pump(now);
             }
         } else {
             self.end(now, peer, Leaving::Nonsense);

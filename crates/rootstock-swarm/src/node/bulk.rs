@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rootstock_core::{ChunkId, PeerId};
 
-use super::{Goal, Node, Payload};
+use super::{Goal, Link, Node, Payload};
 use crate::bugs::{self, Bug};
 use crate::node::fetch::Want;
 use crate::time::{Span, Time};
@@ -103,11 +103,11 @@ impl<P: Payload> Node<P> {
         }
         // Heads are kept busy, however much is asked of others: what they send next is
         // what all will live on.
-        while self.pick_owned(now) {}
+        while self.lacks_any() && self.pick_owned(now) {}
         let at_heads = self.links.values().filter(|link| link.is_head);
         let at_heads: usize = at_heads.map(|link| link.bulk_asks).sum();
         while self.bulk.in_flight < self.bulk.window() + at_heads {
-            if !self.pick_rare(now) && !self.pick_stalled(now) {
+            if !self.lacks_any() || !(self.pick_rare(now) || self.pick_stalled(now)) {
                 self.bulk.is_dry = true;
                 let lacks = |mine: &super::Mine| {
                     mine.goal == Goal::All && mine.taken.ones() < mine.table.len()
@@ -117,6 +117,18 @@ impl<P: Payload> Node<P> {
             }
             self.bulk.is_at_end = false;
         }
+    }
+
+    fn lacks_any(&self) -> bool {
+        let lacks = |mine: &super::Mine| mine.taken.ones() < mine.table.len();
+        let mut filled = self.mine.iter().filter(|mine| mine.goal > Goal::Nothing);
+        filled.any(lacks)
+    }
+
+    /// Somebody holds these now, which may allow more.
+    pub(super) fn heard_of_held(&mut self, slot: usize, numbers: &[usize]) {
+        let mine = &self.mine[slot];
+        self.bulk.is_dry &= numbers.iter().all(|at| mine.taken.has(*at));
     }
 
     /// Counts what came, once a tick.
@@ -206,7 +218,8 @@ impl<P: Payload> Node<P> {
         let mut peers = Vec::new();
         for (peer, link) in &self.links {
             let is_free = link.is_up && !link.is_head && link.bulk_asks < window;
-            if !is_free || link.is_avoided(now) || link.slots.is_empty() {
+            // Most often there is somebody with news, and nobody else has any.
+            if !is_free || link.is_avoided(now) || !self.may_give(link) {
                 continue;
             }
             let is_far = link.rack != self.config.rack;
@@ -221,6 +234,14 @@ impl<P: Payload> Node<P> {
             }
         }
         false
+    }
+
+    /// Whether a peer holds anything that lacks here.
+    fn may_give(&self, link: &Link<P>) -> bool {
+        link.slots.values().any(|slot| {
+            let mine = self.mine.iter().find(|mine| mine.is(slot.version));
+            mine.is_some_and(|mine| slot.held.exceeds(&mine.taken))
+        })
     }
 
     fn rarest_of(&mut self, peer: PeerId) -> Option<ChunkId> {

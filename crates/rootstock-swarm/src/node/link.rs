@@ -321,8 +321,11 @@ impl<P: Payload> Node<P> {
         if self.links.get(&peer).is_some_and(|link| link.is_head) {
             return;
         }
-        if let Some(mine) = self.mine.iter_mut().find(|mine| mine.is(version)) {
-            mine.count(numbers, more);
+        if let Some(slot) = self.mine.iter().position(|mine| mine.is(version)) {
+            self.mine[slot].count(numbers, more);
+            if more {
+                self.heard_of_held(slot, numbers);
+            }
         }
     }
 
