@@ -8,6 +8,7 @@
 //! their way, as a socket's buffers do.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rootstock_core::{ChunkId, Digest, PeerId};
@@ -20,12 +21,15 @@ use crate::time::{Span, Time};
 
 mod check;
 mod net;
+mod plan;
 mod run;
 #[cfg(test)]
 mod tests;
+mod work;
 
 pub use check::{Broken, Outcome};
 use net::Net;
+pub use plan::{Begin, Forecast, Plan, Stage, WHOLE};
 
 /// A rate in bytes a second.
 pub type Rate = u64;
@@ -55,6 +59,10 @@ pub struct Scenario {
     pub stagger: Span,
     /// What machines do.
     pub work: Work,
+    /// Chunks that machines hold when they start: the first ones.
+    pub holds: usize,
+    /// Another version comes meanwhile.
+    pub change: Option<Change>,
     /// What goes wrong, and when.
     pub faults: Vec<(Time, Fault)>,
     /// When the run is given up.
@@ -73,6 +81,34 @@ pub enum Work {
         /// Of these, how many are asked for at once.
         ahead: usize,
     },
+    /// So many chunks are read ahead of a boot, a handful after the other, and kept.
+    Storm {
+        /// Chunks of the boot.
+        chunks: usize,
+        /// Of these, how many are asked for at once.
+        handful: usize,
+        /// What follows.
+        then: Then,
+    },
+}
+
+/// What a machine does when its boot was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing more.
+    Stay,
+    /// The rest of the version is fetched.
+    Fill,
+}
+
+/// Another version, which all machines fetch from then on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// When the first machine hears of it; the last one second later.
+    pub at: Time,
+    /// How many of its chunks are new: the last ones. As many of the older one's are not
+    /// in it.
+    pub fresh: usize,
 }
 
 /// What goes wrong. Machines are numbered from 0, heads too.
@@ -113,6 +149,8 @@ impl Default for Scenario {
             copies: 2,
             stagger: Span::millis(50),
             work: Work::Fill,
+            holds: 0,
+            change: None,
             faults: Vec::new(),
             limit: Time(600_000_000),
         }
@@ -126,36 +164,66 @@ impl Scenario {
         self.racks.iter().sum()
     }
 
-    /// The time in which nobody can have it done, for as many as there are: the head's
-    /// link, each machine's link, and all links that send together (Kumar and Ross,
-    /// HotWeb 2006).
+    /// The time in which nobody can have it done, for as many as there are.
     #[must_use]
     pub fn bound(&self) -> Span {
-        let chunks = match self.work {
-            Work::Fill => self.chunks,
-            Work::Boot { chunks, .. } => chunks,
-        };
+        let chunks = self.work_chunks();
         let bytes = chunks as u64 * u64::from(self.wire_bytes);
-        let nodes = self.nodes() as u64;
         let heads = self.head_rate * self.heads as u64;
-        let all = heads + nodes * self.node_rate;
-        Span::of(bytes, heads)
-            .max(Span::of(bytes, self.node_rate))
-            .max(Span::of(nodes * bytes, all))
+        bound(bytes, self.nodes() as u64, heads, self.node_rate)
+    }
+
+    /// Chunks that each machine fetches.
+    fn work_chunks(&self) -> usize {
+        match self.work {
+            Work::Fill
+            | Work::Storm {
+                then: Then::Fill, ..
+            } => self.chunks.saturating_sub(self.holds),
+            Work::Boot { chunks, .. } | Work::Storm { chunks, .. } => chunks,
+        }
     }
 
     /// Runs it to its end.
     #[must_use]
     pub fn run(&self) -> Outcome {
+        self.run_watched(&mut |_, _| {})
+    }
+
+    /// Runs it to its end, and says now and then how many chunks machines have got, and
+    /// of how many.
+    #[must_use]
+    pub fn run_watched(&self, watch: &mut dyn FnMut(u64, u64)) -> Outcome {
         let mut world = World::new(self);
-        world.run();
+        world.run(watch);
         world.outcome()
     }
 
-    fn table(&self) -> Arc<Table> {
+    /// The versions, the one that comes later last, and of how many chunks all are.
+    fn tables(&self) -> (Vec<Arc<Table>>, usize) {
         let chunk = |number: usize| ChunkId::of(&(number as u64).to_le_bytes());
-        Table::new(Digest::of(b"simulated"), (0..self.chunks).map(chunk))
+        let table = |name: &str, first: usize| {
+            let chunks = (first..first + self.chunks).map(chunk);
+            Table::new(Digest::of(name.as_bytes()), chunks)
+        };
+        let fresh = self.change.map(|change| change.fresh.min(self.chunks));
+        let mut tables = vec![table("simulated", 0)];
+        tables.extend(fresh.map(|fresh| table("simulated, changed", fresh)));
+        (tables, self.chunks + fresh.unwrap_or_default())
     }
+}
+
+/// The time in which nobody can have sent `bytes` to each of `nodes`: what the heads
+/// carry, what a machine does, and what all links that send do together (Kumar and Ross,
+/// HotWeb 2006).
+#[must_use]
+pub fn bound(bytes: u64, nodes: u64, heads: Rate, node: Rate) -> Span {
+    let sent = u128::from(bytes) * u128::from(nodes) * 1_000_000;
+    let all = u128::from(heads) + u128::from(nodes) * u128::from(node);
+    let together = Span(u64::try_from(sent / all.max(1)).unwrap_or(u64::MAX));
+    Span::of(bytes, heads)
+        .max(Span::of(bytes, node))
+        .max(together)
 }
 
 /// A machine or a head.
@@ -175,19 +243,34 @@ struct Host {
     /// Chunks of its boot that it waits for, and when it asked.
     reading: BTreeMap<usize, Time>,
     read: usize,
+    /// Which of the versions it fetches.
+    version: usize,
+    /// Chunks of it that are not here.
+    lacks: usize,
+    ready: Option<Time>,
     done: Option<Time>,
 }
 
 /// Everything.
 struct World<'a> {
     scenario: &'a Scenario,
-    table: Arc<Table>,
+    /// The versions, and all their chunks: a version's first is that of its number.
+    tables: Vec<Arc<Table>>,
+    all: Arc<Table>,
     hosts: Vec<Host>,
     by_id: BTreeMap<PeerId, usize>,
     net: Net,
     now: Time,
-    /// Hosts that are not there yet.
-    starting: usize,
+    /// Machines of each rack, by their numbers.
+    racks: Vec<Range<usize>>,
+    /// Hosts that are not there yet, and machines that have not heard of the change.
+    coming: usize,
+    /// Machines that are there and lack something.
+    late: usize,
+    /// When the last thing goes wrong.
+    faults_end: Option<Time>,
+    /// Chunks that machines have got.
+    got: u64,
     broken: Vec<Broken>,
     /// How often a chunk left a head, by rack and number.
     sends: BTreeMap<(usize, usize), u32>,
@@ -198,7 +281,7 @@ struct World<'a> {
 /// How machines fill, and who fetches what.
 fn goal_of(work: Work) -> Goal {
     match work {
-        Work::Fill => Goal::All,
+        Work::Fill | Work::Storm { .. } => Goal::All,
         Work::Boot { .. } => Goal::Owned,
     }
 }

@@ -3,6 +3,7 @@
 use rootstock_core::PeerId;
 
 use super::World;
+use super::run::RACK_TOLD_MAX;
 use crate::time::{Span, Time};
 
 /// A rule that was broken.
@@ -19,8 +20,12 @@ pub struct Broken {
 pub struct Outcome {
     /// When each machine had all it wanted.
     pub done: Vec<Option<Time>>,
+    /// When each machine had read what is ahead of its boot.
+    pub ready: Vec<Option<Time>>,
     /// Bytes that left each head.
     pub head_bytes: Vec<u64>,
+    /// Bytes of chunks that left heads.
+    pub head_chunk_bytes: u64,
     /// Bytes that left each machine.
     pub node_bytes: Vec<u64>,
     /// The most often that a chunk was sent whole by heads to one rack.
@@ -68,7 +73,47 @@ impl Outcome {
 /// What a member may have in memory at most: chunks wanted, chunks, questions.
 const SIZES_MAX: (usize, usize, usize) = (1024, 1024, 16_384);
 
+/// So long after the last machine started, each knows of all in its rack.
+const SETTLED: Span = Span::seconds(3);
+
+/// Machines of a rack that are all connected to one another; where there are more, they
+/// learn of each other when they ask a head the next time.
+const RACK_LINKED: usize = 32;
+
 impl World<'_> {
+    /// Whatever somebody who is there holds has arrived, and all agree on who owns what.
+    pub(super) fn check_end(&mut self) {
+        if self.scenario.faults.is_empty() && self.now > self.settled() {
+            self.check_racks();
+        }
+        if self.now <= self.scenario.limit && self.is_over() {
+            return;
+        }
+        let machines = self
+            .hosts
+            .iter()
+            .filter(|host| !host.is_head && host.is_alive);
+        let late = machines.clone().filter(|host| host.done.is_none()).count();
+        let has_head = self.hosts.iter().any(|host| host.is_head && host.is_alive);
+        let holders = |number: &usize| machines.clone().any(|host| host.store.has(*number));
+        let newest = self.all.len() - self.scenario.chunks..self.all.len();
+        let lost = newest.filter(|number| !holders(number)).count();
+        if late > 0 && (has_head || lost == 0) {
+            self.broke(format!("{late} machines lack what others hold"));
+        }
+    }
+
+    /// From when on all have to agree.
+    fn settled(&self) -> Time {
+        let is_large = self.racks.iter().any(|rack| rack.len() > RACK_LINKED);
+        let told = if is_large {
+            self.introduce_every()
+        } else {
+            Span(0)
+        };
+        Time(self.scenario.stagger.0) + told + SETTLED
+    }
+
     pub(super) fn check_sizes(&mut self, at: usize) {
         let sizes = self.hosts[at].node.sizes();
         if sizes.0 > SIZES_MAX.0 || sizes.1 > SIZES_MAX.1 || sizes.2 > SIZES_MAX.2 {
@@ -76,19 +121,23 @@ impl World<'_> {
         }
     }
 
-    /// Everybody in a rack takes the same members for owners: those who are there.
-    pub(super) fn check_racks(&mut self) {
-        for at in 0..self.hosts.len() {
-            let host = &self.hosts[at];
-            let alike = self
-                .hosts
-                .iter()
-                .filter(|other| !other.is_head && other.is_alive && other.rack == host.rack);
-            let mut rack: Vec<PeerId> = alike.map(|other| other.id).collect();
-            rack.sort_unstable();
-            if !host.is_head && host.is_alive && host.node.rack() != rack {
-                let seen = host.node.rack().len();
-                self.broke(format!("host {at} sees {seen} owners of {}", rack.len()));
+    /// Everybody in a rack takes the same members for owners: those who are there. In one
+    /// that is larger than what a head tells of they cannot know.
+    fn check_racks(&mut self) {
+        for rack in self.racks.clone() {
+            if rack.len() > RACK_TOLD_MAX {
+                continue;
+            }
+            let there = rack.filter(|at| self.hosts[*at].is_alive);
+            let there: Vec<usize> = there.collect();
+            let mut owners: Vec<PeerId> = there.iter().map(|at| self.hosts[*at].id).collect();
+            owners.sort_unstable();
+            for at in there {
+                let seen = self.hosts[at].node.rack();
+                if seen != owners {
+                    let (seen, of) = (seen.len(), owners.len());
+                    self.broke(format!("host {at} sees {seen} owners of {of}"));
+                }
             }
         }
     }
@@ -106,6 +155,8 @@ impl World<'_> {
         let nodes = &self.hosts[heads..];
         Outcome {
             done: nodes.iter().map(|host| host.done).collect(),
+            ready: nodes.iter().map(|host| host.ready).collect(),
+            head_chunk_bytes: counters().take(heads).map(|counters| counters.sent).sum(),
             alive: nodes.iter().map(|host| host.is_alive).collect(),
             head_bytes: self.net.sent[..heads].to_vec(),
             node_bytes: self.net.sent[heads..].to_vec(),

@@ -1,7 +1,7 @@
 //! The simulated network: links that carry one message after the other.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::ops::Range;
 
 use rootstock_core::{ChunkId, PeerId};
@@ -47,14 +47,16 @@ pub(super) enum Event {
     Tick(usize),
     /// A machine or head starts.
     Start(usize),
+    /// A machine hears of another version.
+    Change(usize),
     /// A head tells a machine who else is there.
     Introduce(usize),
     /// A sender's link is free.
     Free(usize),
     /// A message is at the other end's link.
-    Reaches(usize, Carried),
+    Reaches(usize, Box<Carried>),
     /// It is through.
-    Delivered(usize, Carried),
+    Delivered(usize, Box<Carried>),
     /// A connection is there, or is not: between these two, the first of which began it.
     Connected(usize, usize),
     /// A connection has ended for this end.
@@ -62,7 +64,7 @@ pub(super) enum Event {
     /// A chunk was read from a machine's store.
     Loaded(usize, ChunkId),
     /// A chunk that came was looked at.
-    Checked(usize, Came),
+    Checked(usize, Box<Came>),
     /// Something goes wrong.
     Fault(usize),
 }
@@ -88,23 +90,34 @@ pub(super) struct Carried {
 /// Links, connections and what is on its way.
 pub(super) struct Net {
     queue: BinaryHeap<Reverse<(Time, u64, EventBox)>>,
+    /// What happens at this very moment, after what the queue has for it.
+    soon: VecDeque<Event>,
+    now: Time,
     order: u64,
     /// Which connections have something to send, by sender, in turn.
     ready: Vec<VecDeque<usize>>,
-    is_ready: BTreeSet<(usize, usize)>,
     busy: Vec<bool>,
     up: Vec<u64>,
     down: Vec<u64>,
     /// When a receiver's link is free again.
     down_free: Vec<Time>,
-    /// Bytes on their way, by sender and receiver.
-    on_way: BTreeMap<(usize, usize), u64>,
-    /// Connections, by the pair with the smaller number first.
-    connections: BTreeMap<(usize, usize), u64>,
+    /// By sender and receiver.
+    ways: Vec<BTreeMap<usize, Way>>,
     next_connection: u64,
     pub(super) trace: u64,
     pub(super) sent: Vec<u64>,
     pub(super) messages: u64,
+}
+
+/// One direction between two.
+#[derive(Debug, Clone, Copy, Default)]
+struct Way {
+    /// The number of the connection, when there is one.
+    connection: Option<u64>,
+    /// Bytes that were sent and are not through.
+    on_way: u64,
+    /// Whether the sender may have something to send.
+    is_ready: bool,
 }
 
 /// An event that is not compared.
@@ -132,15 +145,15 @@ impl Net {
         let count = rates.len();
         Self {
             queue: BinaryHeap::new(),
+            soon: VecDeque::new(),
+            now: Time::default(),
             order: 0,
             ready: vec![VecDeque::new(); count],
-            is_ready: BTreeSet::new(),
             busy: vec![false; count],
             up: rates.to_vec(),
             down: rates.to_vec(),
             down_free: vec![Time::default(); count],
-            on_way: BTreeMap::new(),
-            connections: BTreeMap::new(),
+            ways: vec![BTreeMap::new(); count],
             next_connection: 1,
             trace: 0,
             sent: vec![0; count],
@@ -149,13 +162,23 @@ impl Net {
     }
 
     pub(super) fn at(&mut self, time: Time, event: Event) {
+        if time == self.now {
+            self.soon.push_back(event);
+            return;
+        }
         self.order += 1;
         self.queue
             .push(Reverse((time, self.order, EventBox(event))));
     }
 
     pub(super) fn next(&mut self) -> Option<(Time, Event)> {
+        let first = self.queue.peek();
+        let is_now = first.is_some_and(|Reverse((time, ..))| *time <= self.now);
+        if !is_now && let Some(event) = self.soon.pop_front() {
+            return Some((self.now, event));
+        }
         let Reverse((time, _, EventBox(event))) = self.queue.pop()?;
+        self.now = self.now.max(time);
         Some((time, event))
     }
 
@@ -168,30 +191,40 @@ impl Net {
     }
 
     pub(super) fn connection(&self, a: usize, b: usize) -> Option<u64> {
-        self.connections.get(&pair(a, b)).copied()
+        self.ways[a].get(&b)?.connection
     }
 
     /// Makes a connection; an older one between the two is over.
     pub(super) fn connect(&mut self, a: usize, b: usize) {
-        self.disconnect(a, b);
-        self.connections.insert(pair(a, b), self.next_connection);
+        for (from, to) in [(a, b), (b, a)] {
+            let way = self.ways[from].entry(to).or_default();
+            (way.connection, way.on_way) = (Some(self.next_connection), 0);
+        }
         self.next_connection += 1;
     }
 
     pub(super) fn disconnect(&mut self, a: usize, b: usize) {
-        self.connections.remove(&pair(a, b));
-        self.on_way.remove(&(a, b));
-        self.on_way.remove(&(b, a));
+        for (from, to) in [(a, b), (b, a)] {
+            if let Some(way) = self.ways[from].get_mut(&to) {
+                (way.connection, way.on_way) = (None, 0);
+            }
+        }
     }
 
     /// A sender may have something for a receiver.
     pub(super) fn wake(&mut self, now: Time, from: usize, to: usize) {
-        if self.is_ready.insert((from, to)) {
-            self.ready[from].push_back(to);
-        }
+        self.line_up(from, to);
         if !self.busy[from] {
             self.busy[from] = true;
             self.at(now, Event::Free(from));
+        }
+    }
+
+    fn line_up(&mut self, from: usize, to: usize) {
+        let way = self.ways[from].entry(to).or_default();
+        if !way.is_ready {
+            way.is_ready = true;
+            self.ready[from].push_back(to);
         }
     }
 
@@ -200,9 +233,9 @@ impl Net {
     pub(super) fn turn(&mut self, from: usize) -> Option<usize> {
         for _ in 0..self.ready[from].len() {
             let to = self.ready[from].pop_front()?;
-            let on_way = self.on_way.get(&(from, to)).copied().unwrap_or_default();
-            if on_way < WINDOW_BYTES {
-                self.is_ready.remove(&(from, to));
+            let way = self.ways[from].entry(to).or_default();
+            if way.on_way < WINDOW_BYTES {
+                way.is_ready = false;
                 return Some(to);
             }
             self.ready[from].push_back(to);
@@ -215,7 +248,9 @@ impl Net {
     pub(super) fn idle(&mut self, from: usize) {
         self.busy[from] = false;
         self.ready[from].clear();
-        self.is_ready.retain(|(sender, _)| *sender != from);
+        for way in self.ways[from].values_mut() {
+            way.is_ready = false;
+        }
     }
 
     /// Sends a message, which keeps the sender's link busy.
@@ -235,24 +270,24 @@ impl Net {
         self.messages += 1;
         self.trace = mix(self.trace ^ now.0 ^ (from as u64) << 40 ^ (to as u64) << 20 ^ bytes);
         self.sent[from] += bytes;
-        *self.on_way.entry((from, to)).or_default() += bytes;
         let gone = now + Span::of(bytes * OVERHEAD_PERCENT / 100, self.up[from]);
         // More may follow over the same connection.
-        if self.is_ready.insert((from, to)) {
-            self.ready[from].push_back(to);
+        self.line_up(from, to);
+        if let Some(way) = self.ways[from].get_mut(&to) {
+            way.on_way += bytes;
         }
         self.at(gone, Event::Free(from));
-        let carried = Carried {
+        let carried = Box::new(Carried {
             from,
             bytes,
             connection,
             message,
-        };
+        });
         self.at(gone + latency, Event::Reaches(to, carried));
     }
 
     /// A message waits for the receiver's link.
-    pub(super) fn reaches(&mut self, now: Time, to: usize, carried: Carried) {
+    pub(super) fn reaches(&mut self, now: Time, to: usize, carried: Box<Carried>) {
         let takes = Span::of(carried.bytes * OVERHEAD_PERCENT / 100, self.down[to]);
         // The first part came while it was sent: only a queue costs more time.
         let begins = self.down_free[to].max(now - takes);
@@ -263,22 +298,17 @@ impl Net {
 
     /// A message is through; whether its connection still is.
     pub(super) fn delivered(&mut self, now: Time, to: usize, carried: &Carried) -> bool {
-        if self.connection(carried.from, to) != Some(carried.connection) {
+        let way = self.ways[carried.from].get_mut(&to);
+        let Some(way) = way.filter(|way| way.connection == Some(carried.connection)) else {
             return false;
-        }
-        if let Some(on_way) = self.on_way.get_mut(&(carried.from, to)) {
-            *on_way = on_way.saturating_sub(carried.bytes);
-        }
-        if self.is_ready.contains(&(carried.from, to)) && !self.busy[carried.from] {
+        };
+        way.on_way = way.on_way.saturating_sub(carried.bytes);
+        if way.is_ready && !self.busy[carried.from] {
             self.busy[carried.from] = true;
             self.at(now, Event::Free(carried.from));
         }
         true
     }
-}
-
-fn pair(a: usize, b: usize) -> (usize, usize) {
-    (a.min(b), a.max(b))
 }
 
 /// About what a message takes on the wire, with what TLS adds.

@@ -5,13 +5,24 @@ use std::net::{Ipv4Addr, SocketAddr};
 use super::*;
 use crate::node::{Action, Config, Member, Whole};
 use crate::sim::net::{Came, Carried, Event, Fake};
-use crate::wire::{Class, Hello, Message};
+use crate::sim::work::table_of;
+use crate::wire::{Hello, Message};
 
 /// How often a head tells a machine who is there.
 const INTRODUCE_EVERY: Span = Span::seconds(10);
 
-/// So long after the last machine started, each knows of all in its rack.
-const SETTLED: Span = Span::seconds(3);
+/// With many machines it does so that often a second, as the daemon does.
+const ASKS_APART: Span = Span::millis(20);
+
+/// Of how many of a rack it tells, and of how many others.
+pub(super) const RACK_TOLD_MAX: usize = 384;
+const FAR_TOLD_MAX: usize = 64;
+
+/// The last machine hears so much later of another version than the first.
+const CHANGE_SPREAD: Span = Span::seconds(1);
+
+/// Who watches is told after so many events.
+const WATCH_EVENTS: u64 = 4096;
 
 /// To read a chunk, and to be heard when a connection is begun.
 const LOAD: Span = Span(150);
@@ -21,7 +32,7 @@ const CHECK: Span = Span(400);
 
 impl<'a> World<'a> {
     pub(super) fn new(scenario: &'a Scenario) -> Self {
-        let table = scenario.table();
+        let (tables, chunks) = scenario.tables();
         let heads = (0..scenario.heads).map(|head| (head, usize::MAX, true));
         let racks = scenario.racks.iter().enumerate();
         let machines = racks.flat_map(|(rack, count)| (0..*count).map(move |_| rack));
@@ -30,7 +41,7 @@ impl<'a> World<'a> {
             .map(|(number, rack)| (number, rack, false));
         let mut hosts = Vec::new();
         for (number, rack, is_head) in heads.chain(machines) {
-            hosts.push(host(scenario, number, rack, is_head));
+            hosts.push(host(scenario, number, rack, is_head, chunks));
         }
         let rate = |host: &Host| {
             if host.is_head {
@@ -49,22 +60,37 @@ impl<'a> World<'a> {
                 .collect(),
             net: Net::new(&rates),
             hosts,
-            table,
+            tables,
+            all: table_of(chunks),
+            racks: Vec::new(),
             now: Time::default(),
-            starting: 0,
+            coming: 0,
+            late: 0,
+            faults_end: scenario.faults.iter().map(|(at, _)| *at).max(),
+            got: 0,
             broken: Vec::new(),
             sends: BTreeMap::new(),
             reads_worst: Span::default(),
             rng: Rng::new(scenario.seed),
         };
-        world.starting = world.hosts.len();
+        let mut first = scenario.heads;
+        for count in &scenario.racks {
+            world.racks.push(first..first + count);
+            first += count;
+        }
         for at in 0..world.hosts.len() {
             let wait = if world.hosts[at].is_head {
                 0
             } else {
                 world.rng.next() % scenario.stagger.0.max(1)
             };
-            world.net.at(Time(wait), Event::Start(at));
+            world.comes(Time(wait), Event::Start(at));
+        }
+        if let Some(change) = scenario.change {
+            for at in scenario.heads..world.hosts.len() {
+                let wait = Span(world.rng.next() % CHANGE_SPREAD.0);
+                world.comes(change.at + wait, Event::Change(at));
+            }
         }
         for (number, (at, _)) in scenario.faults.iter().enumerate() {
             world.net.at(*at, Event::Fault(number));
@@ -72,32 +98,41 @@ impl<'a> World<'a> {
         world
     }
 
-    pub(super) fn run(&mut self) {
+    /// Something that the run does not end before.
+    pub(super) fn comes(&mut self, at: Time, event: Event) {
+        self.coming += 1;
+        self.net.at(at, event);
+    }
+
+    pub(super) fn run(&mut self, watch: &mut dyn FnMut(u64, u64)) {
+        let chunks = self.scenario.work_chunks() as u64;
+        let total = chunks * self.scenario.nodes() as u64;
+        let mut events = 0_u64;
         while let Some((now, event)) = self.net.next() {
             if now > self.scenario.limit || self.is_over() {
                 break;
             }
             self.now = now;
             self.happens(event);
+            events += 1;
+            if events.is_multiple_of(WATCH_EVENTS) {
+                watch(self.got.min(total), total);
+            }
         }
         self.check_end();
     }
 
-    fn is_over(&self) -> bool {
-        let machines = self
-            .hosts
-            .iter()
-            .filter(|host| !host.is_head && host.is_alive);
-        let faults = self.scenario.faults.iter().map(|(at, _)| *at).max();
-        let all_done = machines.clone().all(|host| host.done.is_some());
-        all_done && self.starting == 0 && faults.is_none_or(|last| self.now > last)
+    pub(super) fn is_over(&self) -> bool {
+        let no_more_faults = self.faults_end.is_none_or(|last| self.now > last);
+        self.late == 0 && self.coming == 0 && no_more_faults
     }
 
     fn happens(&mut self, event: Event) {
         match event {
             Event::Start(at) => {
                 self.hosts[at].is_alive = true;
-                self.starting -= 1;
+                self.coming -= 1;
+                self.count_late();
                 self.join(at);
                 self.net.at(self.now, Event::Tick(at));
                 if !self.hosts[at].is_head {
@@ -113,6 +148,7 @@ impl<'a> World<'a> {
                     self.act(at);
                 }
             }
+            Event::Change(at) => self.change(at),
             Event::Introduce(at) => self.introduce(at),
             Event::Free(from) => self.free(from),
             Event::Reaches(to, carried) => self.net.reaches(self.now, to, carried),
@@ -127,7 +163,7 @@ impl<'a> World<'a> {
             }
             Event::Loaded(at, chunk) => self.loaded(at, chunk),
             Event::Checked(at, came) => {
-                self.checked(at, came);
+                self.checked(at, &came);
                 self.act(at);
             }
             Event::Fault(number) => {
@@ -137,36 +173,37 @@ impl<'a> World<'a> {
         }
     }
 
-    fn join(&mut self, at: usize) {
-        let host = &mut self.hosts[at];
-        if !host.is_head {
-            let goal = goal_of(self.scenario.work);
-            // While it boots it fetches nothing that nobody waits for.
-            host.node.pause(self.now, goal == Goal::Owned);
-            let held = host.store.clone();
-            host.node
-                .join(self.now, Arc::clone(&self.table), held, goal);
-        }
-        self.read_on(at);
-        self.act(at);
+    pub(super) fn introduce_every(&self) -> Span {
+        INTRODUCE_EVERY.max(Span(self.hosts.len() as u64 * ASKS_APART.0))
     }
 
-    /// A head tells of everybody in the rack, of heads, and of some others.
+    /// A head tells of heads, of the rack and of some others.
     fn introduce(&mut self, at: usize) {
-        self.net
-            .at(self.now + INTRODUCE_EVERY, Event::Introduce(at));
+        let next = self.now + self.introduce_every();
+        self.net.at(next, Event::Introduce(at));
         let is_told = self.hosts.iter().any(|host| host.is_head && host.is_alive);
         if !is_told || !self.hosts[at].is_alive || self.hosts[at].is_parted {
             return;
         }
+        let is_there = |other: &usize| *other != at && self.hosts[*other].is_alive;
+        let mut told: Vec<usize> = (0..self.scenario.heads).filter(is_there).collect();
         let rack = self.hosts[at].rack;
-        let mut told = Vec::new();
-        for (number, host) in self.hosts.iter().enumerate() {
-            let is_near = host.is_head || host.rack == rack || self.rng.below(64) == 0;
-            if is_near && host.is_alive {
-                told.push(member(host, number, self.now));
-            }
-        }
+        let near = self.racks[rack].clone().filter(is_there);
+        told.extend(near.take(RACK_TOLD_MAX));
+        let (racks, mut rng) = (self.racks.len(), self.rng.clone());
+        let first = rng.below(racks);
+        let others = (0..FAR_TOLD_MAX).map(|step| (first + step) % racks);
+        let others = others.filter(|other| *other != rack && !self.racks[*other].is_empty());
+        let far = others.map(|other| {
+            let other = &self.racks[other];
+            other.start + rng.below(other.len())
+        });
+        told.extend(far.filter(is_there));
+        self.rng = rng;
+        let told = told.into_iter();
+        let told: Vec<Member> = told
+            .map(|other| member(&self.hosts[other], other, self.now))
+            .collect();
         self.hosts[at].node.know(self.now, told);
         self.act(at);
     }
@@ -205,7 +242,7 @@ impl<'a> World<'a> {
                 data.is_right &= !host.lies;
                 let is_last = data.from + data.len == self.scenario.wire_bytes;
                 if host.is_head && is_last {
-                    let number = self.table.find(data.chunk).unwrap_or_default();
+                    let number = self.all.find(data.chunk).unwrap_or_default();
                     *self.sends.entry((self.hosts[to].rack, number)).or_default() += 1;
                 }
                 Some(Message::Piece { request, data })
@@ -214,7 +251,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn delivered(&mut self, to: usize, carried: Carried) {
+    fn delivered(&mut self, to: usize, carried: Box<Carried>) {
         let from = carried.from;
         if !self.net.delivered(self.now, to, &carried) || !self.hosts[to].is_alive {
             return;
@@ -258,7 +295,7 @@ impl<'a> World<'a> {
 
     fn loaded(&mut self, at: usize, chunk: ChunkId) {
         let host = &mut self.hosts[at];
-        let number = self.table.find(chunk);
+        let number = self.all.find(chunk);
         let is_here = host.is_head || number.is_some_and(|number| host.store.has(number));
         let whole = is_here.then_some(Whole {
             codec: 0,
@@ -275,7 +312,7 @@ impl<'a> World<'a> {
     }
 
     /// Does what a host's state machine says.
-    fn act(&mut self, at: usize) {
+    pub(super) fn act(&mut self, at: usize) {
         while let Some(action) = self.hosts[at].node.action() {
             match action {
                 Action::Connect { peer, .. } => {
@@ -332,63 +369,13 @@ impl<'a> World<'a> {
                 "machine {at} got a wrong chunk of an honest one: {pieces:?}"
             ));
         }
-        let came = Came {
+        let came = Box::new(Came {
             chunk,
             from,
             is_right,
             keep,
-        };
+        });
         self.net.at(self.now + CHECK, Event::Checked(at, came));
-    }
-
-    fn checked(&mut self, at: usize, came: Came) {
-        let Came {
-            chunk,
-            from,
-            is_right,
-            keep,
-        } = came;
-        if !self.hosts[at].is_alive {
-            return;
-        }
-        let number = self.table.find(chunk).unwrap_or_default();
-        let host = &mut self.hosts[at];
-        host.node.checked(self.now, from.0, from.1, is_right);
-        if !is_right {
-            return;
-        }
-        if keep {
-            host.store.set(number);
-            host.node.gained(self.now, chunk);
-        }
-        if let Some(asked) = host.reading.remove(&number) {
-            host.read += 1;
-            self.reads_worst = self.reads_worst.max(self.now.since(asked));
-        }
-        self.read_on(at);
-        let host = &mut self.hosts[at];
-        let is_done = match self.scenario.work {
-            Work::Fill => host.store.ones() == self.scenario.chunks,
-            Work::Boot { chunks, .. } => host.read == chunks,
-        };
-        if is_done && host.done.is_none() {
-            host.done = Some(self.now);
-        }
-    }
-
-    /// Asks for the next chunks of a boot.
-    fn read_on(&mut self, at: usize) {
-        let Work::Boot { chunks, ahead } = self.scenario.work else {
-            return;
-        };
-        let host = &mut self.hosts[at];
-        while !host.is_head && host.reading.len() < ahead && host.next_read < chunks {
-            let number = host.next_read;
-            host.next_read += 1;
-            host.reading.insert(number, self.now);
-            let chunk = self.table.chunks()[number];
-            host.node.want(self.now, chunk, Class::Boot);
-        }
     }
 
     fn fault(&mut self, fault: Fault) {
@@ -397,9 +384,9 @@ impl<'a> World<'a> {
             Fault::Kill(machine) => self.kill(heads + machine),
             Fault::KillHead(head) => self.kill(head),
             Fault::StartHead(head) => {
-                self.hosts[head] = host(self.scenario, head, usize::MAX, true);
-                self.starting += 1;
-                self.net.at(self.now, Event::Start(head));
+                let chunks = self.all.len();
+                self.hosts[head] = host(self.scenario, head, usize::MAX, true, chunks);
+                self.comes(self.now, Event::Start(head));
             }
             Fault::Lie(machine) => self.hosts[heads + machine].lies = true,
             Fault::Mute(machine) => self.hosts[heads + machine].is_mute = true,
@@ -428,6 +415,7 @@ impl<'a> World<'a> {
 
     fn kill(&mut self, at: usize) {
         self.hosts[at].is_alive = false;
+        self.count_late();
         for other in 0..self.hosts.len() {
             self.cut(at, other);
         }
@@ -452,33 +440,9 @@ impl<'a> World<'a> {
         let is_far = a.rack != b.rack && !a.is_head && !b.is_head;
         Span(self.scenario.latency.0 * if is_far { 2 } else { 1 })
     }
-
-    /// Whatever somebody who is there holds has arrived, and all agree on who owns what.
-    fn check_end(&mut self) {
-        let settled = Time(self.scenario.stagger.0) + SETTLED;
-        if self.scenario.faults.is_empty() && self.now > settled {
-            self.check_racks();
-        }
-        if self.now <= self.scenario.limit && self.is_over() {
-            return;
-        }
-        let machines = self
-            .hosts
-            .iter()
-            .filter(|host| !host.is_head && host.is_alive);
-        let late = machines.clone().filter(|host| host.done.is_none()).count();
-        let has_head = self.hosts.iter().any(|host| host.is_head && host.is_alive);
-        let holders = |number: usize| machines.clone().any(|host| host.store.has(number));
-        let lost = (0..self.scenario.chunks)
-            .filter(|number| !holders(*number))
-            .count();
-        if late > 0 && (has_head || lost == 0) {
-            self.broke(format!("{late} machines lack what others hold"));
-        }
-    }
 }
 
-fn host(scenario: &Scenario, number: usize, rack: usize, is_head: bool) -> Host {
+fn host(scenario: &Scenario, number: usize, rack: usize, is_head: bool, chunks: usize) -> Host {
     let kind = if is_head { "head" } else { "machine" };
     let id = PeerId::of(&format!("{kind} {number}"));
     let config = Config {
@@ -490,6 +454,10 @@ fn host(scenario: &Scenario, number: usize, rack: usize, is_head: bool) -> Host 
         upload_max: None,
         seed: scenario.seed,
     };
+    let mut store = Bits::new(chunks);
+    for chunk in 0..scenario.holds.min(scenario.chunks) {
+        store.set(chunk);
+    }
     Host {
         node: Node::new(config),
         id,
@@ -499,10 +467,13 @@ fn host(scenario: &Scenario, number: usize, rack: usize, is_head: bool) -> Host 
         lies: false,
         is_mute: false,
         is_parted: false,
-        store: Bits::new(scenario.chunks),
+        lacks: scenario.chunks - store.ones(),
+        store,
         next_read: 0,
         reading: BTreeMap::new(),
         read: 0,
+        version: 0,
+        ready: None,
         done: None,
     }
 }
