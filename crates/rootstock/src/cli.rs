@@ -95,6 +95,9 @@ enum Command {
     /// Bring a version to many nodes, a few at first
     #[command(subcommand)]
     Rollout(command::rollout::RolloutCommand),
+    /// Say what something would take, such as 300 machines that boot at once
+    #[command(subcommand)]
+    Plan(command::plan::PlanCommand),
     /// Look after the services that boot machines
     #[command(subcommand)]
     Boot(command::boot::BootCommand),
@@ -160,6 +163,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Node(verb) => command::node::run(verb, &session),
         Command::Profile(verb) => command::profile::run(verb, &session),
         Command::Rollout(verb) => command::rollout::run(verb, &session),
+        Command::Plan(verb) => command::plan::run(verb, &session),
         Command::Boot(verb) => command::boot::run(verb, &session),
         Command::Gc(args) => command::gc::run(args, &session),
         Command::Scrub(verb) => command::scrub::run(verb, &session),

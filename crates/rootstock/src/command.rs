@@ -6,6 +6,7 @@ pub(crate) mod gc;
 pub(crate) mod image;
 pub(crate) mod import;
 pub(crate) mod node;
+pub(crate) mod plan;
 pub(crate) mod profile;
 pub(crate) mod rollout;
 pub(crate) mod scrub;

@@ -1,6 +1,7 @@
 //! Progress bars: only for people, only on a terminal, always on stderr.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rootstock_client::{pull, push};
@@ -9,7 +10,52 @@ use rootstock_core::units::HumanBytes;
 use crate::session::Session;
 
 const BYTES: &str = "{msg} [{bar:32}] {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left{prefix}";
+const PARTS: &str = "{msg} [{bar:32}] {percent} %, {elapsed} so far";
 const SPINNER: &str = "{msg} {decimal_bytes}, {decimal_bytes_per_sec}";
+
+/// How long something may take without a bar.
+const LATE: Duration = Duration::from_secs(1);
+
+/// A bar for what may be done before there is need of one.
+pub(crate) struct Late<'a> {
+    session: &'a Session,
+    what: &'static str,
+    total: u64,
+    begun: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl<'a> Late<'a> {
+    /// Nothing is done yet, of so much.
+    pub(crate) fn new(session: &'a Session, what: &'static str, total: u64) -> Self {
+        Self {
+            session,
+            what,
+            total,
+            begun: Instant::now(),
+            bar: None,
+        }
+    }
+
+    /// So much is done.
+    pub(crate) fn set(&mut self, done: u64) {
+        if self.bar.is_none() && self.begun.elapsed() >= LATE {
+            let bar = bar(self.session, self.what, PARTS);
+            bar.set_length(self.total);
+            self.bar = Some(bar);
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
 
 /// A bar over a number of bytes.
 pub(crate) fn bytes(session: &Session, what: &str, total_bytes: u64) -> ProgressBar {

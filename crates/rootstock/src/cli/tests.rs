@@ -34,6 +34,8 @@ fn commands_are_understood() {
         "token create ci --role admin",
         "status",
         "completions zsh",
+        "plan storm --nodes 300 --image lab:8 --head 10G --nodes-link 1G --racks 6 --json",
+        "plan storm --nodes 1 --bytes 8G --boot-set 200M --from boot --spread 0",
         "node set n[01-20] --cache /dev/sda3 --cache-disk-bytes-max 64G --exam no",
         "node set n1 --fill paused --fill-mbit-max 200 --fill-hours 22:00-06:00,12:00-13:00",
         "profile set lab --exam yes --cache auto",
@@ -149,6 +151,7 @@ fn help_teaches() {
       node         Add and look after machines (seats, PCs), and see them boot
       profile      Make and look after settings that nodes inherit
       rollout      Bring a version to many nodes, a few at first
+      plan         Say what something would take, such as 300 machines that boot at once
       boot         Look after the services that boot machines
       gc           Free the space of what nothing needs
       scrub        Start and watch the check of all stored data
