@@ -2,15 +2,17 @@
 
 use std::{
     fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
 };
 
+use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use rootstock_api::Record;
-use rootstock_core::{BLOCK_BYTES, ByteRange, ChunkId, Digest, VersionNumber};
+use rootstock_core::{BLOCK_BYTES, ByteRange, ChunkId, Digest, PeerId, VersionNumber};
 use rootstock_fuzz::{overlay, sparse::SparseDisk};
 use rootstock_image::{
     frame::Encoder,
@@ -25,6 +27,7 @@ use rootstock_store::{
     disk::{Disk, SimDisk},
     objects::{MemoryObjects, Objects as _},
 };
+use rootstock_swarm::wire::{Class, Hello, Known, Message, Refusal, preface};
 use rootstock_volume::BlockDevice as _;
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
@@ -46,6 +49,7 @@ fn main() -> io::Result<()> {
         ("dhcp", dhcp()),
         ("tftp", tftp()),
         ("recipe", recipes()),
+        ("peer", peers()),
         ("planted", vec![("other", b"RS".to_vec())]),
     ];
     for (target, seeds) in all {
@@ -465,4 +469,99 @@ fn tool(name: &str, arguments: &[&str], disk: &Path, input: &str) -> io::Result<
         return Ok(());
     }
     Err(io::Error::other(format!("{name} ended with {status}")))
+}
+
+/// The preface and a message of each kind, then each kind by itself.
+fn peers() -> Seeds {
+    let (request, chunk, class) = (7, ChunkId::of(b"chunk"), Class::Boot);
+    let (slot, id) = (1, PeerId(9));
+    let known = |ip: IpAddr| Known {
+        id,
+        address: SocketAddr::new(ip, 8486),
+        rack: "room-1".to_owned(),
+        is_head: false,
+        age_seconds: 3,
+    };
+    let all = [
+        Message::Hello(Hello {
+            id,
+            rack: "room-1".to_owned(),
+            port: 8486,
+            is_head: true,
+        }),
+        Message::Version {
+            slot,
+            version: Digest::of(b"version"),
+            chunks: 300,
+        },
+        Message::Held {
+            slot,
+            first: 8,
+            bits: vec![0xa5; 9],
+        },
+        Message::Gained {
+            slot,
+            numbers: vec![1, 200],
+        },
+        Message::Lost {
+            slot,
+            numbers: vec![3],
+        },
+        Message::Ask {
+            request,
+            chunk,
+            class,
+            insists: true,
+        },
+        Message::AskRun {
+            request,
+            slot,
+            first: 4,
+            count: 32,
+            class,
+        },
+        Message::Cancel { request },
+        Message::Begin {
+            request,
+            codec: 1,
+            raw_bytes: 262_144,
+            wire_bytes: 12,
+        },
+        Message::Piece {
+            request,
+            data: Bytes::from_static(b"some of them"),
+        },
+        Message::Refuse {
+            request,
+            why: Refusal::Elsewhere,
+            hint: Some(id),
+        },
+        Message::Load { delay_ms: 40 },
+        Message::Peers(vec![
+            known(Ipv4Addr::new(10, 0, 0, 7).into()),
+            known(Ipv6Addr::LOCALHOST.into()),
+        ]),
+    ];
+    let mut whole = vec![0x90];
+    whole.extend(preface());
+    for message in &all {
+        append(message, &mut whole);
+    }
+    let alone = [
+        "hello", "version", "held", "gained", "lost", "ask", "ask-run", "cancel", "begin", "piece",
+        "refuse", "load", "peers",
+    ];
+    let mut seeds = vec![("all", whole)];
+    for (name, message) in alone.into_iter().zip(&all) {
+        let mut bytes = vec![3];
+        append(message, &mut bytes);
+        seeds.push((name, bytes));
+    }
+    seeds
+}
+
+fn append(message: &Message, out: &mut Vec<u8>) {
+    if let Some(data) = message.encode(out) {
+        out.extend_from_slice(&data);
+    }
 }

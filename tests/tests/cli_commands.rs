@@ -191,3 +191,49 @@ fn completions_and_config_need_no_daemon() {
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("lisen"), "{said}");
 }
+
+#[test]
+fn a_storm_is_planned_with_and_without_an_image() {
+    let (dir, daemon) = started();
+    imported(dir.path(), &daemon, 1, &[]);
+    let unknown = ["plan", "storm", "--nodes", "3", "--image", "lab:1"];
+    let said = daemon.refused(unknown).unwrap();
+    assert!(
+        said.contains("no machine has booted it") && said.contains("--boot-set"),
+        "{said}"
+    );
+    let none = ["plan", "storm", "--nodes", "3", "--image", "cafe:1"];
+    let said = daemon.refused(none).unwrap();
+    assert!(said.contains("cafe") && said.contains("hint:"), "{said}");
+    let more = ["--boot-set", "300K", "--spread", "0"];
+    let plan = daemon.json([&unknown[..], &more[..]].concat()).unwrap();
+    assert_eq!(plan["version"], "lab:1");
+    let chunks = plan["chunk_count"].as_u64().unwrap();
+    assert!(chunks >= 4, "{plan}");
+    for stage in ["login", "complete"] {
+        let stage = &plan[stage];
+        assert_eq!(stage["finished_count"], 3, "{plan}");
+        let bound = stage["bound_seconds"].as_f64().unwrap();
+        assert!(stage["last_seconds"].as_f64().unwrap() >= bound, "{plan}");
+    }
+    // Nobody has to be there for what is not an image yet.
+    let mut alone = Command::new(daemon::binary().unwrap());
+    alone.args(["--api", "unix:/nowhere", "plan", "storm", "--nodes", "2"]);
+    alone.args(["--bytes", "20M", "--boot-set", "2M", "--from", "boot"]);
+    let output = tool::output(&mut alone).unwrap();
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && table.contains("complete"),
+        "{table}"
+    );
+    assert!(!table.contains("login "), "{table}");
+    for words in [
+        "--nodes 2 --bytes 1M --boot-set 2M",
+        "--nodes 2 --bytes 2M --boot-set 1M --racks 9",
+    ] {
+        let mut wrong = Command::new(daemon::binary().unwrap());
+        wrong.args(["plan", "storm"]).args(words.split(' '));
+        let (code, said) = ended(&mut wrong);
+        assert!(code == 2 && said.contains("hint:"), "{code} {said}");
+    }
+}
