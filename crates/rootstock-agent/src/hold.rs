@@ -49,6 +49,9 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Between looks how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// The longest such time.
+const LOOK_LATEST: Duration = Duration::from_secs(1);
+
 /// The looks take at most one part in so many of a processor.
 const LOOK_PART: u32 = 50;
 
@@ -253,7 +256,7 @@ fn keep(
         let looked = Instant::now();
         let progress = sources.swarm.progress();
         // A version of millions of chunks is looked at less often.
-        thread::sleep(LOOK_EVERY.max(looked.elapsed() * LOOK_PART));
+        thread::sleep((looked.elapsed() * LOOK_PART).clamp(LOOK_EVERY, LOOK_LATEST));
         let Some((held, all)) = progress else {
             continue;
         };

@@ -276,11 +276,13 @@ impl<P: Payload> Node<P> {
 
     /// Time went by.
     pub fn tick(&mut self, now: Time) {
+        // On a busy machine it is longer.
+        let since = Span(now.since(self.ticked).0.max(TICK.0));
         self.ticked = now;
         self.tend_wants(now);
-        self.tend_serving(now);
+        self.tend_serving(now, since);
         self.tend_members(now);
-        self.tend_bulk(now);
+        self.tend_bulk(now, since);
         self.pump(now);
     }
 

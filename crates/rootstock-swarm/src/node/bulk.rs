@@ -15,7 +15,7 @@ use crate::time::{Span, Time};
 use crate::wire::{CHUNK_BYTES_MAX, Class};
 
 /// Chunks on their way at once: what the link brings in this time, within bounds.
-const WINDOW: Span = Span::millis(500);
+const WINDOW: Span = Span::millis(1000);
 const WINDOW_MIN: usize = 16;
 const WINDOW_MAX: usize = 128;
 
@@ -103,7 +103,7 @@ impl<P: Payload> Node<P> {
         }
         // Heads are kept busy, however much is asked of others: what they send next is
         // what all will live on.
-        while self.lacks_any() && self.pick_owned(now) {}
+        while self.lacks_any() && (self.pick_owned(now) || self.pick_for_another(now)) {}
         let at_heads = self.links.values().filter(|link| link.is_head);
         let at_heads: usize = at_heads.map(|link| link.bulk_asks).sum();
         while self.bulk.in_flight < self.bulk.window() + at_heads {
@@ -132,9 +132,9 @@ impl<P: Payload> Node<P> {
     }
 
     /// Counts what came, once a tick.
-    pub(super) fn tend_bulk(&mut self, now: Time) {
+    pub(super) fn tend_bulk(&mut self, now: Time, since: Span) {
         let total = self.counters.from_heads + self.counters.from_peers;
-        let rate = (total - self.bulk.came) * 1_000_000 / super::TICK.0;
+        let rate = (total - self.bulk.came) * 1_000_000 / since.0;
         self.bulk.rate = (self.bulk.rate * 15 + rate) / 16;
         let most = self.bulk.rate_most;
         self.bulk.rate_most = self.bulk.rate.max(most - most / 512);
@@ -167,7 +167,7 @@ impl<P: Payload> Node<P> {
                 continue;
             }
             if mine.cursor >= mine.table.len() && is_rescanned {
-                mine.cursor = 0;
+                (mine.cursor, mine.back) = (0, mine.table.len());
                 self.bulk.scanned = now;
             }
             let table = Arc::clone(&mine.table);
@@ -187,6 +187,43 @@ impl<P: Payload> Node<P> {
                 at += 1;
             }
             self.mine[slot].cursor = at;
+        }
+        false
+    }
+
+    /// When all that it owns is on its way: a chunk whose first owner has not come to it, by
+    /// its second, from the other end. What one slow owner alone had left would go to all
+    /// others over its one link.
+    fn pick_for_another(&mut self, now: Time) -> bool {
+        let wanted = |mine: &&super::Mine| mine.goal > Goal::Nothing;
+        let mut all = self.mine.iter().filter(wanted);
+        if !all.all(|mine| mine.cursor >= mine.table.len()) {
+            return false;
+        }
+        let Some(head) = self.free_head(now) else {
+            return false;
+        };
+        let mut left = SCAN;
+        for slot in 0..self.mine.len() {
+            if self.mine[slot].goal == Goal::Nothing {
+                continue;
+            }
+            let table = Arc::clone(&self.mine[slot].table);
+            let mut at = self.mine[slot].back;
+            while at > 0 && left > 0 {
+                at -= 1;
+                let mine = &self.mine[slot];
+                if !mine.taken.has(at) && mine.holders[at] == 0 {
+                    left -= 1;
+                    let chunk = table.chunks()[at];
+                    if self.owners_of(chunk).get(1) == Some(&self.config.id) {
+                        self.mine[slot].back = at;
+                        self.fetch_bulk(now, chunk, head);
+                        return true;
+                    }
+                }
+            }
+            self.mine[slot].back = at;
         }
         false
     }

@@ -37,6 +37,8 @@ pub(super) struct Mine {
     pub(super) holders: Vec<u16>,
     /// Where the search for owned chunks goes on.
     pub(super) cursor: usize,
+    /// The same, of what another owns first, from the end.
+    pub(super) back: usize,
 }
 
 impl Mine {
@@ -87,6 +89,7 @@ impl<P: Payload> Node<P> {
             let oldest = self.mine[0].table.version();
             self.leave(now, oldest);
         }
+        let back = table.len();
         let mut mine = Mine {
             holders: vec![0; table.len()],
             table,
@@ -95,6 +98,7 @@ impl<P: Payload> Node<P> {
             held,
             goal,
             cursor: 0,
+            back,
         };
         for link in self.links.values().filter(|link| !link.is_head) {
             for slot in link.slots.values() {

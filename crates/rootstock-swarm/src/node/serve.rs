@@ -467,10 +467,10 @@ impl<P: Payload> Node<P> {
     }
 
     /// Counts what left, and tells others how long they would wait.
-    pub(super) fn tend_serving(&mut self, now: Time) {
+    pub(super) fn tend_serving(&mut self, now: Time, since: Span) {
         let sent = std::mem::take(&mut self.serving.sent);
         if self.serving.active > 0 {
-            let rate = sent * 1_000_000 / super::TICK.0;
+            let rate = sent * 1_000_000 / since.0;
             self.serving.rate = (self.serving.rate * 15 + rate) / 16;
         }
         let is_stuck = |(peer, _): &(PeerId, u32)| {
