@@ -29,6 +29,17 @@ pub(crate) struct Io {
     waiting_bytes: usize,
 }
 
+/// How much of what is there was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Came {
+    /// All of it.
+    All,
+    /// There may be more, of which nothing is said again.
+    Part,
+    /// All of it, and there will be no more.
+    End,
+}
+
 impl Io {
     pub(crate) fn new(stream: TcpStream, tls: Option<Connection>) -> Self {
         Self {
@@ -40,11 +51,11 @@ impl Io {
         }
     }
 
-    /// Reads what there is; `false` at the end of the connection.
+    /// Reads what there is, or a good deal of it.
     ///
     /// # Errors
     /// When the connection fails.
-    pub(crate) fn read(&mut self) -> io::Result<bool> {
+    pub(crate) fn read(&mut self) -> io::Result<Came> {
         let mut left = READ_BYTES_MAX;
         while left > 0 {
             let read = if self.tls.is_some() {
@@ -53,14 +64,14 @@ impl Io {
                 self.read_plain()
             };
             match read {
-                Ok(0) => return Ok(false),
+                Ok(0) => return Ok(Came::End),
                 Ok(len) => left = left.saturating_sub(len),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Came::All),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(Came::Part)
     }
 
     /// Whether the other end has begun without TLS: a record of TLS begins with another

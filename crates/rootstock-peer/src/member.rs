@@ -17,7 +17,7 @@ use rootstock_swarm::{
 };
 
 use crate::conn::{Conn, ConnError};
-use crate::io::Io;
+use crate::io::{Came, Io};
 use crate::tls::Tls;
 use crate::work::{Holder, Job, Proof, Verdict, Workers};
 
@@ -497,20 +497,15 @@ impl Loop {
                 return;
             };
             let read = conn.io.read();
-            let is_over = match &read {
-                Ok(goes_on) => !goes_on,
-                Err(_) => true,
-            };
-            let had = conn.io.input.len();
             self.take(token);
-            if is_over {
-                let error = read.err().unwrap_or(io::ErrorKind::UnexpectedEof.into());
-                return self.failed(token, &error);
-            }
-            // Events come at the edge: all that is there has to be read.
-            let left = self.conns.get(&token).map_or(0, |conn| conn.io.input.len());
-            if had < (1 << 20) || left == had {
-                return;
+            match read {
+                Ok(Came::All) => return,
+                // Events come at the edge: all that is there has to be read.
+                Ok(Came::Part) => {}
+                Ok(Came::End) => {
+                    return self.failed(token, &io::Error::from(io::ErrorKind::UnexpectedEof));
+                }
+                Err(error) => return self.failed(token, &error),
             }
         }
     }
@@ -592,7 +587,8 @@ impl Loop {
                 .peer
                 .filter(|peer| self.by_peer.get(peer) == Some(&token));
             let now = Time(u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX));
-            let mut is_dry = true;
+            // What had no room now may have some when this is written.
+            let mut is_dry = conn.io.has_room();
             while let Some(peer) = peer
                 && conn.io.has_room()
                 && let Some(mut message) = self.node.message(now, peer)

@@ -98,12 +98,15 @@ impl<P: Payload> Node<P> {
     pub(super) fn pump(&mut self, now: Time) {
         let is_paused = self.bulk.is_paused || now < self.bulk.full_until;
         let is_off = is_paused || self.mine.iter().all(|mine| mine.goal == Goal::Nothing);
-        if is_off || self.bulk.is_dry {
+        if is_off {
             return;
         }
         // Heads are kept busy, however much is asked of others: what they send next is
         // what all will live on.
         while self.lacks_any() && (self.pick_owned(now) || self.pick_for_another(now)) {}
+        if self.bulk.is_dry {
+            return;
+        }
         let at_heads = self.links.values().filter(|link| link.is_head);
         let at_heads: usize = at_heads.map(|link| link.bulk_asks).sum();
         while self.bulk.in_flight < self.bulk.window() + at_heads {

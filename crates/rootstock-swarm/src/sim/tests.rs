@@ -246,25 +246,3 @@ fn the_checks_find_mistakes() {
         assert!(is_found, "{bug:?} was not found");
     }
 }
-
-#[test]
-#[ignore = "scratch"]
-fn scratch_ratios() {
-    for nodes in [2, 4, 8, 16, 32] {
-        for seed in 1..=4 {
-            let scenario = Scenario {
-                chunks: 1024,
-                seed,
-                ..fill(nodes)
-            };
-            let outcome = check(&scenario);
-            let heads = from_heads(&scenario, &outcome);
-            eprint!(
-                "{nodes}: {} heads {heads} most {}; ",
-                ratio(&scenario, &outcome),
-                outcome.sends_most
-            );
-        }
-        eprintln!();
-    }
-}
