@@ -174,27 +174,28 @@ impl<P: Payload> Node<P> {
                 self.bulk.scanned = now;
             }
             let table = Arc::clone(&mine.table);
-            let mut at = mine.cursor;
-            while at < table.len() && left > 0 {
+            let (start, mut offset) = (mine.start, mine.cursor);
+            while offset < table.len() && left > 0 {
+                let at = (start + offset) % table.len();
                 let mine = &self.mine[slot];
                 if !mine.taken.has(at) && mine.holders[at] == 0 {
                     left -= 1;
                     let chunk = table.chunks()[at];
                     let is_first = self.owners_of(chunk).first() == Some(&self.config.id);
                     if is_first || bugs::made(Bug::OwnsAll) {
-                        self.mine[slot].cursor = at + 1;
+                        self.mine[slot].cursor = offset + 1;
                         self.fetch_bulk(now, chunk, head);
                         return true;
                     }
                 }
-                at += 1;
+                offset += 1;
             }
-            self.mine[slot].cursor = at;
+            self.mine[slot].cursor = offset;
         }
         false
     }
 
-    /// When all that it owns is on its way: a chunk whose first owner has not come to it, by
+    /// When all that it owns is here: a chunk whose first owner has not come to it, by
     /// its second, from the other end. What one slow owner alone had left would go to all
     /// others over its one link.
     fn pick_for_another(&mut self, now: Time) -> bool {
@@ -203,7 +204,9 @@ impl<P: Payload> Node<P> {
         if !all.all(|mine| mine.cursor >= mine.table.len()) {
             return false;
         }
-        let Some(head) = self.free_head(now) else {
+        // While its own share is on its way, so is that of others.
+        let free = self.free_head(now);
+        let Some(head) = free.filter(|head| self.links[head].bulk_asks == 0) else {
             return false;
         };
         let mut left = SCAN;

@@ -35,7 +35,10 @@ pub(super) struct Mine {
     pub(super) goal: Goal,
     /// How many peers hold each, heads left out.
     pub(super) holders: Vec<u16>,
-    /// Where the search for owned chunks goes on.
+    /// Where the search for owned chunks began: elsewhere than others', who may not know
+    /// yet that this member is there.
+    pub(super) start: usize,
+    /// How far from there it is.
     pub(super) cursor: usize,
     /// The same, of what another owns first, from the end.
     pub(super) back: usize,
@@ -89,7 +92,7 @@ impl<P: Payload> Node<P> {
             let oldest = self.mine[0].table.version();
             self.leave(now, oldest);
         }
-        let back = table.len();
+        let (start, back) = (self.rng.below(table.len()), table.len());
         let mut mine = Mine {
             holders: vec![0; table.len()],
             table,
@@ -97,6 +100,7 @@ impl<P: Payload> Node<P> {
             announced: held.clone(),
             held,
             goal,
+            start,
             cursor: 0,
             back,
         };
