@@ -477,11 +477,12 @@ mod tests {
             ..SwarmOrder::default()
         };
         assert_eq!(plain, usual);
-        let full =
-            r#"{"swarm":"tls","swarm_copies":3,"upload_mbit_max":500,"swarm_memory":1048576}"#;
+        let full = r#"{"swarm":"tls","swarm_copies":3,"upload_mbit_max":500,
+            "swarm_memory":1048576,"exam":true}"#;
         let expected = SwarmOrder {
             mode: SwarmMode::Tls,
             upload_mbit_max: Some(500),
+            is_quiet: true,
             copies: 3,
             memory_bytes_max: Some(1 << 20),
         };
