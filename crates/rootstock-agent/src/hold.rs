@@ -7,16 +7,13 @@ use std::env;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rootstock_api::boot::{
-    BootOrder, BootStep, Identity, NodeControl, NodeMode, SessionCreate, SessionState,
-};
+use rootstock_api::boot::{BootOrder, BootStep, Identity, NodeControl, NodeMode, SessionState};
 use rootstock_api::swarm::SwarmMode;
 use rootstock_core::MacAddress;
 use rootstock_core::units::HumanBytes;
@@ -161,14 +158,7 @@ fn open(
     urls: &[String],
     mac: MacAddress,
 ) -> Result<(String, String), HoldError> {
-    let root = Path::new("/");
-    let ask = |token| SessionCreate {
-        token,
-        mac: mac.to_string(),
-        uuid: inventory::uuid(root),
-        release: env!("CARGO_PKG_VERSION").to_owned(),
-        inventory: inventory::look(root),
-    };
+    let ask = |token| inventory::session_create(token, mac);
     let mut told = String::new();
     loop {
         for url in urls {
@@ -176,7 +166,7 @@ fn open(
             let state = token.and_then(|token| service.open(url, &ask(token)));
             let wait = match state {
                 Ok(SessionState::Open { session, node }) => {
-                    println!("this machine is {node}");
+                    tell(&format!("this machine is {node}"));
                     return Ok((url.clone(), session));
                 }
                 Ok(SessionState::Held { message, .. }) => message,

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use rootstock_api::boot::{BootOrder, BootStep, SessionCreate, SessionState, StepReport, Steps};
+use rootstock_api::boot::{BootOrder, BootStep, SessionState, StepReport, Steps};
 use rootstock_core::units::HumanBytes;
 use rustix::system::{RebootCommand, reboot};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
@@ -273,7 +273,7 @@ fn session(line: &CommandLine, site: &Site, nic: &Nic, told: &mut Told) -> Resul
     };
     let service = Service::new(&site.file.authority_pem)
         .map_err(|error| failed(format!("the site's authority is no certificate: {error}")))?;
-    let ask = session_create(line.token.clone(), nic);
+    let ask = inventory::session_create(line.token.clone(), nic.mac);
     loop {
         let (url, state) = call(&line.urls, |url| service.open(url, &ask))
             .map_err(|error| failed(console::chain(&error)))?;
@@ -299,17 +299,6 @@ fn session(line: &CommandLine, site: &Site, nic: &Nic, told: &mut Told) -> Resul
                 thread::sleep(Duration::from_secs(u64::from(seconds)));
             }
         }
-    }
-}
-
-fn session_create(token: String, nic: &Nic) -> SessionCreate {
-    let root = Path::new("/");
-    SessionCreate {
-        token,
-        mac: nic.mac.to_string(),
-        uuid: inventory::uuid(root),
-        release: env!("CARGO_PKG_VERSION").to_owned(),
-        inventory: inventory::look(root),
     }
 }
 

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rootstock_api::boot::{DiskFacts, Inventory, NicFacts};
+use rootstock_api::boot::{DiskFacts, Inventory, NicFacts, SessionCreate};
+use rootstock_core::MacAddress;
 
 use crate::server::meminfo;
 
@@ -14,6 +15,18 @@ const TEXT_BYTES_MAX: usize = 128;
 
 /// Base class 3 of PCI: display controllers.
 const PCI_DISPLAY: &str = "0x03";
+
+/// What this machine says when it asks for a session.
+pub(crate) fn session_create(token: String, mac: MacAddress) -> SessionCreate {
+    let root = Path::new("/");
+    SessionCreate {
+        token,
+        mac: mac.to_string(),
+        uuid: uuid(root),
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        inventory: look(root),
+    }
+}
 
 /// Looks below `root`, which is `/` except in tests.
 pub(crate) fn look(root: &Path) -> Inventory {

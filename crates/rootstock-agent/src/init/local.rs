@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use rootstock_api::boot::{BootOrder, BootStep, NextVersion, SessionState};
 
-use super::{Drivers, Failure, Known, Opened, Told, address, order, session_create, tell_address};
+use super::{Drivers, Failure, Known, Opened, Told, address, order, tell_address};
 use crate::cmdline::{CommandLine, Ipv4Config};
 use crate::console;
 use crate::control::Join;
 use crate::disk::find::Devices;
+use crate::inventory;
 use crate::local::{Kept, Start, disk};
 use crate::nic::Nic;
 use crate::order::Site;
@@ -43,7 +44,7 @@ pub(super) fn begin(
     drivers.follow(told);
     let join = nic.map(|nic| Join {
         mac: nic.mac,
-        ask: session_create(String::new(), &nic),
+        ask: inventory::session_create(String::new(), nic.mac),
     });
     if let (Some(_), Some(join)) = (&link, &join)
         && let Some((opened, order)) = open(line, site, join, &start.local.order, told)

@@ -76,14 +76,11 @@ const SIZES_MAX: (usize, usize, usize) = (1024, 1024, 16_384);
 /// So long after the last machine started, each knows of all in its rack.
 const SETTLED: Span = Span::seconds(3);
 
-/// Machines of a rack that are all connected to one another; where there are more, they
-/// learn of each other when they ask a head the next time.
-const RACK_LINKED: usize = 32;
-
 impl World<'_> {
     /// Whatever somebody who is there holds has arrived, and all agree on who owns what.
     pub(super) fn check_end(&mut self) {
-        if self.scenario.faults.is_empty() && self.now > self.settled() {
+        let settled = Time(self.scenario.stagger.0) + SETTLED;
+        if self.scenario.faults.is_empty() && self.now > settled {
             self.check_racks();
         }
         if self.now <= self.scenario.limit && self.is_over() {
@@ -101,17 +98,6 @@ impl World<'_> {
         if late > 0 && (has_head || lost == 0) {
             self.broke(format!("{late} machines lack what others hold"));
         }
-    }
-
-    /// From when on all have to agree.
-    fn settled(&self) -> Time {
-        let is_large = self.racks.iter().any(|rack| rack.len() > RACK_LINKED);
-        let told = if is_large {
-            self.introduce_every()
-        } else {
-            Span(0)
-        };
-        Time(self.scenario.stagger.0) + told + SETTLED
     }
 
     pub(super) fn check_sizes(&mut self, at: usize) {

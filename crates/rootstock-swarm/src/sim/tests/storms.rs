@@ -109,19 +109,24 @@ fn an_estimate_of_fewer_chunks_is_near_that_of_all() {
         let plan = plan(nodes, racks);
         let whole = plan.forecast_with(1000, &mut |_| {}).complete;
         assert_eq!((whole.simulated, whole.finished), (1000, nodes));
-        let few = plan.forecast_with(150, &mut |_| {}).complete;
-        assert_eq!((few.simulated, few.finished), (150, nodes));
-        // Of few chunks more are on their way at the end, and asked of a head twice.
-        for (kind, few, whole, most) in [
-            ("median", few.median.0, whole.median.0, 135),
-            ("last", few.last.0, whole.last.0, 135),
-            ("sent", few.head_bytes, whole.head_bytes, 160),
-        ] {
-            let percent = few * 100 / whole;
-            assert!(
-                (75..most).contains(&percent),
-                "{kind}: {percent} % {plan:?}"
-            );
+        for chunks in [150, 333] {
+            let few = plan.forecast_with(chunks, &mut |_| {}).complete;
+            assert_eq!((few.simulated, few.finished), (chunks, nodes));
+            for (kind, few, whole) in [
+                ("median", few.median.0, whole.median.0),
+                ("last", few.last.0, whole.last.0),
+                ("sent", few.head_bytes, whole.head_bytes),
+            ] {
+                // Of so few that each machine owns a handful, more are sent twice.
+                if kind == "sent" && chunks < 10 * nodes as u64 {
+                    continue;
+                }
+                let percent = few * 100 / whole;
+                assert!(
+                    (75..135).contains(&percent),
+                    "{chunks}, {kind}: {percent} % {plan:?}"
+                );
+            }
         }
     }
 }
