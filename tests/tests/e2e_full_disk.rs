@@ -175,3 +175,20 @@ fn a_commit_is_refused_and_the_volume_keeps_its_writes() {
     fixture.check_export("image/base:2", &contents);
     fixture.daemon.stop().unwrap();
 }
+
+#[test]
+fn the_catalog_is_refused_its_row_and_goes_on() {
+    let mut fixture = Fixture::new();
+    fixture.disk.fill(0).unwrap();
+    let tag = |name: &str| fixture.daemon.run(["image", "tag", "base:1", name]);
+    // The write-ahead log may have room in its last block.
+    let refused = (0..200).find_map(|place| tag(&format!("t{place}")).err());
+    let said = refused.expect("no tag was refused").to_string();
+    assert!(said.to_lowercase().contains("free space"), "{said}");
+
+    fixture.disk.empty().unwrap();
+    for name in ["a", "b", "c"] {
+        tag(name).unwrap();
+    }
+    fixture.daemon.stop().unwrap();
+}

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use sqlx::{
-    SqlSafeStr,
+    Connection, SqlSafeStr,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
     sqlite::{
         SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -50,6 +50,12 @@ impl Catalog {
             .busy_timeout(BUSY_TIMEOUT);
         let pool = SqlitePoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
+            // On a full disk SQLite itself rolls back, the rollback that follows fails,
+            // and the driver goes on to count an open transaction: such a connection
+            // would refuse every transaction there is to come.
+            .before_acquire(|connection, _| {
+                Box::pin(async move { Ok(!connection.is_in_transaction()) })
+            })
             .connect_with(options)
             .await
             .map_err(|source| OpenError::Open {
@@ -215,6 +221,25 @@ mod tests {
                 .await
                 .expect("says");
         assert_eq!(applied.last(), Some(&(SCHEMA_VERSION,)));
+    }
+
+    #[tokio::test]
+    async fn after_a_full_disk_it_goes_on() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let catalog = Catalog::open(&dir.path().join("catalog.sqlite"))
+            .await
+            .expect("opens");
+        let mut tx = catalog.begin("fill the disk").await.expect("begins");
+        // As SQLite does by itself when a page cannot be written.
+        sqlx::query("ROLLBACK")
+            .execute(&mut *tx)
+            .await
+            .expect("rolls back");
+        drop(tx);
+        for _ in 0..2 {
+            let tx = catalog.begin("go on").await.expect("begins again");
+            tx.commit().await.expect("is kept");
+        }
     }
 
     #[tokio::test]
