@@ -170,6 +170,10 @@ impl Drop for Process {
             let _ = self.child.wait();
         }
         self.undo.forget();
+        // Its log goes with the directory of a test that failed.
+        if std::thread::panicking() {
+            eprintln!("{} said last:\n{}", self.log.display(), self.log_end());
+        }
     }
 }
 
