@@ -88,10 +88,12 @@ impl Sources {
 fn wanted(start: &Start, service: &Service, found: attach::OnFound) -> Result<Wanted, String> {
     let order = &start.order;
     let site = || Site::new(start.site.clone()).map_err(|error| console::chain(&error));
-    // Nobody else has what the disk has, while no server knows of this boot.
-    let patience = match service.has_session() {
-        true => attach::SOON,
-        false => attach::LATE,
+    let patience = match (order.mode, service.has_session()) {
+        // The disks of a machine that runs are there.
+        (NodeMode::Hold, _) => Duration::ZERO,
+        (_, true) => attach::SOON,
+        // Nobody else has what the disk has, while no server knows of this boot.
+        (_, false) => attach::LATE,
     };
     Ok(Wanted {
         choice: order.cache.clone(),

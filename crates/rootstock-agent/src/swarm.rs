@@ -431,7 +431,9 @@ impl Swarm {
             };
             let held = self.store.held(table);
             *lock(&self.known) = Some(held.clone());
-            member.pause(true);
+            // Until it is known whether this machine's user waits; who is there to hold
+            // has none.
+            member.pause(self.store.has_disk() || !self.holds_all);
             member.join(Arc::clone(table), held, goal);
         }
     }

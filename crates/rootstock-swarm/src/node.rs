@@ -195,7 +195,9 @@ pub struct Node<P = Bytes> {
     actions: VecDeque<Action<P>>,
     ticked: Time,
     gossiped: Time,
-    linked: Time,
+    tended: Time,
+    /// Whether somebody was met since.
+    has_news: bool,
     counters: Counters,
 }
 
@@ -220,7 +222,8 @@ impl<P: Payload> Node<P> {
             actions: VecDeque::new(),
             ticked: Time::default(),
             gossiped: Time::default(),
-            linked: Time::default(),
+            tended: Time::default(),
+            has_news: false,
             counters: Counters::default(),
         };
         node.count_rack(Time::default());

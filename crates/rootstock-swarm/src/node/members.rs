@@ -25,8 +25,9 @@ const FAR_LINKS: usize = 2;
 /// Heads with whom one is kept.
 const HEAD_LINKS: usize = 2;
 
-/// Connections that are begun at once.
+/// Connections that are begun at once; to members of whom nothing is wanted yet.
 const DIALS_MAX: usize = 16;
+const DIALS_AHEAD: usize = 4;
 
 /// Who gave no sign of life for so long is not asked as an owner, and then forgotten.
 const QUIET_LIMIT: Span = Span::seconds(90);
@@ -37,12 +38,16 @@ const GOSSIP_EVERY: Span = Span::seconds(5);
 const GOSSIP_PEERS: usize = 3;
 const GOSSIP_MEMBERS: usize = 32;
 
-/// How often connections are looked after.
+/// How often connections are looked after, when nobody new was heard of: what comes at
+/// the start comes from whoever is known by then.
 const LINK_EVERY: Span = Span::millis(500);
 
 /// Of two who should have a connection the one with the greater id begins it when the
 /// other has not for so long.
-const DIAL_LIMIT: Span = Span::seconds(1);
+const DIAL_LIMIT: Span = Span::millis(50);
+
+/// Heads are connected to so late: by then it is known who else is there to fetch a part.
+const HEAD_DIAL: Span = Span::millis(50);
 
 /// After a failure to connect; it doubles.
 const RETRY_FIRST: Span = Span::millis(500);
@@ -109,6 +114,9 @@ impl<P: Payload> Node<P> {
             self.meet(member);
         }
         self.count_rack(now);
+        if self.links.is_empty() {
+            self.keep_links(now);
+        }
         self.pump(now);
     }
 
@@ -240,6 +248,7 @@ impl<P: Payload> Node<P> {
             }
             None if is_room => {
                 self.members.insert(member.id, member);
+                self.has_news = true;
             }
             None => {}
         }
@@ -250,13 +259,12 @@ impl<P: Payload> Node<P> {
         if self.links.contains_key(&peer) {
             return true;
         }
-        let dials = self.links.values().filter(|link| !link.is_up).count();
         let member = self.members.get(&peer);
         let is_banned = self.banned.contains(&peer);
         let Some(member) = member.filter(|member| member.retry_at <= now && !is_banned) else {
             return false;
         };
-        if dials >= DIALS_MAX || self.links.len() >= LINKS_MAX || self.is_out(now, peer) {
+        if self.dials() >= DIALS_MAX || self.links.len() >= LINKS_MAX || self.is_out(now, peer) {
             return false;
         }
         let address = member.address;
@@ -265,9 +273,14 @@ impl<P: Payload> Node<P> {
         true
     }
 
+    fn dials(&self) -> usize {
+        self.links.values().filter(|link| !link.is_up).count()
+    }
+
     pub(super) fn tend_members(&mut self, now: Time) {
-        if now.since(self.linked) >= LINK_EVERY {
-            self.linked = now;
+        if self.has_news || now.since(self.tended) >= LINK_EVERY {
+            self.tended = now;
+            self.has_news = false;
             self.end_silent(now);
             self.members.retain(|id, member| {
                 now.since(member.seen) < FORGET_LIMIT || self.links.contains_key(id)
@@ -333,15 +346,25 @@ impl<P: Payload> Node<P> {
                 if others.is_empty() {
                     break;
                 }
+                if self.dials() >= DIALS_AHEAD {
+                    self.has_news = true;
+                    break;
+                }
                 let at = self.rng.below(others.len());
                 let peer = others.swap_remove(at);
                 let Some(member) = self.members.get(&peer) else {
                     continue;
                 };
-                // The other end has had its time to begin.
-                let is_late = now.since(member.since) > DIAL_LIMIT;
-                if member.is_head || self.config.id < peer || is_late {
+                let known = now.since(member.since);
+                let is_time = match member.is_head {
+                    true => known >= HEAD_DIAL,
+                    false => self.config.id < peer || known >= DIAL_LIMIT,
+                };
+                if is_time {
                     self.connect(now, peer);
+                } else {
+                    // It is looked at again soon.
+                    self.has_news = true;
                 }
             }
         }
