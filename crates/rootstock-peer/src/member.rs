@@ -15,6 +15,7 @@ use rootstock_swarm::wire::Hello;
 use rootstock_swarm::{
     Action, Bits, Class, Config, Counters, Goal, Leaving, Message, Node, Table, Time, Whole,
 };
+use socket2::SockRef;
 
 use crate::conn::{Conn, ConnError};
 use crate::io::{Came, Io};
@@ -31,9 +32,10 @@ const GREETING_LIMIT: Duration = Duration::from_secs(5);
 /// it began anew.
 const YOUNG: Duration = Duration::from_secs(3);
 
-/// What the kernel keeps of a connection's bytes before they leave: more only makes what
-/// is in a hurry wait.
-const SEND_BUFFER_BYTES: usize = 256 << 10;
+/// What the kernel keeps of a connection's bytes that it has not sent yet
+/// (`TCP_NOTSENT_LOWAT`, `tcp(7)`): more only makes what is in a hurry wait, and each
+/// question waits behind the answers that go the same way.
+const UNSENT_BYTES_MAX: u32 = 64 << 10;
 
 /// How often what is shown is counted.
 const SHOWN_EVERY: Duration = Duration::from_millis(500);
@@ -456,7 +458,7 @@ impl Loop {
         let token = Token(self.next_token);
         self.next_token += 1;
         conn.io.stream.set_nodelay(true)?;
-        rustix::net::sockopt::set_socket_send_buffer_size(&conn.io.stream, SEND_BUFFER_BYTES)?;
+        SockRef::from(&conn.io.stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll
             .registry()
