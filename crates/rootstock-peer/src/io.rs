@@ -15,7 +15,7 @@ const READ_BYTES_MAX: usize = 1 << 20;
 const SPARE_BYTES: usize = 128 << 10;
 
 /// Bytes of messages that wait for the socket; the state machine holds the rest.
-pub(crate) const WAITING_BYTES_MAX: usize = 32 << 10;
+pub(crate) const WAITING_BYTES_MAX: usize = 16 << 10;
 
 /// Slices in one system call.
 const SLICES_MAX: usize = 64;

@@ -35,7 +35,7 @@ const YOUNG: Duration = Duration::from_secs(3);
 /// What the kernel keeps of a connection's bytes that it has not sent yet
 /// (`TCP_NOTSENT_LOWAT`, `tcp(7)`): more only makes what is in a hurry wait, and each
 /// question waits behind the answers that go the same way.
-const UNSENT_BYTES_MAX: u32 = 64 << 10;
+const UNSENT_BYTES_MAX: u32 = 16 << 10;
 
 /// How often what is shown is counted.
 const SHOWN_EVERY: Duration = Duration::from_millis(500);
