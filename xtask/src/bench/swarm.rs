@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -101,12 +103,10 @@ impl Candidate {
         }
     }
 
-    /// From one server alone it takes minutes, and each time the same.
-    fn rounds_max(self) -> u32 {
-        match self {
-            Self::Http | Self::Nbd => 1,
-            _ => u32::MAX,
-        }
+    /// Whether all comes from one server: that takes minutes, each time the same, and its
+    /// link is busy long before a processor is.
+    fn is_from_one(self) -> bool {
+        matches!(self, Self::Http | Self::Nbd)
     }
 
     fn is_rootstock(self) -> bool {
@@ -132,7 +132,7 @@ struct Figures {
     /// Until the last node had all.
     seconds: f64,
     /// How much of the machine's processors was busy meanwhile, in percent.
-    busy_percent: f64,
+    busy_percent: Option<f64>,
     /// What the head sent, headers and all else with it, in images.
     head_copies: f64,
 }
@@ -216,6 +216,7 @@ const LINKS: Links = Links {
 };
 
 /// Where all candidates find the image.
+#[derive(Clone)]
 struct Site<'a> {
     bench: &'a Bench,
     directory: PathBuf,
@@ -225,7 +226,7 @@ struct Site<'a> {
     memory: PathBuf,
     image_bytes: u64,
     rounds: u32,
-    _mounted: Undo,
+    _mounted: Arc<Undo>,
 }
 
 impl<'a> Site<'a> {
@@ -250,7 +251,7 @@ impl<'a> Site<'a> {
             memory,
             image_bytes,
             rounds: bench.args.rounds,
-            _mounted: mounted,
+            _mounted: Arc::new(mounted),
         })
     }
 
@@ -261,15 +262,9 @@ impl<'a> Site<'a> {
                 println!("swarm, round {round} of {}, {count} nodes", self.rounds);
                 let net = Net::new(count, Some(LINK_MBIT))?;
                 let candidates = options.candidates.iter();
-                for candidate in candidates.filter(|one| round <= one.rounds_max()) {
-                    let name = candidate.name();
-                    match self.measure(*candidate, &net) {
-                        Ok(figures) => {
-                            self.tell(name, count, figures);
-                            results.enter(count, name, figures);
-                        }
-                        Err(error) => results.fail(&format!("{name} with {count} nodes"), &error),
-                    }
+                for candidate in candidates.filter(|one| !one.is_from_one()) {
+                    let outcome = self.measure(*candidate, &net);
+                    self.enter(*candidate, count, outcome, results);
                 }
             }
         }
@@ -279,7 +274,70 @@ impl<'a> Site<'a> {
                 Err(error) => results.fail("links as they are", &error),
             }
         }
+        self.measure_from_one(options, results)
+    }
+
+    /// All that come from one server at once, each in a network of its own.
+    fn measure_from_one(&self, options: &Options, results: &mut Results) -> Result<()> {
+        let candidates = options.candidates.iter();
+        let mut jobs = Vec::new();
+        for &candidate in candidates.filter(|one| one.is_from_one()) {
+            for &count in &options.nodes {
+                jobs.push((self.apart(candidate, count)?, candidate, count));
+            }
+        }
+        if !jobs.is_empty() {
+            println!("swarm, from one server alone, all at once");
+        }
+        let outcomes: Vec<Result<Figures>> = thread::scope(|scope| {
+            let run = |(site, candidate, count): &(Self, Candidate, u32)| {
+                let net = Net::new(*count, Some(LINK_MBIT))?;
+                let figures = site.measure(*candidate, &net)?;
+                Ok(Figures {
+                    // Of this one alone it is not known.
+                    busy_percent: None,
+                    ..figures
+                })
+            };
+            let jobs: Vec<_> = jobs
+                .iter()
+                .map(|job| scope.spawn(move || run(job)))
+                .collect();
+            let joined = jobs.into_iter().map(|job| {
+                let panicked = |_| Err(anyhow::anyhow!("its thread panicked"));
+                job.join().unwrap_or_else(panicked)
+            });
+            joined.collect()
+        });
+        for ((_, candidate, count), outcome) in jobs.iter().zip(outcomes) {
+            self.enter(*candidate, *count, outcome, results);
+        }
         Ok(())
+    }
+
+    /// The same with a directory of its own for what servers and clients write.
+    fn apart(&self, candidate: Candidate, count: u32) -> Result<Self> {
+        let mut site = self.clone();
+        site.directory = self.directory.join(format!("{candidate:?}-{count}"));
+        fs::create_dir_all(&site.directory)?;
+        Ok(site)
+    }
+
+    fn enter(
+        &self,
+        candidate: Candidate,
+        count: u32,
+        outcome: Result<Figures>,
+        results: &mut Results,
+    ) {
+        let name = candidate.name();
+        match outcome {
+            Ok(figures) => {
+                self.tell(name, count, figures);
+                results.enter(count, name, figures);
+            }
+            Err(error) => results.fail(&format!("{name} with {count} nodes"), &error),
+        }
     }
 
     fn measure(&self, candidate: Candidate, net: &Net) -> Result<Figures> {
@@ -288,7 +346,7 @@ impl<'a> Site<'a> {
         let sent = net.head_sent_bytes()? - before;
         Ok(Figures {
             seconds: outcome.seconds,
-            busy_percent: outcome.busy_percent,
+            busy_percent: Some(outcome.busy_percent),
             head_copies: sent as f64 / self.image_bytes as f64,
         })
     }
@@ -300,9 +358,12 @@ impl<'a> Site<'a> {
             head_copies,
         } = figures;
         let times = seconds / bound_seconds(self.image_bytes, count, LINKS);
+        let busy = busy_percent.map_or_else(String::new, |busy| {
+            format!("; processors {busy:.0} % busy")
+        });
         println!(
-            "  {name}: {seconds:.1} s, {times:.2} times the bound; the head sent {head_copies:.2} copies; \
-             processors {busy_percent:.0} % busy"
+            "  {name}, {count} nodes: {seconds:.1} s, {times:.2} times the bound; the head sent \
+             {head_copies:.2} copies{busy}"
         );
     }
 
@@ -409,7 +470,11 @@ fn report(report: &mut Report, outcomes: &Outcomes, image_bytes: u64) {
         let copies = row(|outcome, _| outcome.head_copies);
         let what = format!("{name}, what the head sent");
         report.add(&what, "copies", Better::Less, copies);
-        let busy = row(|outcome, _| outcome.busy_percent);
+        let busy = candidates.iter().filter_map(|(name, rounds)| {
+            let figures: Option<Vec<f64>> = rounds.iter().map(|one| one.busy_percent).collect();
+            Some(((*name).to_owned(), figures?))
+        });
+        let busy = busy.collect();
         let what = format!("{name}, all processors");
         report.add(&what, "% busy", Better::Less, busy);
     }
