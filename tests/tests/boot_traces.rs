@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use rootstock_core::{BLOCK_BYTES, ByteRange};
 use rootstock_image::ReadAt;
 use rootstock_image::trace::{FileMap, Trace, TraceBuilder, carry};
-use rootstock_tests::boots;
+use rootstock_tests::boots::{self, Peer};
 use rootstock_tests::golden::Golden;
-use rootstock_tests::lan::{BOOT_LIMIT, Lan};
+use rootstock_tests::lan::{BOOT_LIMIT, Lan, SERVER};
+use rootstock_tests::process::Process;
 use rootstock_tests::pxe::Firmware;
-use rootstock_tests::{disk, tool, wait};
+use rootstock_tests::{agent, disk, tool, wait};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -220,6 +221,69 @@ fn boot_set(lan: &Lan, version: &str, boots: u64) -> Value {
     .unwrap()
 }
 
+/// Of machines that read a boot set at the same moment.
+const STORM: u8 = 32;
+
+/// What leaves the server for all of them, in boot sets: at most 2.5.
+const SETS_MAX_PERCENT: f64 = 250.0;
+
+/// Many machines read the boot set at once, and the server sends it about once.
+fn storm(lan: &Lan, version: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let site = directory.path().join("site.json");
+    fs::write(&site, lan.daemon.run(["boot", "site"]).unwrap()).unwrap();
+    let program = agent::program().unwrap();
+    let mut machines = Vec::new();
+    for number in 100..100 + STORM {
+        let name = format!("r{number}");
+        lan.add_node(&name, number, version).unwrap();
+        let words = ["node", "set", &name, "--mode", "hold", "--swarm", "tls"];
+        lan.daemon.run(words.into_iter().chain(["--yes"])).unwrap();
+        let peer = Peer::new(lan, number).unwrap();
+        machines.push((peer, directory.path().join(name)));
+    }
+    let rehearse = |(peer, log): &(Peer, PathBuf)| {
+        let mut command = peer.namespace.command(program.to_str().unwrap());
+        command.args(["rehearse", "--mac", &peer.mac, "--site"]);
+        command.arg(&site);
+        command.args(["--server", &format!("https://{SERVER}:8481")]);
+        Process::start("a rehearsal", &mut command, log).unwrap()
+    };
+    let rehearsals: Vec<Process> = machines.iter().map(rehearse).collect();
+    let said = |log: &Path| {
+        wait::until("the end of a rehearsal", BOOT_LIMIT, || {
+            let text = fs::read_to_string(log)?;
+            let line = text.lines().find(|line| line.starts_with("read: "));
+            Ok(line.map(str::to_owned))
+        })
+    };
+    let (mut came, mut from_servers) = (0.0, 0.0);
+    for (_, log) in &machines {
+        let line = said(log).unwrap();
+        let words: Vec<&str> = line.split(' ').collect();
+        let comma = words.iter().position(|word| *word == "came,").unwrap();
+        came += bytes_of(words[comma - 2], words[comma - 1]);
+        from_servers += bytes_of(words[comma + 1], words[comma + 2]);
+    }
+    drop(rehearsals);
+    let set = came / f64::from(STORM);
+    let percent = from_servers * 100.0 / set;
+    println!("{STORM} machines read {set:.0} bytes each; {percent:.0} % of that left the server");
+    assert!(percent <= SETS_MAX_PERCENT, "{percent} %");
+}
+
+/// Of what is said for people.
+fn bytes_of(number: &str, unit: &str) -> f64 {
+    let unit = match unit.trim_end_matches(',') {
+        "B" => 1.0,
+        "kB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        other => panic!("{other} is no unit of bytes"),
+    };
+    number.parse::<f64>().unwrap() * unit
+}
+
 /// The first boot teaches, the second is served, and the next version, the same
 /// with some packages more, begins with what is known.
 #[test]
@@ -249,6 +313,8 @@ fn a_second_boot_is_foreseen() {
         first.login,
         second.login
     );
+
+    storm(&lan, "debian:1");
 
     lan.import("debian", &boots::image(Golden::Dracut).unwrap())
         .unwrap();

@@ -27,6 +27,8 @@ use crate::server::on_disk;
 use crate::service::{CallError, Service};
 use crate::sources::Sources;
 use crate::stats::Stats;
+use crate::swarm::SwarmFetch;
+use crate::tiers::attach::Attached;
 use crate::{console, steer};
 
 /// How the command is used.
@@ -60,7 +62,7 @@ const ANEW_PAUSE: Duration = Duration::from_secs(10);
 
 /// Why nothing is held.
 #[derive(Debug, thiserror::Error)]
-enum HoldError {
+pub(crate) enum HoldError {
     #[error("{USAGE}")]
     Usage,
     #[error("{path} cannot be read")]
@@ -81,25 +83,29 @@ enum HoldError {
         "{node} is not in the swarm, and nobody would ask it: `rootstock node set {node} --swarm tls`"
     )]
     Alone { node: String },
+    #[error(
+        "no boot of {spec} is learnt yet: let a machine boot it once, and `rootstock image show {spec}` shows its boot set"
+    )]
+    NothingLearnt { spec: String },
     #[error("{what}")]
     Other { what: String },
 }
 
-fn other(error: &(dyn std::error::Error + 'static)) -> HoldError {
+pub(crate) fn other(error: &(dyn std::error::Error + 'static)) -> HoldError {
     let what = console::chain(error);
     HoldError::Other { what }
 }
 
 /// What the command was told.
 #[derive(Debug, PartialEq, Eq)]
-struct Words<'a> {
+pub(crate) struct Words<'a> {
     urls: Vec<String>,
     mac: &'a str,
     site: &'a str,
 }
 
 impl<'a> Words<'a> {
-    fn parse(words: &'a [String]) -> Option<Self> {
+    pub(crate) fn parse(words: &'a [String]) -> Option<Self> {
         let (mut urls, mut mac, mut site) = (Vec::new(), None, None);
         for pair in words.chunks(2) {
             let [name, value] = pair else { return None };
@@ -124,32 +130,70 @@ pub(crate) fn run(words: &[String]) -> String {
 }
 
 fn hold(words: &[String]) -> Result<std::convert::Infallible, HoldError> {
-    let words = Words::parse(words).ok_or(HoldError::Usage)?;
-    let mac: MacAddress = words.mac.parse().map_err(|_| HoldError::Mac {
-        mac: words.mac.to_owned(),
-    })?;
-    let text = fs::read_to_string(words.site).map_err(|source| HoldError::SiteFile {
-        path: words.site.to_owned(),
-        source,
-    })?;
-    let site = Site::parse(&text).map_err(|error| other(&error))?;
-    let service = Service::new(&site.file.authority_pem).map_err(|error| other(&error))?;
-    let (url, session) = open(&service, &words.urls, mac)?;
-    service.join(&session);
-    let (order, manifest) = ordered(&service, &url, &site, &session)?;
-    let mut urls = words.urls;
-    urls.sort_by_key(|other| *other != url);
-    let start = Start {
-        urls,
-        session: Some(session),
-        join: None,
-        site: site.file.clone(),
-        order,
-        manifest: manifest.encode(),
-        identity: Identity::default(),
-        words: Vec::new(),
-    };
-    keep(&start, &service, &manifest)
+    let member = Order::ask(Words::parse(words).ok_or(HoldError::Usage)?)?;
+    keep(&member.start, &member.service, &member.manifest)
+}
+
+/// What a server ordered, and the way to it.
+pub(crate) struct Order {
+    pub(crate) start: Start,
+    pub(crate) service: Service,
+    pub(crate) manifest: Manifest,
+}
+
+impl Order {
+    /// Asks the first server that gives a session. One that is away is waited for.
+    pub(crate) fn ask(words: Words<'_>) -> Result<Self, HoldError> {
+        let mac: MacAddress = words.mac.parse().map_err(|_| HoldError::Mac {
+            mac: words.mac.to_owned(),
+        })?;
+        let text = fs::read_to_string(words.site).map_err(|source| HoldError::SiteFile {
+            path: words.site.to_owned(),
+            source,
+        })?;
+        let site = Site::parse(&text).map_err(|error| other(&error))?;
+        let service = Service::new(&site.file.authority_pem).map_err(|error| other(&error))?;
+        let (url, session) = open(&service, &words.urls, mac)?;
+        service.join(&session);
+        let (order, manifest) = ordered(&service, &url, &site, &session)?;
+        let mut urls = words.urls;
+        urls.sort_by_key(|other| *other != url);
+        let start = Start {
+            urls,
+            session: Some(session),
+            join: None,
+            site: site.file.clone(),
+            order,
+            manifest: manifest.encode(),
+            identity: Identity::default(),
+            words: Vec::new(),
+        };
+        Ok(Self {
+            start,
+            service,
+            manifest,
+        })
+    }
+}
+
+/// Tells the site how the machine does.
+pub(crate) fn reporter(
+    start: &Start,
+    service: &Service,
+    stats: &Arc<Stats>,
+    attached: &Arc<Attached<SwarmFetch>>,
+) -> Result<Reporter, HoldError> {
+    Reporter::start(report::Source {
+        service: service.clone(),
+        urls: start.urls.clone(),
+        stats: Arc::clone(stats),
+        fill: Box::new(|| None),
+        disk: on_disk(Arc::clone(attached)),
+        install: None,
+        report_seconds: start.order.report_seconds,
+        check: None,
+    })
+    .map_err(|error| other(&error))
 }
 
 /// A session with the first server that gives one. One that is away is waited for.
@@ -218,17 +262,7 @@ fn keep(
     stats.trace.system_is_up();
     let sources = Sources::start(start, service, manifest, &stats)
         .map_err(|what| HoldError::Other { what })?;
-    let reporter = Reporter::start(report::Source {
-        service: service.clone(),
-        urls: start.urls.clone(),
-        stats: Arc::clone(&stats),
-        fill: Box::new(|| None),
-        disk: on_disk(sources.attached),
-        install: None,
-        report_seconds: start.order.report_seconds,
-        check: None,
-    })
-    .map_err(|error| other(&error))?;
+    let reporter = reporter(start, service, &stats, &sources.attached)?;
     reporter.step(report::step(BootStep::Up, 0, "it holds its image"));
     let is_over = Arc::new(AtomicBool::new(false));
     let (over, told) = (Arc::clone(&is_over), sources.told);
@@ -270,7 +304,7 @@ fn keep(
 }
 
 /// A line for whoever started it, who may be gone.
-fn tell(line: &str) {
+pub(crate) fn tell(line: &str) {
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

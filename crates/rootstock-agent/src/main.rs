@@ -32,6 +32,7 @@ mod personal;
 mod pool;
 mod power;
 mod ram;
+mod rehearse;
 mod rejoin;
 mod remote;
 mod replay;
@@ -94,12 +95,18 @@ fn main() -> ExitCode {
             eprintln!("rootstock-agent: {}", hold::run(&words));
             ExitCode::FAILURE
         }
+        Some("rehearse") => {
+            let words: Vec<String> = env::args().skip(2).collect();
+            eprintln!("rootstock-agent: {}", rehearse::run(&words));
+            ExitCode::FAILURE
+        }
         _ => {
             eprintln!(
-                "rootstock-agent {}: the /init of a first stage that `rootstock serve` makes\n\n{}\n\n{}",
+                "rootstock-agent {}: the /init of a first stage that `rootstock serve` makes\n\n{}\n\n{}\n\n{}",
                 env!("CARGO_PKG_VERSION"),
                 disk::prepare::USAGE,
-                hold::USAGE
+                hold::USAGE,
+                rehearse::USAGE
             );
             ExitCode::from(2)
         }

@@ -15,6 +15,8 @@ use super::*;
 use crate::conn::Conn;
 use crate::io::Io;
 
+mod slow;
+
 /// The longest that anything takes, if it works at all.
 const LIMIT: Duration = Duration::from_secs(60);
 

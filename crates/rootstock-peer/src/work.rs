@@ -53,7 +53,7 @@ pub trait Holder: Send + Sync + 'static {
     fn load(&self, chunk: ChunkId) -> Option<Whole>;
 
     /// A chunk came: it is checked, and goes to whoever waits; it is kept where `keep`
-    /// says so and there is room.
+    /// says so and there is room. Its bytes have a buffer of their own.
     fn arrived(&self, chunk: ChunkId, whole: &Whole, keep: bool) -> Verdict;
 
     /// Nobody who is reached has this chunk by now.
@@ -158,12 +158,8 @@ fn done(job: Job, holder: &dyn Holder) -> Command {
     }
 }
 
-/// One stretch of bytes.
+/// One stretch of bytes, in a buffer of its own: those that they came in hold other
+/// things, too, and would live as long as a chunk that is kept.
 fn joined(pieces: &[Bytes]) -> Bytes {
-    if let [piece] = pieces {
-        return piece.clone();
-    }
-    let mut all = Vec::with_capacity(pieces.iter().map(Bytes::len).sum());
-    pieces.iter().for_each(|piece| all.extend_from_slice(piece));
-    all.into()
+    pieces.concat().into()
 }

@@ -358,9 +358,8 @@ impl<'a> Site<'a> {
             head_copies,
         } = figures;
         let times = seconds / bound_seconds(self.image_bytes, count, LINKS);
-        let busy = busy_percent.map_or_else(String::new, |busy| {
-            format!("; processors {busy:.0} % busy")
-        });
+        let busy =
+            busy_percent.map_or_else(String::new, |busy| format!("; processors {busy:.0} % busy"));
         println!(
             "  {name}, {count} nodes: {seconds:.1} s, {times:.2} times the bound; the head sent \
              {head_copies:.2} copies{busy}"

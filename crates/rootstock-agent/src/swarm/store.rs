@@ -112,29 +112,26 @@ impl Store {
     /// A chunk that this machine holds in its memory for others.
     pub(super) fn own(&self, chunk: ChunkId) -> Option<(Frame, Vec<u8>)> {
         let whole = lock(&self.memory).frames.get(&chunk).cloned()?;
-        self.opened(chunk, &whole)
+        let raw = self.raw(chunk, &whole)?;
+        Some((frame(chunk, &whole)?, raw))
     }
 
-    /// A chunk's frame and its raw bytes, if it is the one that it should be.
-    fn opened(&self, chunk: ChunkId, whole: &Whole) -> Option<(Frame, Vec<u8>)> {
+    /// The raw bytes, if it is the chunk that it should be.
+    fn raw(&self, chunk: ChunkId, whole: &Whole) -> Option<Vec<u8>> {
         let codec = Codec::from_byte(whole.codec)?;
         let mut decoder = lock(&self.decoders).pop().unwrap_or_default();
         let raw = decoder.decode(chunk, whole.raw_bytes, codec, &whole.data);
         lock(&self.decoders).push(decoder);
-        let frame = Frame {
-            chunk,
-            raw_bytes: whole.raw_bytes,
-            codec,
-            bytes: whole.data.to_vec(),
-        };
-        Some((frame, raw.ok()?))
+        raw.ok()
     }
 
-    fn tell(&self, chunk: ChunkId, came: Option<&(Frame, Vec<u8>)>) {
+    /// Gives it to whoever waits, of whom mostly there are none.
+    fn tell(&self, chunk: ChunkId, came: Option<(&Whole, &[u8])>) {
         let senders = lock(&self.waiting).remove(&chunk).unwrap_or_default();
         for (_, sender) in senders {
+            let one = came.and_then(|(whole, raw)| Some((frame(chunk, whole)?, raw.to_vec())));
             // Who waited may be gone.
-            let _ = sender.send((chunk, came.cloned()));
+            let _ = sender.send((chunk, one));
         }
     }
 
@@ -149,10 +146,7 @@ impl Store {
         if memory.bytes + len > memory.bytes_max {
             return false;
         }
-        // The buffer it came in may be longer.
-        let data = Bytes::copy_from_slice(&whole.data);
-        let whole = Whole { data, ..*whole };
-        if memory.frames.insert(chunk, whole).is_none() {
+        if memory.frames.insert(chunk, whole.clone()).is_none() {
             memory.bytes += len;
         }
         true
@@ -185,11 +179,11 @@ impl Holder for Store {
     }
 
     fn arrived(&self, chunk: ChunkId, whole: &Whole, keep: bool) -> Verdict {
-        let Some(opened) = self.opened(chunk, whole) else {
+        let Some(raw) = self.raw(chunk, whole) else {
             return Verdict::Wrong;
         };
-        let is_kept = keep && self.keep(chunk, whole, &opened.1);
-        self.tell(chunk, Some(&opened));
+        let is_kept = keep && self.keep(chunk, whole, &raw);
+        self.tell(chunk, Some((whole, &raw)));
         if is_kept {
             Verdict::Kept
         } else {
@@ -204,4 +198,14 @@ impl Holder for Store {
     fn lied(&self, peer: PeerId) {
         lock(&self.liars).push(peer);
     }
+}
+
+/// A chunk as it is stored.
+fn frame(chunk: ChunkId, whole: &Whole) -> Option<Frame> {
+    Some(Frame {
+        chunk,
+        raw_bytes: whole.raw_bytes,
+        codec: Codec::from_byte(whole.codec)?,
+        bytes: whole.data.to_vec(),
+    })
 }
