@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rootstock_api::boot::{BootStep, CacheChoice, NodeControl, NodeMode};
@@ -33,6 +33,9 @@ rehearse  reads what a boot of a node's image reads, as its boots were learnt,
           gives other machines what it holds, until it is ended. Started on many
           machines at once it shows what nine o'clock is like, and nothing has
           to boot. The words are those of `hold`, and so is the node's mode.";
+
+/// The swarm's counters are taken twice a second.
+const COUNTED_AFTER: Duration = Duration::from_secs(1);
 
 /// Counts what comes.
 #[derive(Default)]
@@ -89,6 +92,7 @@ fn rehearse(words: Words<'_>) -> Result<std::convert::Infallible, HoldError> {
                 service: service.clone(),
                 urls: order.chunk_urls.clone(),
             },
+            stats: Arc::clone(&stats),
         },
         version,
         sink: Arc::clone(&read) as Arc<dyn ChunkSink>,
@@ -101,15 +105,16 @@ fn rehearse(words: Words<'_>) -> Result<std::convert::Infallible, HoldError> {
         return Err(HoldError::NothingLearnt { spec });
     }
     let took = began.elapsed();
-    let (_, from_machines) = sources.swarm.came();
-    let bytes = stats.fetched_bytes();
+    thread::sleep(COUNTED_AFTER);
+    let (from_heads, _) = sources.swarm.came();
     hold::tell(&format!(
         "read: {} chunks of the boot set of {spec} within {:.2} s; {} came, {} of it from servers",
         read.chunks.load(Ordering::Relaxed),
         took.as_secs_f64(),
-        HumanBytes(bytes),
-        HumanBytes(bytes.saturating_sub(from_machines)),
+        HumanBytes(stats.fetched_bytes()),
+        HumanBytes(from_heads + stats.http_bytes()),
     ));
+    // Until here nothing was fetched but what the boot reads.
     stats.trace.system_is_up();
     reporter.step(report::step(BootStep::Up, 0, "it rehearsed a boot"));
     let told = sources.told;

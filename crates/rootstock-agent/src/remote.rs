@@ -144,6 +144,7 @@ impl<F: Fetch> Remote<F> {
             match self.fetch.fetch(server, &left, asker.class()) {
                 Ok(Answer::Records(body)) => {
                     self.stats.fetched(body.len() as u64);
+                    self.stats.over_http(body.len() as u64);
                     self.take(server, &body, &mut left, &mut each);
                     self.told_of_return(began);
                 }

@@ -61,6 +61,15 @@ pub(crate) enum ReplayError {
     /// The stream is no records.
     #[error("the boot pack makes no sense")]
     Record(#[source] RecordError),
+    /// There is none in the bytes of one.
+    #[error("the boot pack has a record of nothing")]
+    Empty,
+    /// A chunk that was not asked for, or came before.
+    #[error("the boot pack has chunk {chunk}, for which nobody asked")]
+    Unasked {
+        /// Its id.
+        chunk: ChunkId,
+    },
     /// A chunk is not what it says.
     #[error("chunk {chunk} of the boot pack is damaged")]
     Damaged {
@@ -74,7 +83,8 @@ pub(crate) trait Packs: Send {
     /// The site's trace, if it has one.
     fn trace(&self) -> Result<Option<Vec<u8>>, CallError>;
 
-    /// The records of these chunks, as they come.
+    /// The records of these chunks, as they come; those that do not come are asked for
+    /// again.
     fn pack(&self, ids: &[ChunkId]) -> Result<Box<dyn Read>, CallError>;
 }
 
@@ -192,13 +202,12 @@ impl<P: Packs, S: ChunkSource> Replay<P, S> {
             if left.is_empty() || self.landing.is_over() {
                 break;
             }
-            let Err((error, received)) = self.receive(&left) else {
+            let Err(error) = self.receive(&mut left) else {
                 break;
             };
             if number == STREAMS_MAX {
                 return Err(error);
             }
-            left.drain(..received);
         }
         console::info(format_args!(
             "the {count} chunks of the boot pack came within {} ms",
@@ -222,42 +231,52 @@ impl<P: Packs, S: ChunkSource> Replay<P, S> {
         Ok(ids)
     }
 
-    /// Receives a pack of these. An error comes with how many were received.
-    fn receive(&self, ids: &[ChunkId]) -> Result<(), (ReplayError, usize)> {
-        let mut body = self.packs.pack(ids).map_err(|error| (error.into(), 0))?;
-        self.landing.expect(ids);
+    /// Receives a pack of these; they stay that did not come.
+    fn receive(&self, left: &mut Vec<ChunkId>) -> Result<(), ReplayError> {
+        let mut body = self.packs.pack(left)?;
+        self.landing.expect(left);
+        let mut coming: HashSet<ChunkId> = left.iter().copied().collect();
+        let received = self.take(&mut *body, &mut coming);
+        left.retain(|id| coming.contains(id));
+        received
+    }
+
+    /// Takes them as they come. Machines of the swarm do not answer in the order in which
+    /// they were asked.
+    fn take(&self, body: &mut dyn Read, coming: &mut HashSet<ChunkId>) -> Result<(), ReplayError> {
         let mut decoder = Decoder::default();
-        for (count, id) in ids.iter().enumerate() {
-            if self.landing.is_over() {
-                return Ok(());
-            }
-            let raw = self.next(&mut body, *id, &mut decoder);
-            let raw = raw.map_err(|error| (error, count))?;
-            self.sink.offer(*id, raw);
-            self.landing.landed(*id);
+        while !coming.is_empty() && !self.landing.is_over() {
+            let (chunk, raw) = self.next(body, coming, &mut decoder)?;
+            coming.remove(&chunk);
+            self.sink.offer(chunk, raw);
+            self.landing.landed(chunk);
         }
         Ok(())
     }
 
-    /// The next record, which has to be of this chunk.
+    /// The next record, which has to be of one of these.
     fn next(
         &self,
         body: &mut dyn Read,
-        chunk: ChunkId,
+        coming: &HashSet<ChunkId>,
         decoder: &mut Decoder,
-    ) -> Result<Bytes, ReplayError> {
+    ) -> Result<(ChunkId, Bytes), ReplayError> {
         let bytes = read_record(body)?;
         self.stats.fetched(bytes.len() as u64);
         let mut records = Records::new(&bytes);
         let record: Record<'_> = match records.next() {
             Some(record) => record.map_err(ReplayError::Record)?,
-            None => return Err(ReplayError::Damaged { chunk }),
+            None => return Err(ReplayError::Empty),
         };
+        let chunk = record.chunk;
+        if !coming.contains(&chunk) {
+            return Err(ReplayError::Unasked { chunk });
+        }
         let damaged = || ReplayError::Damaged { chunk };
         let codec = Codec::from_byte(record.codec).ok_or_else(damaged)?;
-        // Decoding checks that these bytes are the chunk that was asked for.
+        // Decoding checks that these bytes are the chunk that it says.
         let raw = decoder.decode(chunk, record.raw_bytes, codec, record.frame);
-        raw.map(Bytes::from).map_err(|_| damaged())
+        Ok((chunk, raw.map(Bytes::from).map_err(|_| damaged())?))
     }
 }
 

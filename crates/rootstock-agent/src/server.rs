@@ -298,6 +298,7 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
             service: service.clone(),
             urls: order.chunk_urls.clone(),
         },
+        stats: Arc::clone(stats),
     };
     let install = order.install.as_ref().map(|install| install::Wanted {
         order: install.clone(),

@@ -12,6 +12,8 @@ use crate::trace::Recorder;
 pub(crate) struct Stats {
     read_bytes: AtomicU64,
     fetched_bytes: AtomicU64,
+    /// Those of them that came over HTTP.
+    http_bytes: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
     local_bytes: AtomicU64,
@@ -40,6 +42,16 @@ impl Stats {
     pub(crate) fn fetched(&self, bytes: u64) {
         self.misses.fetch_add(1, Ordering::Relaxed);
         self.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Some of what was fetched came over HTTP, and not from the swarm.
+    pub(crate) fn over_http(&self, bytes: u64) {
+        self.http_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The bytes that came over HTTP.
+    pub(crate) fn http_bytes(&self) -> u64 {
+        self.http_bytes.load(Ordering::Relaxed)
     }
 
     /// A chunk came from the machine's own disk.

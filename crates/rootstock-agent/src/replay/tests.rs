@@ -27,6 +27,8 @@ enum Fault {
     Damages(usize),
     /// Sends the records in the other order.
     Reverses,
+    /// Leaves this record out.
+    Forgets(usize),
     Garbage,
 }
 
@@ -109,6 +111,7 @@ impl Packs for Arc<Site> {
             }
             Some(Fault::Damages(at)) => *records[at].last_mut().expect("has bytes") ^= 1,
             Some(Fault::Reverses) => records.reverse(),
+            Some(Fault::Forgets(at)) => drop(records.remove(at)),
             Some(Fault::Garbage) => records = vec![vec![0xff; 5000]],
             None => {}
         }
@@ -197,7 +200,6 @@ fn a_stream_that_breaks_off_is_gone_on_with() {
         Fault::Cuts(0),
         Fault::Cuts(3),
         Fault::Damages(2),
-        Fault::Reverses,
         Fault::Garbage,
     ] {
         let site = Site::new(all, &[fault, fault]);
@@ -207,6 +209,16 @@ fn a_stream_that_breaks_off_is_gone_on_with() {
     let site = Site::new(all, &[Fault::Cuts(3)]);
     offered(&site);
     assert_eq!(site.asked()[1], [4, 2, 1, 0]);
+}
+
+#[test]
+fn chunks_may_come_in_another_order_and_late() {
+    let site = Site::new(all, &[Fault::Reverses]);
+    assert_eq!(offered(&site), [0, 1, 2, 4, 6, 7, 8]);
+    assert_eq!(site.asked().len(), 1);
+    let site = Site::new(all, &[Fault::Forgets(2)]);
+    assert_eq!(offered(&site), [8, 7, 4, 2, 1, 0, 6]);
+    assert_eq!(site.asked()[1..], [[6]]);
 }
 
 #[test]

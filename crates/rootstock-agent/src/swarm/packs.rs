@@ -13,6 +13,7 @@ use rootstock_swarm::Class;
 use super::Swarm;
 use crate::replay::{Packs, ServicePacks};
 use crate::service::CallError;
+use crate::stats::Stats;
 
 /// How long a boot waits for others to be there, before it takes its pack from a head.
 const LINK_LIMIT: Duration = Duration::from_millis(1500);
@@ -20,7 +21,7 @@ const LINK_LIMIT: Duration = Duration::from_millis(1500);
 /// Chunks that are asked for at once.
 const AHEAD: usize = 32;
 
-/// How long such a handful may take; what did not come is read when it is needed.
+/// How long such a handful may take; what did not come is asked for again.
 const HANDFUL_LIMIT: Duration = Duration::from_secs(5);
 
 /// The swarm, and heads where there is none.
@@ -29,6 +30,8 @@ pub(crate) struct SwarmPacks {
     pub(crate) swarm: Arc<Swarm>,
     /// The servers.
     pub(crate) service: ServicePacks,
+    /// Counts what those send over HTTP.
+    pub(crate) stats: Arc<Stats>,
 }
 
 impl Packs for SwarmPacks {
@@ -38,13 +41,30 @@ impl Packs for SwarmPacks {
 
     fn pack(&self, ids: &[ChunkId]) -> Result<Box<dyn Read>, CallError> {
         if !self.swarm.wait_until_linked(LINK_LIMIT) {
-            return self.service.pack(ids);
+            return Ok(Box::new(OverHttp {
+                body: self.service.pack(ids)?,
+                stats: Arc::clone(&self.stats),
+            }));
         }
         Ok(Box::new(Stream {
             swarm: Arc::clone(&self.swarm),
             left: ids.iter().copied().collect(),
             bytes: VecDeque::new(),
         }))
+    }
+}
+
+/// A pack of a server's own.
+struct OverHttp {
+    body: Box<dyn Read>,
+    stats: Arc<Stats>,
+}
+
+impl Read for OverHttp {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let len = self.body.read(out)?;
+        self.stats.over_http(len as u64);
+        Ok(len)
     }
 }
 
@@ -60,7 +80,9 @@ impl Read for Stream {
         while self.bytes.is_empty() && !self.left.is_empty() {
             let count = self.left.len().min(AHEAD);
             let ids: Vec<ChunkId> = self.left.drain(..count).collect();
-            let found = self.swarm.fetch(&ids, Class::Boot, HANDFUL_LIMIT);
+            let mut found = self.swarm.fetch(&ids, Class::Boot, HANDFUL_LIMIT);
+            // About as the boot reads them.
+            found.sort_by_key(|(frame, _)| ids.iter().position(|id| *id == frame.chunk));
             let mut records = Vec::new();
             for (frame, _) in found {
                 Record {
