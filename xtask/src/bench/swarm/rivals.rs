@@ -17,6 +17,8 @@ use super::{FILE, Site};
 use crate::bench::lab::{self, Port, SERVER};
 
 const NBD_PORT: u16 = 10809;
+/// Between the first connections of its clients.
+const NBD_APART_SECONDS: f64 = 0.02;
 const HTTP_PORT: u16 = 80;
 const TRACKER_PORT: u16 = 6969;
 const BITTORRENT_PORT: u16 = 6881;
@@ -41,8 +43,11 @@ pub(super) fn nbd(site: &Site<'_>, net: &Net) -> Result<Outcome> {
     )?;
     let server = nbd_server(site, &net.head, &config)?;
     let uri = format!("nbd://{SERVER}/image");
-    let outcome = site.fetch(net, Done::Ends, |_, node| {
-        gated(node, &["nbdcopy", &uri, "null:"])
+    // It lets ten connections wait, and forgets those beyond without a word.
+    let read = "sleep \"$1\"; exec nbdcopy \"$2\" null:";
+    let outcome = site.fetch(net, Done::Ends, |number, node| {
+        let after = format!("{}", number as f64 * NBD_APART_SECONDS);
+        gated(node, &["sh", "-c", read, "sh", &after, &uri])
     })?;
     server.now()?;
     Ok(outcome)
