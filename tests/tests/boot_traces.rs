@@ -260,6 +260,7 @@ fn storm(lan: &Lan, version: &str) {
     let (mut came, mut from_servers) = (0.0, 0.0);
     for (_, log) in &machines {
         let line = said(log).unwrap();
+        println!("{line}");
         let words: Vec<&str> = line.split(' ').collect();
         let comma = words.iter().position(|word| *word == "came,").unwrap();
         came += bytes_of(words[comma - 2], words[comma - 1]);

@@ -45,21 +45,6 @@ fn as_many_as_there_are_take_about_as_long_as_one() {
         };
         let outcome = check(&scenario);
         let (ratio, sent) = (ratio(&scenario, &outcome), from_heads(&scenario, &outcome));
-        let mut line = format!("RATIO {nodes}:");
-        for seed in 1..5 {
-            let one = Scenario {
-                seed,
-                chunks: 1024,
-                ..fill(nodes)
-            };
-            let outcome = one.run();
-            line += &format!(
-                " {}/{}",
-                super::tests::ratio(&one, &outcome),
-                super::tests::from_heads(&one, &outcome)
-            );
-        }
-        eprintln!("{line}");
         // Headers alone are 5; the rest of it is the start and the end of a short run.
         assert!(ratio <= 150, "{nodes} machines: {ratio} % of the bound");
         assert!(
@@ -101,21 +86,6 @@ fn a_storm_of_boots_costs_heads_about_one_boot() {
             },
             ..Scenario::default()
         };
-        let mut line = format!("STORM {nodes}:");
-        for seed in 1..6 {
-            let outcome = Scenario {
-                seed,
-                ..scenario.clone()
-            }
-            .run();
-            let done: Vec<u64> = outcome.done.iter().flatten().map(|t| t.0 / 1000).collect();
-            line += &format!(
-                " {}/{}ms",
-                outcome.head_bytes[0] * 100 / (160 * (75 << 10)),
-                done.iter().sum::<u64>() / done.len() as u64
-            );
-        }
-        eprintln!("{line}");
         let outcome = check(&scenario);
         let sets = outcome.head_bytes[0] * 100 / (160 * (75 << 10));
         assert!(
