@@ -91,6 +91,21 @@ impl Hall {
         Ok(())
     }
 
+    /// What a command says that ends with an error.
+    fn refused(&self, command: &str, holder: &Holder) -> String {
+        let program = agent::program().expect("is built");
+        let mut refused = holder
+            .peer
+            .namespace
+            .command(program.to_str().expect("text"));
+        refused.args([command, "--mac", &holder.peer.mac, "--site"]);
+        refused.arg(&self.site);
+        refused.args(["--server", &format!("https://{SERVER}:8481")]);
+        let output = tool::output(&mut refused).expect("ends");
+        assert!(!output.status.success(), "{command} went on");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     /// What came to a machine, in bytes.
     fn came(&self, holder: &Holder) -> Result<u64> {
         let port = format!("peer{}", holder.number);
@@ -193,20 +208,12 @@ fn who_is_not_to_hold_anything_is_told_why() {
         (&["--mode", "diskless"], "--mode hold"),
     ] {
         set(words);
-        let holder = &hall.holders[0];
-        let mut hold = holder
-            .peer
-            .namespace
-            .command(agent::program().expect("is built").to_str().expect("text"));
-        hold.args(["hold", "--mac", &holder.peer.mac, "--site"])
-            .arg(&hall.site);
-        hold.args(["--server", &format!("https://{SERVER}:8481")]);
-        let output = tool::output(&mut hold).expect("ends");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            !output.status.success() && said.contains(expected),
-            "{said}"
-        );
+        let said = hall.refused("hold", &hall.holders[0]);
+        assert!(said.contains(expected), "{said}");
     }
+    // Nor is a boot rehearsed that nobody has made.
+    set(&["--swarm", "tls", "--mode", "hold"]);
+    let said = hall.refused("rehearse", &hall.holders[0]);
+    assert!(said.contains("no boot of lab:1 is learnt yet"), "{said}");
     hall.holders.clear();
 }

@@ -114,9 +114,6 @@ impl<P: Payload> Node<P> {
             self.meet(member);
         }
         self.count_rack(now);
-        if self.links.is_empty() {
-            self.keep_links(now);
-        }
         self.pump(now);
     }
 
