@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read as _, Write as _};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use mio::net::TcpStream;
 use rootstock_swarm::wire;
 use rustls::Connection;
+use socket2::SockRef;
 
 /// What is read at once, so that no connection keeps the others waiting.
 const READ_BYTES_MAX: usize = 1 << 20;
@@ -14,8 +16,17 @@ const READ_BYTES_MAX: usize = 1 << 20;
 /// Room that is made for reading.
 const SPARE_BYTES: usize = 128 << 10;
 
-/// Bytes of messages that wait for the socket; the state machine holds the rest.
-pub(crate) const WAITING_BYTES_MAX: usize = 16 << 10;
+/// What waits to be sent is as much as the connection sends in this time: more only makes
+/// what is in a hurry wait, and each question waits behind the answers that go the same
+/// way; less leaves a fast link idle between two turns of the loop.
+const AHEAD: Duration = Duration::from_millis(10);
+
+/// The bounds of it: a slow connection still fills its packets, a fast one has no more
+/// for a longer time.
+const AHEAD_BYTES: std::ops::RangeInclusive<usize> = 16 << 10..=512 << 10;
+
+/// How often it is measured what a connection sends.
+const MEASURED_EVERY: Duration = Duration::from_millis(50);
 
 /// Slices in one system call.
 const SLICES_MAX: usize = 64;
@@ -27,6 +38,20 @@ pub(crate) struct Io {
     pub(crate) input: BytesMut,
     waiting: VecDeque<Bytes>,
     waiting_bytes: usize,
+    /// Bytes that may wait here, and as many in the kernel; the state machine holds the
+    /// rest.
+    ahead_bytes: usize,
+    sent_bytes: usize,
+    measured: Instant,
+}
+
+/// What may wait of a connection that sent `sent_bytes` in `time`.
+fn ahead_bytes(sent_bytes: usize, time: Duration) -> usize {
+    let bytes = sent_bytes as u128 * AHEAD.as_micros() / time.as_micros().max(1);
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let (least, most) = (*AHEAD_BYTES.start(), *AHEAD_BYTES.end());
+    // In steps, so that the kernel is told of great changes only.
+    1 << bytes.clamp(least, most).ilog2()
 }
 
 /// How much of what is there was read.
@@ -48,7 +73,39 @@ impl Io {
             input: BytesMut::new(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            ahead_bytes: 0,
+            sent_bytes: 0,
+            measured: Instant::now(),
         }
+    }
+
+    /// Begins to measure what the connection sends.
+    ///
+    /// # Errors
+    /// When the system does not limit what waits in it.
+    pub(crate) fn begin(&mut self) -> io::Result<()> {
+        self.keep_ahead(*AHEAD_BYTES.start())
+    }
+
+    /// Lets so much wait here, and as much in the kernel (`TCP_NOTSENT_LOWAT`, `tcp(7)`).
+    fn keep_ahead(&mut self, bytes: usize) -> io::Result<()> {
+        if bytes != self.ahead_bytes {
+            let unsent = u32::try_from(bytes).unwrap_or(u32::MAX);
+            SockRef::from(&self.stream).set_tcp_notsent_lowat(unsent)?;
+            self.ahead_bytes = bytes;
+        }
+        Ok(())
+    }
+
+    fn measure(&mut self) -> io::Result<()> {
+        let time = self.measured.elapsed();
+        if time < MEASURED_EVERY {
+            return Ok(());
+        }
+        let bytes = ahead_bytes(self.sent_bytes, time);
+        self.sent_bytes = 0;
+        self.measured = Instant::now();
+        self.keep_ahead(bytes)
     }
 
     /// Reads what there is, or a good deal of it.
@@ -108,7 +165,7 @@ impl Io {
 
     /// Whether there is room for another message.
     pub(crate) fn has_room(&self) -> bool {
-        self.waiting_bytes < WAITING_BYTES_MAX
+        self.waiting_bytes < self.ahead_bytes
     }
 
     /// Adds bytes to what is to be written.
@@ -122,6 +179,7 @@ impl Io {
     /// # Errors
     /// When the connection fails.
     pub(crate) fn write(&mut self) -> io::Result<bool> {
+        self.measure()?;
         let written = if self.tls.is_some() {
             self.write_tls()
         } else {
@@ -140,7 +198,10 @@ impl Io {
             let slices: Vec<IoSlice<'_>> = slices.map(|bytes| IoSlice::new(bytes)).collect();
             match self.stream.write_vectored(&slices) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(len) => self.took(len),
+                Ok(len) => {
+                    self.sent_bytes += len;
+                    self.took(len);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -168,7 +229,7 @@ impl Io {
             }
             match tls.write_tls(&mut self.stream) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(_) => {}
+                Ok(len) => self.sent_bytes += len,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -184,6 +245,33 @@ impl Io {
             }
             len -= first.len();
             self.waiting.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_follows_what_is_sent() {
+        let second = Duration::from_secs(1);
+        for (sent_bytes, time, kib) in [
+            (0, second, 16),
+            // A link of 100 Mbit/s: alone, and shared by eight.
+            (12_500_000, second, 64),
+            (1_562_500, second, 16),
+            // A link of 1 Gbit/s, and none at all.
+            (125_000_000, second, 512),
+            (usize::MAX, Duration::from_micros(1), 512),
+            (1, Duration::ZERO, 16),
+            (6_250_000, Duration::from_millis(50), 512),
+        ] {
+            assert_eq!(
+                ahead_bytes(sent_bytes, time),
+                kib << 10,
+                "{sent_bytes} in {time:?}"
+            );
         }
     }
 }

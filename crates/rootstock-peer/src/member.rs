@@ -15,7 +15,6 @@ use rootstock_swarm::wire::Hello;
 use rootstock_swarm::{
     Action, Bits, Class, Config, Counters, Goal, Leaving, Message, Node, Table, Time, Whole,
 };
-use socket2::SockRef;
 
 use crate::conn::{Conn, ConnError};
 use crate::io::{Came, Io};
@@ -31,11 +30,6 @@ const GREETING_LIMIT: Duration = Duration::from_secs(5);
 /// A connection that is older than this gives way to a new one of the same member:
 /// it began anew.
 const YOUNG: Duration = Duration::from_secs(3);
-
-/// What the kernel keeps of a connection's bytes that it has not sent yet
-/// (`TCP_NOTSENT_LOWAT`, `tcp(7)`): more only makes what is in a hurry wait, and each
-/// question waits behind the answers that go the same way.
-const UNSENT_BYTES_MAX: u32 = 16 << 10;
 
 /// How often what is shown is counted.
 const SHOWN_EVERY: Duration = Duration::from_millis(500);
@@ -458,7 +452,7 @@ impl Loop {
         let token = Token(self.next_token);
         self.next_token += 1;
         conn.io.stream.set_nodelay(true)?;
-        SockRef::from(&conn.io.stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+        conn.io.begin()?;
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll
             .registry()
