@@ -1,9 +1,11 @@
 //! Network namespaces: a lab's network inside this machine, from which nothing gets out.
 
+use std::fs;
 use std::process::Command;
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::tool;
 use crate::undo::{Action, Undo};
@@ -18,12 +20,34 @@ pub struct Namespace {
 /// Tells the namespaces of this process apart.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
+/// Neighbours that the kernel may know. It keeps one table for all namespaces, and 33
+/// machines that know each other fill the 1,024 entries that it has by itself.
+const NEIGHBOURS: u32 = 8192;
+
+/// Makes room for them in this machine's settings, once.
+fn make_room_for_neighbours() -> Result<()> {
+    static ONCE: Once = Once::new();
+    let mut made = Ok(());
+    ONCE.call_once(|| made = raise("gc_thresh3").and_then(|()| raise("gc_thresh2")));
+    made
+}
+
+fn raise(name: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/ipv4/neigh/default/{name}");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    if text.trim().parse::<u32>()? < NEIGHBOURS {
+        fs::write(&path, NEIGHBOURS.to_string()).with_context(|| path.clone())?;
+    }
+    Ok(())
+}
+
 impl Namespace {
     /// Makes an empty one; `purpose` is in its name.
     ///
     /// # Errors
     /// Without root, or when the kernel refuses.
     pub fn new(purpose: &str) -> Result<Self> {
+        make_room_for_neighbours()?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("rootstock-{purpose}-{}-{number}", std::process::id());
         tool::run("ip", ["netns", "add", &name])?;

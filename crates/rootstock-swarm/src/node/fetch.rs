@@ -272,6 +272,10 @@ impl<P: Payload> Node<P> {
             return;
         };
         if !want.asks.is_empty() {
+            // Who still is to answer may be gone: the others may be asked again.
+            let asks = &want.asks;
+            want.tried
+                .retain(|peer| asks.iter().any(|(asked, _)| asked == peer));
             return;
         }
         // All were asked, or nobody is there.
