@@ -36,6 +36,9 @@ const INDEXES_MAX: usize = 8;
 /// After how long a recipe is tried again that could not be made.
 const RETRY_INTERVAL: Duration = Duration::from_secs(3600);
 
+/// Pairs that machines asked for and that wait to be made.
+const MISSED_MAX: usize = 32;
+
 /// What is known of recipes besides the catalog's rows.
 #[derive(Debug, Default)]
 pub(crate) struct Recipes {
@@ -51,6 +54,8 @@ struct State {
     making: Option<RecipeProgress>,
     /// Pairs that could not be made, and when that was found.
     failed: HashMap<(VersionSpec, VersionSpec), Instant>,
+    /// Pairs that machines asked for and that have none, in the order of asking.
+    missed: VecDeque<(VersionRow, VersionRow)>,
     /// The recipes that were asked for last, by their roots.
     indexes: VecDeque<(Digest, Arc<Index>)>,
 }
@@ -90,6 +95,24 @@ impl Recipes {
     }
 }
 
+impl State {
+    fn has_failed(&self, from: &VersionRow, to: &VersionRow) -> bool {
+        let at = self.failed.get(&(from.spec(), to.spec()));
+        at.is_some_and(|at| at.elapsed() < RETRY_INTERVAL)
+    }
+
+    /// Whether it waits, or is made now.
+    fn has_missed(&self, from: &VersionRow, to: &VersionRow) -> bool {
+        let made = self.making.as_ref();
+        if made.is_some_and(|made| made.from == from.spec() && made.to == to.spec()) {
+            return true;
+        }
+        let pair = (from.manifest, to.manifest);
+        let mut missed = self.missed.iter();
+        missed.any(|(from, to)| (from.manifest, to.manifest) == pair)
+    }
+}
+
 /// The recipe of one version's blocks for another, if there is one that can be read.
 /// One that cannot is forgotten, and made anew.
 pub(crate) async fn find(
@@ -122,6 +145,22 @@ pub(crate) async fn find(
             Ok(None)
         }
     }
+}
+
+/// Has a recipe made that somebody looked for and there is not: from a version that is
+/// older than those which get theirs by themselves.
+pub(crate) fn miss(app: &App, from: &VersionRow, to: &VersionRow) {
+    if app.config.store.recipe_load_percent == 0 || from.manifest == to.manifest {
+        return;
+    }
+    let mut state = app.recipes.state();
+    let is_known = state.has_failed(from, to) || state.has_missed(from, to);
+    if is_known || state.missed.len() >= MISSED_MAX {
+        return;
+    }
+    state.missed.push_back((from.clone(), to.clone()));
+    drop(state);
+    app.recipes.wake();
 }
 
 /// Forgets a recipe that cannot be read: machines fetch frames instead, and it is
@@ -163,9 +202,16 @@ pub(crate) async fn list(app: &App) -> Result<RecipeList, ApiError> {
         _ => app.catalog.recipes_wanted().await?,
     };
     let rows = app.catalog.recipes().await?;
+    // The one that is made is still wanted, unless a machine asked for it.
+    let is_wanted = |made: &RecipeProgress| {
+        let mut wanted = wanted.iter();
+        wanted.any(|(from, to)| from.spec() == made.from && to.spec() == made.to)
+    };
+    let made_of_wanted = usize::from(making.as_ref().is_some_and(is_wanted));
+    let waiting_count = wanted.len() - made_of_wanted + app.recipes.state().missed.len();
     Ok(RecipeList {
         recipes: rows.iter().map(summary).collect(),
-        waiting_count: (wanted.len() as u64).saturating_sub(u64::from(making.is_some())),
+        waiting_count: waiting_count as u64,
         making,
         load_percent,
     })
@@ -207,12 +253,10 @@ async fn next(app: &App) -> Option<(VersionRow, VersionRow)> {
             return None;
         }
     };
-    let state = app.recipes.state();
+    let mut state = app.recipes.state();
     let mut wanted = wanted.into_iter();
-    wanted.find(|(from, to)| {
-        let failed = state.failed.get(&(from.spec(), to.spec()));
-        failed.is_none_or(|at| at.elapsed() >= RETRY_INTERVAL)
-    })
+    let wanted = wanted.find(|(from, to)| !state.has_failed(from, to));
+    wanted.or_else(|| state.missed.pop_front())
 }
 
 /// Makes one recipe. True when the daemon stops.

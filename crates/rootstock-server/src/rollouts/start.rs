@@ -301,6 +301,10 @@ async fn fetched(
         return Ok(None);
     };
     let recipe = recipes::find(app, &from, to).await?;
+    if recipe.is_none() {
+        // The machines are to have one when they come.
+        recipes::miss(app, &from, to);
+    }
     let to = to.clone();
     let compare = move |app: &App| sizes::compare(&app.store, &from, &to, recipe.as_deref());
     let report = app.blocking(compare).await?;

@@ -72,6 +72,12 @@ pub(super) async fn deltas(
         Some(from) => recipes::find(&app, from, &to).await?,
         None => None,
     };
+    // What others hold it could only guess.
+    if let Some(from) = from.filter(|from| from.manifest == machine.session.version.manifest)
+        && recipe.is_none()
+    {
+        recipes::miss(&app, &from, &to);
+    }
     send(app, &machine, to, ids, recipe).await
 }
 

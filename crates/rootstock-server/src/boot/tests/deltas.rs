@@ -9,7 +9,7 @@ use rootstock_api::{
     record::{CODEC_DELTA, RECORD_HEADER_BYTES, Records, encode_ids},
 };
 use rootstock_catalog::VersionRow;
-use rootstock_core::{ChunkId, Digest};
+use rootstock_core::{CHUNK_BYTES, ChunkId, Digest};
 use rootstock_image::{
     frame::{Codec, Decoder},
     manifest::{Change, Manifest, diff},
@@ -18,6 +18,7 @@ use rootstock_image::{
 
 use super::{OWN, Site, Transport, bytes, state, token_of};
 use crate::{
+    app::App,
     pages::{StorePages, manifest},
     recipes::{
         self,
@@ -172,6 +173,59 @@ async fn the_next_version_comes_as_deltas_of_the_bytes_that_were_predicted() {
         records.len(),
         frame_bytes + RECORD_HEADER_BYTES * wanted.len()
     );
+}
+
+#[tokio::test]
+async fn a_machine_that_is_two_versions_behind_has_a_recipe_made() {
+    let fleet = Fleet::new().await;
+    let app = &fleet.site.app;
+    // Of the newer one's chunks all are different from its own by a block.
+    let mut newest = fleet.newer.clone();
+    for chunk in newest.chunks_mut(CHUNK_BYTES as usize) {
+        chunk[..16].copy_from_slice(b"of the third one");
+    }
+    let third = add(app, &newest).await;
+    make_all(app).await;
+    let pairs = async || {
+        let rows = app.catalog.recipes().await.expect("answers");
+        let pairs = rows.iter().map(|row| format!("{} to {}", row.from, row.to));
+        pairs.collect::<Vec<_>>()
+    };
+    assert_eq!(pairs().await, ["lab:1 to lab:2", "lab:2 to lab:3"]);
+
+    let wanted: Vec<ChunkId> = chunks_of(&newest).into_keys().take(8).collect();
+    let deltas = async |query| {
+        let body = fleet.fetch_all(query, &wanted).await;
+        let records = Records::new(&body).map(|record| record.expect("is whole"));
+        records.filter(|record| record.codec == CODEC_DELTA).count()
+    };
+    // What it does not run is not made for it.
+    assert_eq!(deltas("?from=lab:2&to=lab:3").await, 8);
+    app.catalog
+        .remove_recipe(made_of(app, "lab:2").await)
+        .await
+        .expect("is removed");
+    let _ = deltas("?from=lab:2&to=lab:3").await;
+    assert_eq!(recipes::list(app).await.expect("answers").waiting_count, 1);
+
+    assert_eq!(deltas("?from=lab:1&to=lab:3").await, 0);
+    assert_eq!(deltas("?from=lab:1&to=lab:3").await, 0);
+    assert_eq!(recipes::list(app).await.expect("answers").waiting_count, 2);
+    make_all(app).await;
+    assert_eq!(recipes::list(app).await.expect("answers").waiting_count, 0);
+    assert_eq!(
+        pairs().await,
+        ["lab:1 to lab:2", "lab:1 to lab:3", "lab:2 to lab:3"]
+    );
+    assert!(deltas("?from=lab:1&to=lab:3").await > 0);
+    assert_eq!(third.number.0, 3);
+}
+
+/// The recipe of a version's blocks.
+async fn made_of(app: &App, from: &str) -> Digest {
+    let rows = app.catalog.recipes().await.expect("answers");
+    let row = rows.iter().find(|row| row.from.to_string() == from);
+    row.expect("is there").root
 }
 
 #[tokio::test]
