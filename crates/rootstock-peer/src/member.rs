@@ -366,6 +366,9 @@ impl Loop {
                 keep,
             } => {
                 node.checked(now, peer, request, verdict != Verdict::Wrong);
+                if verdict != Verdict::Wrong {
+                    self.holder.settled(chunk);
+                }
                 match verdict {
                     Verdict::Kept => node.gained(now, chunk),
                     Verdict::Right if keep => node.had_no_room(now, chunk),

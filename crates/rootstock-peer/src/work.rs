@@ -56,6 +56,12 @@ pub trait Holder: Send + Sync + 'static {
     /// says so and there is room. Its bytes have a buffer of their own.
     fn arrived(&self, chunk: ChunkId, whole: &Whole, keep: bool) -> Verdict;
 
+    /// A chunk that came is done with. Who began to wait for it after it was given to all
+    /// who waited, and before this, has to ask again: nothing more comes.
+    fn settled(&self, chunk: ChunkId) {
+        let _ = chunk;
+    }
+
     /// Nobody who is reached has this chunk by now.
     fn no_source(&self, chunk: ChunkId);
 

@@ -1,14 +1,17 @@
 //! Chunks from others first, and over HTTP when those have them not, or not in time.
 
-use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::iter;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rootstock_core::ChunkId;
 use rootstock_image::frame::Frame;
+use rootstock_peer::Member;
 use rootstock_swarm::Class;
 
 use super::Swarm;
+use super::store::Came;
 use crate::remote::{Answer, Fetch, ServiceFetch};
 use crate::service::CallError;
 
@@ -26,46 +29,94 @@ pub(crate) struct SwarmFetch {
     pub(crate) service: ServiceFetch,
 }
 
-impl Swarm {
-    /// Those of these chunks that come in time, each checked.
-    pub(super) fn fetch(
-        &self,
-        ids: &[ChunkId],
-        class: Class,
-        limit: Duration,
-    ) -> Vec<(Frame, Vec<u8>)> {
-        let Some(member) = self.reached() else {
-            return Vec::new();
-        };
-        // What it holds for others is its own, too.
-        let mut found: Vec<(Frame, Vec<u8>)> =
-            ids.iter().filter_map(|id| self.store.own(*id)).collect();
-        let mut left = ids.to_vec();
-        left.retain(|id| found.iter().all(|(frame, _)| frame.chunk != *id));
-        if left.is_empty() {
-            return found;
-        }
+/// A chunk that came, checked: as it travelled, and its raw bytes.
+pub(super) type Found = (Frame, Vec<u8>);
+
+/// Chunks that somebody waits for. They are wanted no more when this is dropped.
+pub(super) struct Coming {
+    swarm: Arc<Swarm>,
+    /// It may be told to end meanwhile.
+    member: Weak<Member>,
+    class: Class,
+    number: u64,
+    sender: Sender<Came>,
+    came: Receiver<Came>,
+    left: Vec<ChunkId>,
+}
+
+impl Coming {
+    /// Nobody is waited for when nobody is there to be asked.
+    pub(super) fn new(swarm: &Arc<Swarm>, class: Class) -> Option<Self> {
         let (sender, came) = channel();
-        let number = self.store.wait(&left, &sender);
-        drop(sender);
-        for id in &left {
-            member.want(*id, class);
-        }
-        let until = Instant::now() + limit;
-        while !left.is_empty() {
-            let wait = until.saturating_duration_since(Instant::now());
-            let Ok((chunk, one)) = came.recv_timeout(wait) else {
-                break;
-            };
-            left.retain(|id| *id != chunk);
-            if one.is_none() {
-                member.unwant(chunk);
+        Some(Self {
+            swarm: Arc::clone(swarm),
+            member: Arc::downgrade(&swarm.reached()?),
+            class,
+            number: swarm.store.waiter(),
+            sender,
+            came,
+            left: Vec::new(),
+        })
+    }
+
+    /// How many are waited for.
+    pub(super) fn len(&self) -> usize {
+        self.left.len()
+    }
+
+    /// Asks for one, unless it is here.
+    pub(super) fn ask(&mut self, chunk: ChunkId) -> Option<Found> {
+        let store = &self.swarm.store;
+        // What it holds for others is its own, too.
+        let own = store.own(chunk);
+        if own.is_none() {
+            store.wait(self.number, chunk, &self.sender);
+            self.left.push(chunk);
+            if let Some(member) = self.member.upgrade() {
+                member.want(chunk, self.class);
             }
-            found.extend(one);
         }
-        for chunk in self.store.give_up(number, &left) {
+        own
+    }
+
+    fn unwant(&self, chunk: ChunkId) {
+        if let Some(member) = self.member.upgrade() {
             member.unwant(chunk);
         }
+    }
+
+    /// The next one that comes before that moment; nothing when none does.
+    pub(super) fn next(&mut self, until: Instant) -> Option<Found> {
+        while !self.left.is_empty() {
+            let wait = until.saturating_duration_since(Instant::now());
+            let (chunk, one) = self.came.recv_timeout(wait).ok()?;
+            self.left.retain(|id| *id != chunk);
+            match one {
+                Some(found) => return Some(found),
+                None => self.unwant(chunk),
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        for chunk in self.swarm.store.give_up(self.number, &self.left) {
+            self.unwant(chunk);
+        }
+    }
+}
+
+impl SwarmFetch {
+    /// Those of these chunks that come in time.
+    fn found(&self, ids: &[ChunkId], class: Class, limit: Duration) -> Vec<Found> {
+        let Some(mut coming) = Coming::new(&self.swarm, class) else {
+            return Vec::new();
+        };
+        let until = Instant::now() + limit;
+        let mut found: Vec<Found> = ids.iter().filter_map(|id| coming.ask(*id)).collect();
+        found.extend(iter::from_fn(|| coming.next(until)));
         found
     }
 }
@@ -77,7 +128,7 @@ impl Fetch for SwarmFetch {
         } else {
             AHEAD_LIMIT
         };
-        let found = self.swarm.fetch(ids, class, limit);
+        let found = self.found(ids, class, limit);
         if found.is_empty() {
             return self.service.fetch(server, ids, class);
         }

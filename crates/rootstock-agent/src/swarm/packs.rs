@@ -4,13 +4,14 @@
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rootstock_api::record::Record;
 use rootstock_core::ChunkId;
 use rootstock_swarm::Class;
 
 use super::Swarm;
+use super::fetch::{Coming, Found};
 use crate::replay::{Packs, ServicePacks};
 use crate::service::CallError;
 use crate::stats::Stats;
@@ -21,8 +22,8 @@ const LINK_LIMIT: Duration = Duration::from_millis(1500);
 /// Chunks that are asked for at once.
 const AHEAD: usize = 32;
 
-/// How long such a handful may take; what did not come is asked for again.
-const HANDFUL_LIMIT: Duration = Duration::from_secs(5);
+/// How long none of them may come; what did not come then is asked for again.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// The swarm, and heads where there is none.
 pub(crate) struct SwarmPacks {
@@ -40,14 +41,16 @@ impl Packs for SwarmPacks {
     }
 
     fn pack(&self, ids: &[ChunkId]) -> Result<Box<dyn Read>, CallError> {
-        if !self.swarm.wait_until_linked(LINK_LIMIT) {
+        let is_linked = self.swarm.wait_until_linked(LINK_LIMIT);
+        let coming = is_linked.then(|| Coming::new(&self.swarm, Class::Boot));
+        let Some(coming) = coming.flatten() else {
             return Ok(Box::new(OverHttp {
                 body: self.service.pack(ids)?,
                 stats: Arc::clone(&self.stats),
             }));
-        }
+        };
         Ok(Box::new(Stream {
-            swarm: Arc::clone(&self.swarm),
+            coming,
             left: ids.iter().copied().collect(),
             bytes: VecDeque::new(),
         }))
@@ -70,30 +73,45 @@ impl Read for OverHttp {
 
 /// Records of chunks, as they come.
 struct Stream {
-    swarm: Arc<Swarm>,
+    coming: Coming,
     left: VecDeque<ChunkId>,
     bytes: VecDeque<u8>,
 }
 
+impl Stream {
+    /// Asks for more, so that there is always something on the way.
+    fn ask(&mut self) {
+        while self.coming.len() < AHEAD
+            && let Some(chunk) = self.left.pop_front()
+        {
+            if let Some(own) = self.coming.ask(chunk) {
+                self.add(&own);
+            }
+        }
+    }
+
+    fn add(&mut self, (frame, _): &Found) {
+        let mut record = Vec::new();
+        Record {
+            chunk: frame.chunk,
+            raw_bytes: frame.raw_bytes,
+            codec: frame.codec.to_byte(),
+            frame: &frame.bytes,
+        }
+        .write(&mut record);
+        self.bytes.extend(record);
+    }
+}
+
 impl Read for Stream {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        while self.bytes.is_empty() && !self.left.is_empty() {
-            let count = self.left.len().min(AHEAD);
-            let ids: Vec<ChunkId> = self.left.drain(..count).collect();
-            let mut found = self.swarm.fetch(&ids, Class::Boot, HANDFUL_LIMIT);
-            // About as the boot reads them.
-            found.sort_by_key(|(frame, _)| ids.iter().position(|id| *id == frame.chunk));
-            let mut records = Vec::new();
-            for (frame, _) in found {
-                Record {
-                    chunk: frame.chunk,
-                    raw_bytes: frame.raw_bytes,
-                    codec: frame.codec.to_byte(),
-                    frame: &frame.bytes,
-                }
-                .write(&mut records);
-            }
-            self.bytes.extend(records);
+        if self.bytes.is_empty() {
+            self.ask();
+        }
+        if self.bytes.is_empty()
+            && let Some(found) = self.coming.next(Instant::now() + SILENCE_MAX)
+        {
+            self.add(&found);
         }
         self.bytes.read(out)
     }

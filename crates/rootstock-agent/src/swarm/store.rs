@@ -81,15 +81,16 @@ impl Store {
         self.filled.swap(0, Ordering::Relaxed)
     }
 
-    /// Has `sender` told when one of these comes; the number of who waits.
-    pub(super) fn wait(&self, ids: &[ChunkId], sender: &Sender<Came>) -> u64 {
-        let number = self.waiters.fetch_add(1, Ordering::Relaxed);
+    /// The number of somebody who waits.
+    pub(super) fn waiter(&self) -> u64 {
+        self.waiters.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Has `sender` told when this comes.
+    pub(super) fn wait(&self, number: u64, chunk: ChunkId, sender: &Sender<Came>) {
         let mut waiting = lock(&self.waiting);
-        for id in ids {
-            let waiters = waiting.entry(*id).or_default();
-            waiters.push((number, sender.clone()));
-        }
-        number
+        let waiters = waiting.entry(chunk).or_default();
+        waiters.push((number, sender.clone()));
     }
 
     /// This one waits no more; those of the chunks for which nobody does now.
@@ -189,6 +190,10 @@ impl Holder for Store {
         } else {
             Verdict::Right
         }
+    }
+
+    fn settled(&self, chunk: ChunkId) {
+        self.tell(chunk, None);
     }
 
     fn no_source(&self, chunk: ChunkId) {

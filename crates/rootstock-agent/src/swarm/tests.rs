@@ -33,9 +33,11 @@ fn what_comes_goes_to_all_who_wait_and_is_kept_while_there_is_room() {
     let (one, other) = (noise(60_000, 1), noise(60_000, 2));
     let (chunk, whole) = travelling(&one);
     let (sender, came) = channel();
-    store.wait(&[chunk], &sender);
-    let second = store.wait(&[chunk], &sender);
-    let gone = store.wait(&[chunk], &sender);
+    let [_, second, gone] = [(); 3].map(|()| {
+        let number = store.waiter();
+        store.wait(number, chunk, &sender);
+        number
+    });
     assert_eq!(store.give_up(gone, &[chunk]), [], "others wait");
     assert_eq!(store.arrived(chunk, &whole, true), Verdict::Kept);
     drop(sender);
@@ -46,6 +48,12 @@ fn what_comes_goes_to_all_who_wait_and_is_kept_while_there_is_room() {
     }));
     assert_eq!(store.give_up(second, &[chunk]), [], "it came");
     assert_eq!(store.load(chunk), Some(whole));
+    // Who comes between that and its end has to ask again.
+    let (sender, came) = channel();
+    store.wait(store.waiter(), chunk, &sender);
+    store.settled(chunk);
+    drop(sender);
+    assert_eq!(came.iter().collect::<Vec<_>>(), [(chunk, None)]);
     // A second one has no room, and is handed on all the same.
     let (chunk, whole) = travelling(&other);
     assert_eq!(store.arrived(chunk, &whole, true), Verdict::Right);
@@ -57,7 +65,8 @@ fn what_is_wrong_goes_to_nobody() {
     let store = Store::default();
     let (chunk, whole) = travelling(b"a chunk");
     let (sender, came) = channel();
-    let number = store.wait(&[chunk], &sender);
+    let number = store.waiter();
+    store.wait(number, chunk, &sender);
     drop(sender);
     let (_, other) = travelling(b"a chunl");
     let unknown = Whole {
