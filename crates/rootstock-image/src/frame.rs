@@ -132,6 +132,13 @@ fn check_lengths(raw_bytes: u32, codec: Codec, frame_bytes: usize) -> Result<(),
     })
 }
 
+fn check_id(chunk: ChunkId, raw: &[u8]) -> Result<(), FrameError> {
+    if ChunkId::of(raw) != chunk {
+        return Err(FrameError::WrongChunk { expected: chunk });
+    }
+    Ok(())
+}
+
 /// Why a frame was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
@@ -226,6 +233,8 @@ impl Default for Encoder {
 /// Reads frames; keeps the decompressor's tables between chunks.
 pub struct Decoder {
     context: zstd::bulk::Decompressor<'static>,
+    /// For raw bytes that nobody keeps.
+    spare: Vec<u8>,
 }
 
 impl Decoder {
@@ -237,7 +246,10 @@ impl Decoder {
     pub fn new() -> Self {
         #[expect(clippy::expect_used, reason = "only memory can lack")]
         let context = zstd::bulk::Decompressor::new().expect("memory for a zstd context");
-        Self { context }
+        Self {
+            context,
+            spare: Vec::new(),
+        }
     }
 
     /// The raw bytes of a frame, checked against the chunk's id.
@@ -259,6 +271,28 @@ impl Decoder {
         Ok(raw)
     }
 
+    /// Whether a frame holds the chunk; its raw bytes are not kept.
+    ///
+    /// # Errors
+    /// As [`Decoder::decode`].
+    pub fn check(
+        &mut self,
+        chunk: ChunkId,
+        raw_bytes: u32,
+        codec: Codec,
+        frame: &[u8],
+    ) -> Result<(), FrameError> {
+        check_lengths(raw_bytes, codec, frame.len())?;
+        if codec == Codec::Raw {
+            return check_id(chunk, frame);
+        }
+        let mut raw = std::mem::take(&mut self.spare);
+        raw.resize(raw_bytes as usize, 0);
+        let checked = self.decode_to(chunk, codec, frame, &mut raw);
+        self.spare = raw;
+        checked
+    }
+
     /// The same, into memory of exactly the chunk's length. After an error there is
     /// anything in it.
     ///
@@ -272,10 +306,7 @@ impl Decoder {
         raw: &mut [u8],
     ) -> Result<(), FrameError> {
         self.unpack(codec, frame, raw)?;
-        if ChunkId::of(raw) != chunk {
-            return Err(FrameError::WrongChunk { expected: chunk });
-        }
-        Ok(())
+        check_id(chunk, raw)
     }
 
     /// Fills `raw` with what a frame holds, whatever that is.
@@ -325,6 +356,11 @@ mod tests {
         let frame = Encoder::new().encode(chunk, raw);
         let back = Decoder::new().decode(chunk, frame.raw_bytes, frame.codec, &frame.bytes);
         assert_eq!(back.as_deref(), Ok(raw));
+        let mut decoder = Decoder::new();
+        for _ in 0..2 {
+            let checked = decoder.check(chunk, frame.raw_bytes, frame.codec, &frame.bytes);
+            assert_eq!(checked, Ok(()));
+        }
         frame
     }
 
@@ -355,6 +391,8 @@ mod tests {
             let at = at.index(frame.bytes.len());
             frame.bytes[at] ^= flip;
             let back = Decoder::new().decode(chunk, frame.raw_bytes, frame.codec, &frame.bytes);
+            let checked = Decoder::new().check(chunk, frame.raw_bytes, frame.codec, &frame.bytes);
+            prop_assert_eq!(checked, back.as_ref().map(|_| ()).map_err(|error| *error));
             if let Ok(back) = back {
                 prop_assert_eq!(back, raw.repeat(3));
             }

@@ -13,8 +13,8 @@ use socket2::SockRef;
 /// What is read at once, so that no connection keeps the others waiting.
 const READ_BYTES_MAX: usize = 1 << 20;
 
-/// Room that is made for reading.
-const SPARE_BYTES: usize = 128 << 10;
+/// Room for what one call of the system reads.
+pub(crate) const ROOM_BYTES: usize = 128 << 10;
 
 /// What waits to be sent is as much as the connection sends in this time: more only makes
 /// what is in a hurry wait, and each question waits behind the answers that go the same
@@ -108,19 +108,14 @@ impl Io {
         self.keep_ahead(bytes)
     }
 
-    /// Reads what there is, or a good deal of it.
+    /// Reads what there is, or a good deal of it, by way of `room`.
     ///
     /// # Errors
     /// When the connection fails.
-    pub(crate) fn read(&mut self) -> io::Result<Came> {
+    pub(crate) fn read(&mut self, room: &mut [u8]) -> io::Result<Came> {
         let mut left = READ_BYTES_MAX;
         while left > 0 {
-            let read = if self.tls.is_some() {
-                self.read_tls()
-            } else {
-                self.read_plain()
-            };
-            match read {
+            match self.read_once(room) {
                 Ok(0) => return Ok(Came::End),
                 Ok(len) => left = left.saturating_sub(len),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Came::All),
@@ -139,27 +134,14 @@ impl Io {
         is_new && matches!(self.stream.peek(&mut first), Ok(1)) && first[0] == wire::MAGIC[0]
     }
 
-    fn read_plain(&mut self) -> io::Result<usize> {
-        let old = self.input.len();
-        // There is always room for a good deal, and it is not filled with zeros each time.
-        self.input.reserve(SPARE_BYTES);
-        let capacity = self.input.capacity().min(old + 2 * SPARE_BYTES);
-        self.input.resize(capacity, 0);
-        let read = self.stream.read(&mut self.input[old..]);
-        self.input.truncate(old + *read.as_ref().unwrap_or(&0));
-        read
-    }
-
-    fn read_tls(&mut self) -> io::Result<usize> {
-        let Some(tls) = self.tls.as_mut() else {
-            return Ok(0);
-        };
-        let len = tls.read_tls(&mut self.stream)?;
-        let state = tls.process_new_packets().map_err(io::Error::other)?;
-        let more = state.plaintext_bytes_to_read();
-        let old = self.input.len();
-        self.input.resize(old + more, 0);
-        tls.reader().read_exact(&mut self.input[old..])?;
+    /// Reads once, into `room` first: memory that is made for each read would be cleared
+    /// and touched for the first time each time.
+    fn read_once(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let len = self.stream.read(room)?;
+        match self.tls.as_mut() {
+            Some(tls) => decrypt(tls, &room[..len], &mut self.input)?,
+            None => self.input.extend_from_slice(&room[..len]),
+        }
         Ok(len)
     }
 
@@ -247,6 +229,21 @@ impl Io {
             self.waiting.pop_front();
         }
     }
+}
+
+/// Adds what came encrypted to what was read.
+fn decrypt(tls: &mut Connection, mut came: &[u8], input: &mut BytesMut) -> io::Result<()> {
+    while !came.is_empty() {
+        // Nothing is taken after the other end has said that it sends no more.
+        if tls.read_tls(&mut came)? == 0 {
+            break;
+        }
+        let state = tls.process_new_packets().map_err(io::Error::other)?;
+        let old = input.len();
+        input.resize(old + state.plaintext_bytes_to_read(), 0);
+        tls.reader().read_exact(&mut input[old..])?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use rootstock_swarm::{
 };
 
 use crate::conn::{Conn, ConnError};
-use crate::io::{Came, Io};
+use crate::io::{Came, Io, ROOM_BYTES};
 use crate::tls::Tls;
 use crate::work::{Holder, Job, Proof, Verdict, Workers};
 
@@ -183,6 +183,7 @@ impl Member {
             holder,
             shown: Arc::clone(&shown),
             shown_at: Instant::now(),
+            room: vec![0; ROOM_BYTES],
         };
         let thread = thread::Builder::new()
             .name("peer".to_owned())
@@ -291,6 +292,8 @@ struct Loop {
     holder: Arc<dyn Holder>,
     shown: Arc<Mutex<Peers>>,
     shown_at: Instant,
+    /// What is read goes through here.
+    room: Vec<u8>,
 }
 
 impl Loop {
@@ -495,7 +498,7 @@ impl Loop {
             let Some(conn) = self.conns.get_mut(&token) else {
                 return;
             };
-            let read = conn.io.read();
+            let read = conn.io.read(&mut self.room);
             self.take(token);
             match read {
                 Ok(Came::All) => return,

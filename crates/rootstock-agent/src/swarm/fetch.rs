@@ -6,12 +6,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rootstock_core::ChunkId;
-use rootstock_image::frame::Frame;
 use rootstock_peer::Member;
 use rootstock_swarm::Class;
 
 use super::Swarm;
-use super::store::Came;
+use super::store::{Came, Found};
 use crate::remote::{Answer, Fetch, ServiceFetch};
 use crate::service::CallError;
 
@@ -28,9 +27,6 @@ pub(crate) struct SwarmFetch {
     /// The servers.
     pub(crate) service: ServiceFetch,
 }
-
-/// A chunk that came, checked: as it travelled, and its raw bytes.
-pub(super) type Found = (Frame, Vec<u8>);
 
 /// Chunks that somebody waits for. They are wanted no more when this is dropped.
 pub(super) struct Coming {
@@ -132,7 +128,8 @@ impl Fetch for SwarmFetch {
         if found.is_empty() {
             return self.service.fetch(server, ids, class);
         }
-        Ok(Answer::Checked(found))
+        let found = found.into_iter().map(|(frame, raw)| (frame, raw.into()));
+        Ok(Answer::Checked(found.collect()))
     }
 
     fn servers(&self) -> usize {

@@ -11,7 +11,8 @@ use rootstock_core::ChunkId;
 use rootstock_swarm::Class;
 
 use super::Swarm;
-use super::fetch::{Coming, Found};
+use super::fetch::Coming;
+use super::store::Found;
 use crate::replay::{Packs, ServicePacks};
 use crate::service::CallError;
 use crate::stats::Stats;

@@ -21,8 +21,11 @@ const ROOM_LIMIT: Duration = Duration::from_millis(200);
 /// How long a slow disk is waited for on behalf of others.
 const READ_LIMIT: Duration = Duration::from_secs(1);
 
+/// A chunk that came, checked: as it travelled, and its raw bytes.
+pub(super) type Found = (Frame, Bytes);
+
 /// What came for somebody here: nothing when nobody reached has it.
-pub(super) type Came = (ChunkId, Option<(Frame, Vec<u8>)>);
+pub(super) type Came = (ChunkId, Option<Found>);
 
 /// Who waits, by number.
 type Waiter = (u64, Sender<Came>);
@@ -111,36 +114,46 @@ impl Store {
     }
 
     /// A chunk that this machine holds in its memory for others.
-    pub(super) fn own(&self, chunk: ChunkId) -> Option<(Frame, Vec<u8>)> {
+    pub(super) fn own(&self, chunk: ChunkId) -> Option<Found> {
         let whole = lock(&self.memory).frames.get(&chunk).cloned()?;
         let raw = self.raw(chunk, &whole)?;
         Some((frame(chunk, &whole)?, raw))
     }
 
     /// The raw bytes, if it is the chunk that it should be.
-    fn raw(&self, chunk: ChunkId, whole: &Whole) -> Option<Vec<u8>> {
+    fn raw(&self, chunk: ChunkId, whole: &Whole) -> Option<Bytes> {
         let codec = Codec::from_byte(whole.codec)?;
         let mut decoder = lock(&self.decoders).pop().unwrap_or_default();
         let raw = decoder.decode(chunk, whole.raw_bytes, codec, &whole.data);
         lock(&self.decoders).push(decoder);
-        raw.ok()
+        Some(raw.ok()?.into())
     }
 
-    /// Gives it to whoever waits, of whom mostly there are none.
-    fn tell(&self, chunk: ChunkId, came: Option<(&Whole, &[u8])>) {
+    /// Whether it is the chunk that it should be.
+    fn is_right(&self, chunk: ChunkId, whole: &Whole) -> bool {
+        let Some(codec) = Codec::from_byte(whole.codec) else {
+            return false;
+        };
+        let mut decoder = lock(&self.decoders).pop().unwrap_or_default();
+        let checked = decoder.check(chunk, whole.raw_bytes, codec, &whole.data);
+        lock(&self.decoders).push(decoder);
+        checked.is_ok()
+    }
+
+    /// Gives what came to whoever waits, of whom mostly there are none.
+    fn tell(&self, chunk: ChunkId, came: impl Fn() -> Option<Found>) {
         let senders = lock(&self.waiting).remove(&chunk).unwrap_or_default();
         for (_, sender) in senders {
-            let one = came.and_then(|(whole, raw)| Some((frame(chunk, whole)?, raw.to_vec())));
             // Who waited may be gone.
-            let _ = sender.send((chunk, one));
+            let _ = sender.send((chunk, came()));
         }
     }
 
-    fn keep(&self, chunk: ChunkId, whole: &Whole, raw: &[u8]) -> bool {
+    fn keep(&self, chunk: ChunkId, whole: &Whole, raw: Option<&Bytes>) -> bool {
         self.filled
             .fetch_add(whole.data.len() as u64, Ordering::Relaxed);
-        if let Some(disk) = self.disk.get() {
-            return disk.store_within(chunk, Bytes::copy_from_slice(raw), ROOM_LIMIT);
+        if let Some((disk, raw)) = self.disk.get().zip(raw) {
+            return disk.store_within(chunk, raw.clone(), ROOM_LIMIT);
         }
         let mut memory = lock(&self.memory);
         let len = whole.data.len() as u64;
@@ -180,11 +193,17 @@ impl Holder for Store {
     }
 
     fn arrived(&self, chunk: ChunkId, whole: &Whole, keep: bool) -> Verdict {
-        let Some(raw) = self.raw(chunk, whole) else {
+        // What only travels on is kept as it came.
+        let is_read = self.has_disk() || lock(&self.waiting).contains_key(&chunk);
+        let raw = is_read.then(|| self.raw(chunk, whole)).flatten();
+        if raw.is_none() && (is_read || !self.is_right(chunk, whole)) {
             return Verdict::Wrong;
-        };
-        let is_kept = keep && self.keep(chunk, whole, &raw);
-        self.tell(chunk, Some((whole, &raw)));
+        }
+        let is_kept = keep && self.keep(chunk, whole, raw.as_ref());
+        self.tell(chunk, || {
+            let raw = raw.clone().or_else(|| self.raw(chunk, whole))?;
+            Some((frame(chunk, whole)?, raw))
+        });
         if is_kept {
             Verdict::Kept
         } else {
@@ -193,11 +212,11 @@ impl Holder for Store {
     }
 
     fn settled(&self, chunk: ChunkId) {
-        self.tell(chunk, None);
+        self.tell(chunk, || None);
     }
 
     fn no_source(&self, chunk: ChunkId) {
-        self.tell(chunk, None);
+        self.tell(chunk, || None);
     }
 
     fn lied(&self, peer: PeerId) {
