@@ -25,6 +25,8 @@ struct Holder {
     number: u8,
     peer: Peer,
     log: PathBuf,
+    /// What it is started with besides.
+    more: Vec<String>,
     process: Option<Process>,
 }
 
@@ -78,6 +80,7 @@ impl Hall {
             number,
             peer,
             log: self.directory.path().join(name),
+            more: Vec::new(),
             process: None,
         });
         Ok(())
@@ -115,6 +118,35 @@ impl Hall {
         bytes.context("ip shows the bytes of a port")
     }
 
+    /// Has a machine keep what it holds in a file of this size, from its next start on.
+    fn keep(&mut self, number: usize, size: &str) {
+        let holder = &mut self.holders[number];
+        let file = self.directory.path().join(format!("{}.file", holder.number));
+        let file = file.to_str().expect("text").to_owned();
+        holder.more = ["--keep", &file, "--size", size].map(str::to_owned).into();
+    }
+
+    /// What came to a machine from others that are no servers, in percent of the image.
+    fn from_machines(&self, holder: &Holder) -> Result<u64> {
+        let name = format!("h{}", holder.number);
+        // It says so with its announcements.
+        wait::until("what it got", LIMIT, || {
+            let shown = self.lan.daemon.json(["node", "show", &name])?;
+            let bytes = shown["swarm"]["received_bytes"].as_u64().unwrap_or(0);
+            Ok((bytes > 0).then_some(bytes * 100 / IMAGE_BYTES))
+        })
+    }
+
+    /// Waits until the server says that so many machines hold all of the image.
+    fn live_copies(&self, wanted: u64) -> Result<()> {
+        wait::until("the right number of copies", LIMIT, || {
+            let shown = self.lan.daemon.json(["image", "show", "lab:1"])?;
+            let count = |of: &str| shown["live_copies"][of].as_u64().unwrap_or(0);
+            let all = [count("rarest_count"), count("machine_count")];
+            Ok((all == [wanted; 2]).then_some(()))
+        })
+    }
+
     /// Waits until this much of the image came to each of these, in percent.
     fn wait_for(&self, of: std::ops::Range<usize>, percent: u64) -> Result<()> {
         wait::until("a part of the image at each machine", LIMIT, || {
@@ -130,6 +162,8 @@ impl Hall {
 
 impl Holder {
     fn start(&mut self, program: &Path, site: &Path) -> Result<()> {
+        // What it said the last time is not what it says now.
+        let _ = fs::remove_file(&self.log);
         let mut hold = self
             .peer
             .namespace
@@ -137,8 +171,23 @@ impl Holder {
         hold.args(["hold", "--mac", &self.peer.mac, "--site"])
             .arg(site);
         hold.args(["--server", &format!("https://{SERVER}:8481")]);
+        hold.args(&self.more);
         self.process = Some(Process::start("holder", &mut hold, &self.log)?);
         Ok(())
+    }
+
+    /// It is gone from one moment to the next.
+    fn kill(&mut self) -> Result<()> {
+        self.process.take().context("it runs")?.kill()
+    }
+
+    /// Waits until it says something with these words in it.
+    fn says(&self, words: &str) -> Result<()> {
+        let said = wait::until("what it says", LIMIT, || {
+            let log = fs::read_to_string(&self.log)?;
+            Ok(log.contains(words).then_some(()))
+        });
+        said.with_context(|| fs::read_to_string(&self.log).unwrap_or_default())
     }
 
     /// Waits until it has all of a version.
@@ -166,13 +215,7 @@ fn they_finish_without_the_head_and_hold_what_it_brings_when_it_is_back() {
         holder.completes("lab:1").expect("nobody needs the head");
     }
     hall.lan.daemon.restart().expect("it is back");
-    let shown = wait::until("all are known again", LIMIT, || {
-        let shown = hall.lan.daemon.json(["image", "show", "lab:1"])?;
-        let count = |of: &str| shown["live_copies"][of].as_u64();
-        let all = [count("rarest_count"), count("machine_count")];
-        Ok((all == [Some(6); 2]).then_some(()))
-    });
-    shown.expect("they say what they hold");
+    hall.live_copies(6).expect("they say what they hold");
     let next = hall.directory.path().join("next");
     disk::noise(&next, IMAGE_BYTES / 2, 2).expect("is made");
     hall.lan.import("lab", &next).expect("a version");
@@ -184,12 +227,79 @@ fn they_finish_without_the_head_and_hold_what_it_brings_when_it_is_back() {
 }
 
 #[test]
+fn what_is_on_a_disk_is_there_after_a_restart_and_served_again() {
+    let mut hall = Hall::new(11..14).expect("a hall");
+    hall.keep(1, "64M");
+    hall.start(0..1).expect("one starts");
+    hall.holders[0].completes("lab:1").expect("has all");
+    hall.start(1..2).expect("one with a disk starts");
+    hall.holders[1].completes("lab:1").expect("has all");
+    let came = hall.from_machines(&hall.holders[1]).expect("is said");
+    assert!(came >= 90, "{came} % came from the other machine");
+    hall.live_copies(2).expect("both have it");
+    hall.holders[1].kill().expect("killed");
+    hall.live_copies(1).expect("one is gone");
+    let before = hall.came(&hall.holders[1]).expect("is counted");
+    hall.start(1..2).expect("starts again");
+    hall.holders[1].completes("lab:1").expect("has it still");
+    hall.live_copies(2).expect("both have it again");
+    let again = hall.came(&hall.holders[1]).expect("is counted") - before;
+    assert!(again < IMAGE_BYTES / 20, "{again} B came a second time");
+    // Now only its disk has it, beside the server.
+    hall.holders[0].kill().expect("killed");
+    hall.keep(2, "16M");
+    hall.start(2..3).expect("starts");
+    hall.holders[2]
+        .says("has room for")
+        .expect("says that it is too small");
+    hall.holders[2].kill().expect("killed");
+    hall.holders[2].more.clear();
+    hall.start(2..3).expect("starts anew");
+    hall.holders[2].completes("lab:1").expect("has all");
+    let came = hall.from_machines(&hall.holders[2]).expect("is said");
+    assert!(came >= 90, "{came} % came from the disk of another machine");
+}
+
+#[test]
+fn a_session_that_is_over_is_begun_anew_and_nothing_is_lost() {
+    let mut hall = Hall::new(11..13).expect("a hall");
+    hall.start(0..2).expect("both start");
+    for holder in &hall.holders {
+        holder.completes("lab:1").expect("has all");
+    }
+    hall.lan.daemon.stop().expect("ends");
+    hall.lan.daemon.restart().expect("is back on the same data");
+    hall.live_copies(2).expect("both are known again");
+    // A session of the same node ends the one before.
+    let peer = &hall.holders[0].peer;
+    let url = format!(
+        "https://{SERVER}:8481/boot/hold/{}",
+        peer.mac.replace(':', "-")
+    );
+    let token = peer.curl(&[&url]).expect("answers");
+    assert_eq!(token.status, 200, "{token:?}");
+    peer.session(token.body.trim()).expect("a session");
+    hall.holders[0]
+        .says("goes on under another session")
+        .expect("finds out");
+    hall.lan.daemon.kill().expect("killed");
+    hall.lan.daemon.restart().expect("is back");
+    hall.live_copies(2).expect("both are known");
+    let shown = hall.lan.daemon.json(["node", "show", "h11"]);
+    let shown = shown.expect("is shown");
+    assert!(shown["swarm"].is_object(), "{shown}");
+    let log = fs::read_to_string(&hall.holders[0].log).expect("a log");
+    let begun = log.matches("this machine is h11").count();
+    assert_eq!(begun, 1, "what it has in memory is still there: {log}");
+}
+
+#[test]
 fn half_of_them_may_die() {
     let mut hall = Hall::new(11..19).expect("a hall");
     hall.start(0..8).expect("all start");
     hall.wait_for(0..8, 30).expect("they are at it");
     for holder in &mut hall.holders[2..6] {
-        holder.process.take().expect("runs").kill().expect("killed");
+        holder.kill().expect("killed");
     }
     for holder in hall.holders[..2].iter().chain(&hall.holders[6..]) {
         holder.completes("lab:1").expect("enough are left");

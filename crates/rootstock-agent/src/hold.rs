@@ -7,6 +7,7 @@ use std::env;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,10 +17,12 @@ use std::time::{Duration, Instant};
 use rootstock_api::boot::{BootOrder, BootStep, Identity, NodeControl, NodeMode, SessionState};
 use rootstock_api::swarm::SwarmMode;
 use rootstock_core::MacAddress;
-use rootstock_core::units::HumanBytes;
+use rootstock_core::units::{HumanBytes, SizeError, parse_size_bytes};
 use rootstock_image::manifest::Manifest;
 
 use crate::control::Start;
+use crate::disk::file::{self, Place, PlaceError};
+use crate::disk::find::Found;
 use crate::inventory;
 use crate::order::Site;
 use crate::report::{self, Reporter};
@@ -27,20 +30,26 @@ use crate::server::on_disk;
 use crate::service::{CallError, Service};
 use crate::sources::Sources;
 use crate::stats::Stats;
-use crate::swarm::SwarmFetch;
+use crate::swarm::{Swarm, SwarmFetch};
 use crate::tiers::attach::Attached;
 use crate::{console, steer};
 
 /// How the command is used.
 pub(crate) const USAGE: &str = "\
 usage: rootstock-agent hold --mac MAC --site FILE --server URL [--server URL]
+                            [--keep PATH [--size SIZE]]
 
 hold    keeps the version of a node's image here, whole, and gives it to other
         machines of the swarm, for as long as it runs. The node is the one with
-        this MAC, and its mode is `hold`; its settings say which image, and
-        where that is kept: on a disk that `cache create` prepared, or in memory
-        (at most half of it, or swarm-memory). FILE is what `rootstock boot site`
-        prints, and URL a node service, such as https://10.0.0.1:8481.";
+        this MAC, and its mode is `hold`; its settings say which image. FILE is
+        what `rootstock boot site` prints, and URL a node service, such as
+        https://10.0.0.1:8481.
+        --keep says where it is kept: on a disk or partition that `cache create`
+        prepared, or in a file, or in a file in a directory. A file that is not
+        there is made with SIZE, such as 40G, takes that room at once, and never
+        takes more. What is kept so is there again after a restart. Without
+        --keep the node's settings decide: a prepared disk, or else memory (at
+        most half of it, or swarm-memory), and then it is fetched again.";
 
 /// Until a server is asked again that does not answer, or does not want to.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -56,6 +65,11 @@ const LOOK_PART: u32 = 50;
 
 /// Looks between lines that tell.
 const TELL_EVERY: u32 = 50;
+
+/// A session that was over so soon after it was begun was ended by somebody.
+const RENEWED_SOON: Duration = Duration::from_secs(120);
+/// How often the pause before another one doubles.
+const RENEWALS_DOUBLINGS_MAX: u32 = 6;
 
 /// Until another version is begun with: what changes often changes once.
 const ANEW_PAUSE: Duration = Duration::from_secs(10);
@@ -73,6 +87,14 @@ pub(crate) enum HoldError {
     },
     #[error("{mac} is no MAC address: write it as 52:54:00:12:34:56")]
     Mac { mac: String },
+    #[error("--size {text} is not a size")]
+    Size {
+        text: String,
+        #[source]
+        source: SizeError,
+    },
+    #[error("nothing can be kept there")]
+    Place(#[from] PlaceError),
     #[error("no session with a server")]
     Session(#[source] CallError),
     #[error(
@@ -102,22 +124,51 @@ pub(crate) struct Words<'a> {
     urls: Vec<String>,
     mac: &'a str,
     site: &'a str,
+    /// Where chunks are kept, and how much there is to be.
+    pub(crate) keep: Option<(&'a str, Option<&'a str>)>,
 }
 
 impl<'a> Words<'a> {
     pub(crate) fn parse(words: &'a [String]) -> Option<Self> {
         let (mut urls, mut mac, mut site) = (Vec::new(), None, None);
+        let (mut keep, mut size) = (None, None);
         for pair in words.chunks(2) {
             let [name, value] = pair else { return None };
             match name.as_str() {
                 "--server" => urls.push(value.trim_end_matches('/').to_owned()),
                 "--mac" if mac.is_none() => mac = Some(value.as_str()),
                 "--site" if site.is_none() => site = Some(value.as_str()),
+                "--keep" if keep.is_none() => keep = Some(value.as_str()),
+                "--size" if size.is_none() => size = Some(value.as_str()),
                 _ => return None,
             }
         }
         let (mac, site) = mac.zip(site).filter(|_| !urls.is_empty())?;
-        Some(Self { urls, mac, site })
+        if keep.is_none() && size.is_some() {
+            return None;
+        }
+        let keep = keep.map(|path| (path, size));
+        Some(Self {
+            urls,
+            mac,
+            site,
+            keep,
+        })
+    }
+
+    /// The place for chunks that they name.
+    fn place(&self) -> Result<Option<Place>, HoldError> {
+        let Some((path, size)) = self.keep else {
+            return Ok(None);
+        };
+        let size = size.map(|text| {
+            parse_size_bytes(text).map_err(|source| HoldError::Size {
+                text: text.to_owned(),
+                source,
+            })
+        });
+        let place = file::open(Path::new(path), size.transpose()?)?;
+        Ok(Some(place))
     }
 }
 
@@ -130,8 +181,14 @@ pub(crate) fn run(words: &[String]) -> String {
 }
 
 fn hold(words: &[String]) -> Result<std::convert::Infallible, HoldError> {
-    let member = Order::ask(Words::parse(words).ok_or(HoldError::Usage)?)?;
-    keep(&member.start, &member.service, &member.manifest)
+    let words = Words::parse(words).ok_or(HoldError::Usage)?;
+    // Before anybody is asked: what cannot be kept is not fetched.
+    let (own, lock) = words
+        .place()?
+        .map_or((None, None), |place| (Some(place.found), place.lock));
+    let never = keep(&Order::ask(words)?, own);
+    drop(lock);
+    never
 }
 
 /// What a server ordered, and the way to it.
@@ -139,6 +196,8 @@ pub(crate) struct Order {
     pub(crate) start: Start,
     pub(crate) service: Service,
     pub(crate) manifest: Manifest,
+    mac: MacAddress,
+    site: Site,
 }
 
 impl Order {
@@ -172,7 +231,64 @@ impl Order {
             start,
             service,
             manifest,
+            mac,
+            site,
         })
+    }
+
+    /// Goes on under another session, for which the server is asked until it gives one;
+    /// whether it is the same version that is to be held.
+    fn renew(&self) -> bool {
+        let mut told = String::new();
+        loop {
+            for url in &self.start.urls {
+                let why = match self.renew_at(url) {
+                    Ok(is_same) => return is_same,
+                    Err(error) => console::chain(&error),
+                };
+                if told != why {
+                    console::warn(format_args!("it holds on without a session: {why}"));
+                    told = why;
+                }
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    fn renew_at(&self, url: &str) -> Result<bool, HoldError> {
+        if self.service.is_refused() {
+            match ask_session(&self.service, url, self.mac).map_err(HoldError::Session)? {
+                SessionState::Open { session, .. } => self.service.renew(&session),
+                SessionState::Held { message: what, .. } => return Err(HoldError::Other { what }),
+            }
+        }
+        let (bytes, signature) = self.service.order(url).map_err(|error| other(&error))?;
+        let session = self.service.session().unwrap_or_default();
+        let order = self.site.order(&bytes, &signature, &session);
+        let order = order.map_err(|error| other(&error))?;
+        Ok(order.manifest == self.start.order.manifest)
+    }
+}
+
+/// Sessions that were over soon after they were begun.
+#[derive(Default)]
+struct Renewals {
+    last: Option<Instant>,
+    /// How many in a row.
+    soon: u32,
+}
+
+impl Renewals {
+    /// How long the next one waits: another agent with this MAC may have ended the last
+    /// one, and would do so again.
+    fn pause(&mut self) -> Duration {
+        let is_soon = self.last.is_some_and(|last| last.elapsed() < RENEWED_SOON);
+        self.soon = if is_soon { self.soon + 1 } else { 0 };
+        self.last = Some(Instant::now());
+        match self.soon {
+            0 => Duration::ZERO,
+            soon => PAUSE * 2_u32.pow(soon.min(RENEWALS_DOUBLINGS_MAX)),
+        }
     }
 }
 
@@ -202,13 +318,10 @@ fn open(
     urls: &[String],
     mac: MacAddress,
 ) -> Result<(String, String), HoldError> {
-    let ask = |token| inventory::session_create(token, mac);
     let mut told = String::new();
     loop {
         for url in urls {
-            let token = service.hold_token(url, mac);
-            let state = token.and_then(|token| service.open(url, &ask(token)));
-            let wait = match state {
+            let wait = match ask_session(service, url, mac) {
                 Ok(SessionState::Open { session, node }) => {
                     tell(&format!("this machine is {node}"));
                     return Ok((url.clone(), session));
@@ -224,6 +337,11 @@ fn open(
         }
         thread::sleep(PAUSE);
     }
+}
+
+fn ask_session(service: &Service, url: &str, mac: MacAddress) -> Result<SessionState, CallError> {
+    let token = service.hold_token(url, mac)?;
+    service.open(url, &inventory::session_create(token, mac))
 }
 
 /// What is to be held, as the site signed it.
@@ -252,15 +370,12 @@ fn ordered(
 }
 
 /// Holds it, and tells how far that is.
-fn keep(
-    start: &Start,
-    service: &Service,
-    manifest: &Manifest,
-) -> Result<std::convert::Infallible, HoldError> {
+fn keep(member: &Order, own: Option<Found>) -> Result<std::convert::Infallible, HoldError> {
+    let (start, service) = (&member.start, &member.service);
     let stats = Arc::new(Stats::default());
     // There is no boot to be observed.
     stats.trace.system_is_up();
-    let sources = Sources::start(start, service, manifest, &stats)
+    let sources = Sources::start(start, service, &member.manifest, &stats, own)
         .map_err(|what| HoldError::Other { what })?;
     let reporter = reporter(start, service, &stats, &sources.attached)?;
     reporter.step(report::step(BootStep::Up, 0, "it holds its image"));
@@ -273,34 +388,104 @@ fn keep(
         told(control);
     };
     steer::start(service.clone(), start.urls.clone(), each).map_err(|error| other(&error))?;
-    let began = Instant::now();
-    let spec = format!("{}:{}", start.order.image, start.order.version);
-    let (mut last, mut looks) = (0, 0);
+    let mut progress = Progress {
+        spec: format!("{}:{}", start.order.image, start.order.version),
+        swarm: sources.swarm,
+        attached: sources.attached,
+        began: Instant::now(),
+        last: 0,
+        looks: 0,
+        is_full_told: false,
+    };
+    let mut renewals = Renewals::default();
     while !is_over.load(Ordering::Relaxed) {
-        let looked = Instant::now();
-        let progress = sources.swarm.progress();
-        // A version of millions of chunks is looked at less often.
-        thread::sleep((looked.elapsed() * LOOK_PART).clamp(LOOK_EVERY, LOOK_LATEST));
-        let Some((held, all)) = progress else {
-            continue;
-        };
-        looks += 1;
-        if held == last || (held < all && looks % TELL_EVERY != 0) {
-            continue;
+        progress.look();
+        if service.is_refused() {
+            thread::sleep(renewals.pause());
+            if !member.renew() {
+                break;
+            }
+            tell("goes on under another session");
+            let step = report::step(BootStep::Up, 0, "it held its image on");
+            reporter.step(step);
         }
-        last = held;
-        let (heads, others) = sources.swarm.came();
-        let what = if held == all { "complete" } else { "holds" };
-        tell(&format!(
-            "{what}: {held} of {all} chunks of {spec} after {:.1} s; {} came from servers, {} from machines",
-            began.elapsed().as_secs_f64(),
-            HumanBytes(heads),
-            HumanBytes(others),
-        ));
     }
     thread::sleep(ANEW_PAUSE);
     tell("begins with what it is to hold now");
     Err(anew())
+}
+
+/// How far the holding is, for who looks on.
+struct Progress {
+    spec: String,
+    swarm: Arc<Swarm>,
+    attached: Arc<Attached<SwarmFetch>>,
+    began: Instant,
+    last: usize,
+    looks: u32,
+    is_full_told: bool,
+}
+
+impl Progress {
+    /// Looks, tells what is new, and takes its time.
+    fn look(&mut self) {
+        let looked = Instant::now();
+        let progress = self.swarm.progress();
+        // A version of millions of chunks is looked at less often.
+        thread::sleep((looked.elapsed() * LOOK_PART).clamp(LOOK_EVERY, LOOK_LATEST));
+        let Some((held, all)) = progress else {
+            return;
+        };
+        self.tell_limits(held, all);
+        self.looks += 1;
+        if held == self.last || (held < all && !self.looks.is_multiple_of(TELL_EVERY)) {
+            return;
+        }
+        if held == all
+            && let Some(ground) = self.attached.ground()
+        {
+            // What is said to be here is here after a power cut, too.
+            ground.keeper.settle();
+        }
+        self.last = held;
+        let (heads, others) = self.swarm.came();
+        let what = if held == all { "complete" } else { "holds" };
+        tell(&format!(
+            "{what}: {held} of {all} chunks of {} after {:.1} s; {} came from servers, {} from machines",
+            self.spec,
+            self.began.elapsed().as_secs_f64(),
+            HumanBytes(heads),
+            HumanBytes(others),
+        ));
+    }
+
+    /// Says once that there is less room than all of it takes.
+    fn tell_limits(&mut self, held: usize, all: usize) {
+        if self.is_full_told {
+            return;
+        }
+        let spec = &self.spec;
+        let line = match self.attached.ground() {
+            Some(ground) => {
+                let usage = ground.keeper.cache().usage();
+                let needed = HumanBytes(all as u64 * u64::from(usage.slot_bytes));
+                let room = HumanBytes(usage.slots_max * u64::from(usage.slot_bytes));
+                let device = &ground.device;
+                (usage.slots_max < all as u64).then(|| format!(
+                    "{device} has room for {room}, and {spec} takes {needed}: the rest is not held here"
+                ))
+            }
+            None => self.swarm.memory_full_bytes().map(|bytes| format!(
+                "memory for chunks is full with {}, and {held} of {all} chunks of {spec} are held: \
+                 swarm-memory gives it more, or --keep a place on a disk",
+                HumanBytes(bytes)
+            )),
+        };
+        if let Some(line) = line {
+            tell(&line);
+            self.is_full_told = true;
+        }
+    }
 }
 
 /// A line for whoever started it, who may be gone.
@@ -327,14 +512,22 @@ mod tests {
         let parse = |text: &str| {
             let words: Vec<String> = text.split(' ').map(str::to_owned).collect();
             Words::parse(&words).map(|words| {
-                let (mac, site) = (words.mac.to_owned(), words.site.to_owned());
-                (words.urls, mac, site)
+                let all = [words.mac, words.site].map(str::to_owned);
+                let keep = words.keep.map(|(path, size)| {
+                    let size = size.map(str::to_owned);
+                    (path.to_owned(), size)
+                });
+                (words.urls, all, keep)
             })
         };
-        let (urls, mac, site) =
+        let (urls, all, keep) =
             parse("--server https://a/ --mac m --server http://b --site s").expect("what it needs");
-        assert_eq!((mac.as_str(), site.as_str()), ("m", "s"));
+        assert_eq!(all, ["m", "s"]);
         assert_eq!(urls, ["https://a", "http://b"]);
+        assert_eq!(keep, None);
+        let (_, _, keep) =
+            parse("--keep /srv --server u --mac m --size 4G --site s").expect("with a place");
+        assert_eq!(keep, Some(("/srv".to_owned(), Some("4G".to_owned()))));
         for wrong in [
             "--mac m --site s",
             "--server u --mac m",
@@ -342,8 +535,21 @@ mod tests {
             "--server u --mac m --site s --mac n",
             "--server u --mac m --site",
             "--server u --mac m --sites s",
+            "--server u --mac m --site s --size 4G",
+            "--server u --mac m --site s --keep /a --keep /b",
         ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn sessions_that_end_soon_are_begun_more_seldom() {
+        let mut renewals = Renewals::default();
+        assert_eq!(renewals.pause(), Duration::ZERO);
+        for seconds in [10, 20, 40, 80, 160, 320, 320] {
+            assert_eq!(renewals.pause(), Duration::from_secs(seconds));
+        }
+        renewals.last = Instant::now().checked_sub(RENEWED_SOON);
+        assert_eq!(renewals.pause(), Duration::ZERO);
     }
 }

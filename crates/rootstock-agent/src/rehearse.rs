@@ -55,9 +55,9 @@ impl ChunkSink for Counted {
 
 /// Runs the command, which ends when it cannot go on; why.
 pub(crate) fn run(words: &[String]) -> String {
-    let words = match Words::parse(words) {
-        Some(words) => words,
-        None => return USAGE.to_owned(),
+    let words = Words::parse(words);
+    let Some(words) = words.filter(|words| words.keep.is_none()) else {
+        return USAGE.to_owned();
     };
     match rehearse(words) {
         Ok(never) => match never {},
@@ -70,12 +70,13 @@ fn rehearse(words: Words<'_>) -> Result<std::convert::Infallible, HoldError> {
         mut start,
         service,
         manifest,
+        ..
     } = Order::ask(words)?;
     start.order.mode = NodeMode::Diskless;
     start.order.cache = CacheChoice::None;
     let order = &start.order;
     let stats = Arc::new(Stats::default());
-    let sources = Sources::start(&start, &service, &manifest, &stats)
+    let sources = Sources::start(&start, &service, &manifest, &stats, None)
         .map_err(|what| HoldError::Other { what })?;
     let reporter = hold::reporter(&start, &service, &stats, &sources.attached)?;
     let cache = Arc::new(ChunkCache::new(

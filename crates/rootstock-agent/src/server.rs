@@ -282,7 +282,7 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
         swarm,
         attached,
         told,
-    } = Sources::start(start, service, &manifest, stats)?;
+    } = Sources::start(start, service, &manifest, stats, None)?;
     if !service.has_session() {
         must_be_whole(&attached, order, &manifest)?;
     }

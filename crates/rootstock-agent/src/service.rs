@@ -1,7 +1,7 @@
 //! The node service as the machine calls it: blocking HTTP with deadlines.
 
 use std::io::Read;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use rootstock_api::boot::{
@@ -96,7 +96,15 @@ impl CallError {
 #[derive(Clone)]
 pub(crate) struct Service {
     agent: Agent,
-    session: Arc<OnceLock<String>>,
+    session: Arc<RwLock<Session>>,
+}
+
+/// What a server knows this machine by.
+#[derive(Debug, Default)]
+struct Session {
+    secret: Option<String>,
+    /// Whether a server does not know it any more.
+    is_refused: bool,
 }
 
 impl Service {
@@ -134,18 +142,47 @@ impl Service {
     pub(crate) fn with_session(&self, session: &str) -> Self {
         Self {
             agent: self.agent.clone(),
-            session: Arc::new(session.to_owned().into()),
+            session: Arc::new(RwLock::new(Session {
+                secret: Some(session.to_owned()),
+                is_refused: false,
+            })),
         }
     }
 
     /// Has this client and its clones go on with a session, unless they have one.
     pub(crate) fn join(&self, session: &str) {
-        let _ = self.session.set(session.to_owned());
+        let mut present = self.lock_session();
+        present.secret.get_or_insert_with(|| session.to_owned());
+    }
+
+    /// Has this client and its clones go on with another session.
+    pub(crate) fn renew(&self, session: &str) {
+        *self.lock_session() = Session {
+            secret: Some(session.to_owned()),
+            is_refused: false,
+        };
+    }
+
+    /// The session.
+    pub(crate) fn session(&self) -> Option<String> {
+        let session = self.session.read();
+        let session = session.unwrap_or_else(PoisonError::into_inner);
+        session.secret.clone()
+    }
+
+    /// Whether a server does not know the session any more.
+    pub(crate) fn is_refused(&self) -> bool {
+        let session = self.session.read();
+        session.unwrap_or_else(PoisonError::into_inner).is_refused
+    }
+
+    fn lock_session(&self) -> RwLockWriteGuard<'_, Session> {
+        self.session.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether there is a session.
     pub(crate) fn has_session(&self) -> bool {
-        self.session.get().is_some()
+        self.session().is_some()
     }
 
     /// A boot token for a machine that started from its own disk, if it is to run
@@ -431,8 +468,21 @@ impl Service {
     }
 
     fn post_json(&self, url: &str, body: &impl Serialize) -> Result<Response<Body>, CallError> {
-        let request = self.agent.post(url);
-        self.send_json(request.header("authorization", self.bearer()?), url, body)
+        let bearer = self.bearer()?;
+        let request = self.agent.post(url).header("authorization", &bearer);
+        let sent = self.send_json(request, url, body);
+        if let Err(CallError::Refused { status: 401, .. }) = &sent {
+            self.was_refused(&bearer);
+        }
+        sent
+    }
+
+    /// What is sent again and again finds out that a server does not know the session.
+    fn was_refused(&self, bearer: &str) {
+        let mut session = self.lock_session();
+        // There may be another one by now.
+        let is_it = |secret: &String| bearer_of(secret) == bearer;
+        session.is_refused |= session.secret.as_ref().is_some_and(is_it);
     }
 
     fn send_json(
@@ -451,9 +501,13 @@ impl Service {
     }
 
     fn bearer(&self) -> Result<String, CallError> {
-        let session = self.session.get().ok_or(CallError::NoSession)?;
-        Ok(format!("Bearer {session}"))
+        let secret = self.session().ok_or(CallError::NoSession)?;
+        Ok(bearer_of(&secret))
     }
+}
+
+fn bearer_of(secret: &str) -> String {
+    format!("Bearer {secret}")
 }
 
 fn accepted(
@@ -535,6 +589,25 @@ mod tests {
     /// A server's answer of so many bytes.
     fn answer_of(len: usize) -> Response<Body> {
         Response::new(Body::builder().data(vec![7; len]))
+    }
+
+    #[test]
+    fn a_session_is_refused_until_there_is_another() {
+        let service = Service {
+            agent: Agent::new_with_defaults(),
+            session: Arc::default(),
+        };
+        service.was_refused(&bearer_of("one"));
+        assert!(!service.is_refused() && !service.has_session());
+        service.join("one");
+        service.join("other");
+        assert_eq!(service.session().as_deref(), Some("one"), "it has one");
+        service.was_refused(&bearer_of("one"));
+        assert!(service.clone().is_refused());
+        service.renew("other");
+        // An answer that was on its way.
+        service.was_refused(&bearer_of("one"));
+        assert!(!service.is_refused());
     }
 
     #[test]

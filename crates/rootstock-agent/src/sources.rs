@@ -9,6 +9,7 @@ use rootstock_image::manifest::Manifest;
 
 use crate::console;
 use crate::control::Start;
+use crate::disk::find::Found;
 use crate::local::keep::Common;
 use crate::order::Site;
 use crate::remote::{Remote, ServiceFetch};
@@ -34,7 +35,7 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// Opens what an order names.
+    /// Opens what an order names; `own` is the disk, where somebody here said which.
     ///
     /// # Errors
     /// Why they cannot be, in words.
@@ -43,6 +44,7 @@ impl Sources {
         service: &Service,
         manifest: &Manifest,
         stats: &Arc<Stats>,
+        own: Option<Found>,
     ) -> Result<Self, String> {
         let order = &start.order;
         let swarm = Swarm::new(order.swarm.clone(), order.mode == NodeMode::Hold);
@@ -55,7 +57,8 @@ impl Sources {
         };
         let tiers = Tiers::new(Remote::new(fetch, Arc::clone(stats)), Arc::clone(stats));
         let found = Arc::clone(&swarm);
-        let wanted = wanted(start, service, Box::new(move |disk| found.attach(disk)))?;
+        let mut wanted = wanted(start, service, Box::new(move |disk| found.attach(disk)))?;
+        wanted.own = own;
         let attached = Attached::start(&tiers, wanted)
             .map_err(|error| format!("the machine's disks cannot be looked at: {error}"))?;
         let (steered, among) = (Arc::clone(&attached), Arc::clone(&swarm));
@@ -97,6 +100,7 @@ fn wanted(start: &Start, service: &Service, found: attach::OnFound) -> Result<Wa
     };
     Ok(Wanted {
         choice: order.cache.clone(),
+        own: None,
         patience,
         bytes_max: order.cache_disk_bytes_max,
         version: Version {

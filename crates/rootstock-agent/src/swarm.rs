@@ -214,6 +214,11 @@ impl Swarm {
         Some((self.store.held(table).ones(), table.len()))
     }
 
+    /// The bytes of memory that chunks may have here, once one found no room.
+    pub(crate) fn memory_full_bytes(&self) -> Option<u64> {
+        self.store.memory_full_bytes()
+    }
+
     /// The bytes that came from heads and from other machines.
     pub(crate) fn came(&self) -> (u64, u64) {
         let member = lock(&self.member).clone();

@@ -51,6 +51,8 @@ struct Memory {
     frames: HashMap<ChunkId, Whole>,
     bytes: u64,
     bytes_max: u64,
+    /// Whether a chunk found no room.
+    is_full: bool,
 }
 
 impl Store {
@@ -64,7 +66,15 @@ impl Store {
     }
 
     pub(super) fn set_memory_max(&self, bytes: u64) {
-        lock(&self.memory).bytes_max = bytes;
+        let mut memory = lock(&self.memory);
+        memory.bytes_max = bytes;
+        memory.is_full = false;
+    }
+
+    /// How much memory chunks may have, once one found no room.
+    pub(super) fn memory_full_bytes(&self) -> Option<u64> {
+        let memory = lock(&self.memory);
+        memory.is_full.then_some(memory.bytes_max)
     }
 
     /// Which of a version's chunks are here.
@@ -158,6 +168,7 @@ impl Store {
         let mut memory = lock(&self.memory);
         let len = whole.data.len() as u64;
         if memory.bytes + len > memory.bytes_max {
+            memory.is_full = true;
             return false;
         }
         if memory.frames.insert(chunk, whole.clone()).is_none() {

@@ -36,6 +36,8 @@ pub(crate) type OnFound = Box<dyn FnOnce(&Arc<Keeper>) + Send>;
 pub(crate) struct Wanted {
     /// On which disk.
     pub(crate) choice: CacheChoice,
+    /// This one instead, which somebody on the machine named.
+    pub(crate) own: Option<Found>,
     /// How long the boot waits for it.
     pub(crate) patience: Duration,
     /// How much of it.
@@ -78,12 +80,16 @@ impl<F: Fetch + 'static> Attached<F> {
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub(crate) fn start(tiers: &Arc<Tiers<F>>, wanted: Wanted) -> io::Result<Arc<Self>> {
+    pub(crate) fn start(tiers: &Arc<Tiers<F>>, mut wanted: Wanted) -> io::Result<Arc<Self>> {
         let attached = Arc::new(Self {
             ground: OnceLock::new(),
             fill: OnceLock::new(),
             control: Mutex::default(),
         });
+        if let Some(own) = wanted.own.take() {
+            attached.take(tiers, own, wanted);
+            return Ok(attached);
+        }
         if wanted.choice == CacheChoice::None {
             return Ok(attached);
         }
