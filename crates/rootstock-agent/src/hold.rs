@@ -28,7 +28,7 @@ use crate::order::Site;
 use crate::report::{self, Reporter};
 use crate::server::on_disk;
 use crate::service::{CallError, Service};
-use crate::sources::Sources;
+use crate::sources::{Here, Sources};
 use crate::stats::Stats;
 use crate::swarm::{Swarm, SwarmFetch};
 use crate::tiers::attach::Attached;
@@ -370,12 +370,13 @@ fn ordered(
 }
 
 /// Holds it, and tells how far that is.
-fn keep(member: &Order, own: Option<Found>) -> Result<std::convert::Infallible, HoldError> {
+fn keep(member: &Order, disk: Option<Found>) -> Result<std::convert::Infallible, HoldError> {
     let (start, service) = (&member.start, &member.service);
     let stats = Arc::new(Stats::default());
     // There is no boot to be observed.
     stats.trace.system_is_up();
-    let sources = Sources::start(start, service, &member.manifest, &stats, own)
+    let here = Here { disk, ..Here::OWN };
+    let sources = Sources::start(start, service, &member.manifest, &stats, here)
         .map_err(|what| HoldError::Other { what })?;
     let reporter = reporter(start, service, &stats, &sources.attached)?;
     reporter.step(report::step(BootStep::Up, 0, "it holds its image"));

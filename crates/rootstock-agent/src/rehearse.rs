@@ -19,7 +19,7 @@ use crate::console;
 use crate::hold::{self, HoldError, Order, Words};
 use crate::replay::{ChunkSink, Landing, Replay, ServicePacks};
 use crate::report;
-use crate::sources::Sources;
+use crate::sources::{Here, Sources};
 use crate::stats::Stats;
 use crate::steer;
 use crate::swarm::SwarmPacks;
@@ -76,7 +76,7 @@ fn rehearse(words: Words<'_>) -> Result<std::convert::Infallible, HoldError> {
     start.order.cache = CacheChoice::None;
     let order = &start.order;
     let stats = Arc::new(Stats::default());
-    let sources = Sources::start(&start, &service, &manifest, &stats, None)
+    let sources = Sources::start(&start, &service, &manifest, &stats, Here::OWN)
         .map_err(|what| HoldError::Other { what })?;
     let reporter = hold::reporter(&start, &service, &stats, &sources.attached)?;
     let cache = Arc::new(ChunkCache::new(

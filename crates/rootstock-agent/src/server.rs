@@ -38,7 +38,7 @@ use crate::report::{Reporter, Source};
 use crate::restart::Restart;
 use crate::room::Views;
 use crate::service::Service;
-use crate::sources::Sources;
+use crate::sources::{Here, Sources};
 use crate::stats::Stats;
 use crate::steer;
 use crate::swarm::SwarmPacks;
@@ -282,7 +282,7 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
         swarm,
         attached,
         told,
-    } = Sources::start(start, service, &manifest, stats, None)?;
+    } = Sources::start(start, service, &manifest, stats, Here::IMAGE)?;
     if !service.has_session() {
         must_be_whole(&attached, order, &manifest)?;
     }

@@ -34,8 +34,30 @@ pub(crate) struct Sources {
     pub(crate) told: ToldOf,
 }
 
+/// The system that this runs in.
+pub(crate) struct Here {
+    /// Its `/run`, from here.
+    pub(crate) run: &'static str,
+    /// A disk that somebody named.
+    pub(crate) disk: Option<Found>,
+}
+
+impl Here {
+    /// An image's, whose `/run` is this process's directory.
+    pub(crate) const IMAGE: Self = Self {
+        run: "",
+        disk: None,
+    };
+
+    /// A machine's own.
+    pub(crate) const OWN: Self = Self {
+        run: "/run",
+        disk: None,
+    };
+}
+
 impl Sources {
-    /// Opens what an order names; `own` is the disk, where somebody here said which.
+    /// Opens what an order names, on this system.
     ///
     /// # Errors
     /// Why they cannot be, in words.
@@ -44,7 +66,7 @@ impl Sources {
         service: &Service,
         manifest: &Manifest,
         stats: &Arc<Stats>,
-        own: Option<Found>,
+        here: Here,
     ) -> Result<Self, String> {
         let order = &start.order;
         let swarm = Swarm::new(order.swarm.clone(), order.mode == NodeMode::Hold);
@@ -58,7 +80,7 @@ impl Sources {
         let tiers = Tiers::new(Remote::new(fetch, Arc::clone(stats)), Arc::clone(stats));
         let found = Arc::clone(&swarm);
         let mut wanted = wanted(start, service, Box::new(move |disk| found.attach(disk)))?;
-        wanted.own = own;
+        wanted.own = here.disk;
         let attached = Attached::start(&tiers, wanted)
             .map_err(|error| format!("the machine's disks cannot be looked at: {error}"))?;
         let (steered, among) = (Arc::clone(&attached), Arc::clone(&swarm));
@@ -72,6 +94,7 @@ impl Sources {
             urls: start.urls.clone(),
             authority_pem: start.site.authority_pem.clone(),
             memory_bytes: memory_bytes("MemTotal:"),
+            run: here.run.into(),
             is_busy: Box::new(move || {
                 busy.is_booting() || busy.foreground().is_busy(Duration::ZERO)
             }),

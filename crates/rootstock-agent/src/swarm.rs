@@ -6,20 +6,24 @@
 //! head that knows of them, chunks come over HTTP as they always did.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rootstock_api::swarm::{SwarmAnnounce, SwarmAnswer, SwarmHolding, SwarmMode, SwarmOrder};
+use rootstock_api::swarm::{
+    Metered, SwarmAnnounce, SwarmAnswer, SwarmHolding, SwarmMode, SwarmOrder,
+};
 use rootstock_core::{ChunkId, Digest};
 use rootstock_image::manifest::{Descend, Manifest, Visit};
 use rootstock_peer::{Holder, Member, MemberError, Options, Tls, TlsError};
 use rootstock_store::ReadError;
-use rootstock_swarm::{Bits, Config, Goal, Table};
+use rootstock_swarm::{Bits, Config, Counters, Goal, Table};
 use rootstock_volume::ChunkSource;
 
 use crate::console;
+use crate::metered::Line;
 use crate::power::Power;
 use crate::service::{CallError, Service};
 use crate::tiers::keeper::Keeper;
@@ -64,6 +68,8 @@ const MEMORY_PART: u64 = 8;
 pub(crate) struct Swarm {
     store: Arc<Store>,
     member: Mutex<Option<Arc<Member>>>,
+    /// What went on before this member.
+    past: Mutex<Counters>,
     /// Whether somebody is there to be asked.
     is_linked: AtomicBool,
     linked: Condvar,
@@ -90,6 +96,8 @@ pub(crate) struct Site {
     pub(crate) authority_pem: String,
     /// Memory of the machine.
     pub(crate) memory_bytes: u64,
+    /// What is `/run` on other systems.
+    pub(crate) run: PathBuf,
     /// Whether the machine's user waits for a chunk, or the machine still boots.
     pub(crate) is_busy: Box<dyn Fn() -> bool + Send>,
 }
@@ -109,12 +117,66 @@ enum JoinError {
     Member(#[from] MemberError),
 }
 
+/// How it was let in.
+struct Pass {
+    mode: SwarmMode,
+    answer: SwarmAnswer,
+    tls: Option<Tls>,
+}
+
+/// Whether the machine takes and gives nothing: on its battery, and over a line that is
+/// paid for by the byte.
+struct Thrift {
+    power: Power,
+    line: Line,
+}
+
+impl Pass {
+    /// Asks a head for it, with a key of its own.
+    fn ask(site: &Site, mode: SwarmMode) -> Result<Self, JoinError> {
+        let key = Key::generate()?;
+        let hello = SwarmAnnounce {
+            public_key: Some(key.public_hex()),
+            ..SwarmAnnounce::default()
+        };
+        let answer = site.announce(&hello)?;
+        let tls = match mode {
+            SwarmMode::Tls => {
+                let certificate = answer.certificate_pem.as_deref();
+                let certificate = certificate.ok_or(JoinError::NoCertificate)?;
+                Some(Tls::new(certificate, &key.pem(), &site.authority_pem)?)
+            }
+            SwarmMode::Plain | SwarmMode::Off => None,
+        };
+        Ok(Self { mode, answer, tls })
+    }
+}
+
+impl Thrift {
+    fn new(run: &Path) -> Self {
+        Self {
+            power: Power::new(),
+            line: Line::new(run),
+        }
+    }
+
+    fn abstains(&mut self, order: &SwarmOrder) -> bool {
+        let is_metered = match order.metered {
+            Metered::Yes => true,
+            Metered::No => false,
+            Metered::Auto => self.line.is_metered(),
+        };
+        is_metered || self.power.is_battery()
+    }
+}
+
 impl Swarm {
     /// A machine that knows nobody yet.
     pub(crate) fn new(order: Option<SwarmOrder>, holds_all: bool) -> Arc<Self> {
         Arc::new(Self {
             store: Arc::new(Store::default()),
             member: Mutex::default(),
+            past: Mutex::default(),
             is_linked: AtomicBool::new(false),
             linked: Condvar::new(),
             order: Mutex::new(order),
@@ -222,10 +284,20 @@ impl Swarm {
     /// The bytes that came from heads and from other machines.
     pub(crate) fn came(&self) -> (u64, u64) {
         let member = lock(&self.member).clone();
-        let counters = member.map(|member| member.peers().counters);
-        counters.map_or((0, 0), |counters| {
-            (counters.from_heads, counters.from_peers)
-        })
+        let past = *lock(&self.past);
+        let counters = member.map_or(past, |member| self.counters(&member));
+        (counters.from_heads, counters.from_peers)
+    }
+
+    /// What went on since the start.
+    fn counters(&self, member: &Member) -> Counters {
+        let (past, now) = (*lock(&self.past), member.peers().counters);
+        Counters {
+            from_heads: past.from_heads + now.from_heads,
+            from_peers: past.from_peers + now.from_peers,
+            sent: past.sent + now.sent,
+            ..now
+        }
     }
 
     /// Waits until somebody is there to be asked; whether there is.
@@ -249,11 +321,14 @@ impl Swarm {
     }
 
     fn run(&self, site: &Site) {
+        let mut thrift = Thrift::new(&site.run);
+        let mut pass = None;
         loop {
             let order = self.wait_until_on();
             self.set_memory(site, &order);
-            match self.join(site, order.mode) {
-                Ok(member) => self.stay(site, &member, order),
+            let abstains = thrift.abstains(&order);
+            match self.join(site, order.mode, abstains, &mut pass) {
+                Ok(member) => self.stay(site, &member, order, &mut thrift),
                 Err(error) => {
                     console::warn(format_args!(
                         "this machine is not in the swarm yet: {}",
@@ -275,57 +350,59 @@ impl Swarm {
     }
 
     /// Has itself introduced, and begins to talk to others.
-    fn join(&self, site: &Site, mode: SwarmMode) -> Result<Arc<Member>, JoinError> {
-        let key = Key::generate()?;
-        let hello = SwarmAnnounce {
-            public_key: Some(key.public_hex()),
-            ..SwarmAnnounce::default()
+    fn join(
+        &self,
+        site: &Site,
+        mode: SwarmMode,
+        abstains: bool,
+        pass: &mut Option<Pass>,
+    ) -> Result<Arc<Member>, JoinError> {
+        let pass = match (Pass::ask(site, mode), pass.take()) {
+            (Ok(new), _) => pass.insert(new),
+            // A head that is away now let it in before.
+            (Err(JoinError::Call(_)), Some(old)) if old.mode == mode => pass.insert(old),
+            (Err(error), _) => return Err(error),
         };
-        let answer = site.announce(&hello)?;
-        let tls = match mode {
-            SwarmMode::Tls => {
-                let certificate = answer.certificate_pem.as_deref();
-                let certificate = certificate.ok_or(JoinError::NoCertificate)?;
-                Some(Tls::new(certificate, &key.pem(), &site.authority_pem)?)
-            }
-            SwarmMode::Plain | SwarmMode::Off => None,
-        };
-        let member = Arc::new(self.serve(&answer, tls.as_ref())?);
-        member.know(known(&answer));
+        let member = Arc::new(self.serve(pass, abstains)?);
+        member.know(known(&pass.answer));
         *lock(&self.member) = Some(Arc::clone(&member));
         self.join_version();
         Ok(member)
     }
 
-    fn serve(&self, answer: &SwarmAnswer, tls: Option<&Tls>) -> Result<Member, MemberError> {
-        let start = |port| {
+    fn serve(&self, pass: &Pass, abstains: bool) -> Result<Member, MemberError> {
+        let answer = &pass.answer;
+        let start = |port: Option<u16>| {
             let options = Options {
                 node: Config {
                     id: answer.me,
                     rack: answer.rack.clone(),
                     is_head: false,
-                    serves: true,
+                    serves: port.is_some(),
                     copies: usize::from(answer.order.copies.max(1)),
                     upload_max: bytes_a_second(&answer.order),
                     // Its id makes it choose otherwise than others among equals.
                     seed: 0,
                 },
-                listen: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
-                tls: tls.cloned(),
+                listen: port.map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+                tls: pass.tls.clone(),
                 takes_plain: false,
                 workers: WORKERS,
             };
             Member::start(options, Arc::clone(&self.store) as Arc<dyn Holder>)
         };
+        if abstains {
+            return start(None);
+        }
         // The image's own programs may have the port.
-        start(PORT).or_else(|_| start(0))
+        start(Some(PORT)).or_else(|_| start(Some(0)))
     }
 
-    /// Is in the swarm for as long as the order is this one.
-    fn stay(&self, site: &Site, member: &Arc<Member>, order: SwarmOrder) {
+    /// Is in the swarm for as long as the order is this one, and it gives or abstains as
+    /// it does now.
+    fn stay(&self, site: &Site, member: &Arc<Member>, order: SwarmOrder, thrift: &mut Thrift) {
         let mut order = order;
         let mut announce_at = Instant::now();
-        let mut power = Power::new();
         let mut gives_way = false;
         loop {
             let now = lock(&self.order).clone();
@@ -340,13 +417,22 @@ impl Swarm {
                 }
                 _ => break,
             }
+            let abstains = thrift.abstains(&order);
+            if abstains != (member.port() == 0) {
+                // Others take it for what it was when they met it: it meets them anew.
+                console::info(match abstains {
+                    true => "this machine gives others nothing now: its battery or its line is spared",
+                    false => "this machine gives others what it has again",
+                });
+                break;
+            }
             if Instant::now() >= announce_at {
                 announce_at = Instant::now() + self.announce(site, member, &order);
             }
             let peers = member.peers();
             self.set_linked(!peers.linked.is_empty());
             let gave_way = gives_way;
-            gives_way = (site.is_busy)() || order.is_quiet || power.is_battery();
+            gives_way = (site.is_busy)() || order.is_quiet || thrift.power.is_battery();
             if gives_way != gave_way {
                 member.give_way(gives_way);
             }
@@ -358,11 +444,13 @@ impl Swarm {
         }
         self.set_linked(false);
         *lock(&self.member) = None;
+        let past = self.counters(member);
+        *lock(&self.past) = past;
     }
 
     /// Says that it is here; when to say so again.
     fn announce(&self, site: &Site, member: &Arc<Member>, order: &SwarmOrder) -> Duration {
-        let counters = member.peers().counters;
+        let counters = self.counters(member);
         let held = self.table.get().map(|table| {
             let held = self.store.held(table);
             self.catch_up(member, table, &held);

@@ -52,7 +52,7 @@ pub use rollout::{
     RolloutReboot, RolloutStart, RolloutStarted, RolloutState,
 };
 pub use settings::{FillSwitch, Setting, SettingError, Settings};
-pub use swarm::{Rack, SwarmCopies, SwarmMode};
+pub use swarm::{Metered, Rack, SwarmCopies, SwarmMode};
 pub use volume::{
     Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize, VolumeSnapshot,
 };

@@ -10,7 +10,7 @@ use crate::{
     boot::{CacheChoice, KeptPath, NodeMode},
     install::InstallDisk,
     personal::{OtherWrites, PersonalPlace},
-    swarm::{Rack, SwarmCopies, SwarmMode},
+    swarm::{Metered, Rack, SwarmCopies, SwarmMode},
 };
 
 /// The most paths that one machine keeps.
@@ -173,6 +173,9 @@ settings! {
     rack: Rack as String => Rack;
     /// The most that it may send others, in Mbit/s.
     upload_mbit_max: NonZeroU32 as u32 => UploadMbitMax;
+    /// Whether its line is paid for by the byte, over which it sends others nothing: `auto`,
+    /// as the machine knows it, when nobody says.
+    metered: Metered as Metered => Metered;
     /// Memory in which it holds chunks for others, when it has no disk for them.
     swarm_memory: u64 as u64 => SwarmMemory;
     /// How many machines of its rack own each chunk.
@@ -199,6 +202,7 @@ impl Setting {
                 | Self::Swarm
                 | Self::Rack
                 | Self::UploadMbitMax
+                | Self::Metered
                 | Self::SwarmMemory
                 | Self::SwarmCopies
         )
@@ -403,6 +407,7 @@ text_by_from_str! {
     FillSwitch, |error: String| error;
     SwarmMode, |error: String| error;
     SwarmCopies, |error: String| error;
+    Metered, |error: String| error;
     Rack, |error: String| error;
     OtherWrites, |error: String| error;
     PersonalPlace, |error: String| error;
@@ -454,6 +459,7 @@ mod tests {
             (Setting::Swarm, "tls"),
             (Setting::Rack, "room-1"),
             (Setting::UploadMbitMax, "500"),
+            (Setting::Metered, "yes"),
             (Setting::SwarmMemory, "1GiB"),
             (Setting::SwarmCopies, "3"),
             (Setting::BootLimit, "15m"),
@@ -513,6 +519,7 @@ mod tests {
             Setting::Swarm,
             Setting::Rack,
             Setting::UploadMbitMax,
+            Setting::Metered,
             Setting::SwarmMemory,
             Setting::SwarmCopies,
         ];
@@ -548,6 +555,7 @@ mod tests {
             (Setting::Swarm, "on", "write off, tls or plain"),
             (Setting::Rack, "room 1", "write at most 64 letters, digits"),
             (Setting::UploadMbitMax, "0", "`swarm off` are for none"),
+            (Setting::Metered, "maybe", "write auto, yes or no"),
             (Setting::SwarmMemory, "much", "is not a size"),
             (Setting::SwarmCopies, "9", "write a number from 1 to 8"),
             (Setting::BootLimit, "10", "write 90s, 10m or 1h"),

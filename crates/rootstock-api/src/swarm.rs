@@ -74,6 +74,50 @@ impl FromStr for SwarmMode {
     }
 }
 
+/// Whether a machine's line is paid for by the byte: then it gives others nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metered {
+    /// As the machine itself knows it.
+    #[default]
+    Auto,
+    /// It is.
+    Yes,
+    /// It is not, whatever the machine knows.
+    No,
+}
+
+impl Metered {
+    /// Whether the machine finds it out.
+    #[must_use]
+    pub fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+}
+
+impl fmt::Display for Metered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::Yes => "yes",
+            Self::No => "no",
+        })
+    }
+}
+
+impl FromStr for Metered {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "yes" => Ok(Self::Yes),
+            "no" => Ok(Self::No),
+            _ => Err("write auto, yes or no".to_owned()),
+        }
+    }
+}
+
 /// Owners of a chunk in each rack: 1 to [`SWARM_COPIES_MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
@@ -184,6 +228,9 @@ pub struct SwarmOrder {
     /// Whether nothing is sent or fetched but what somebody waits for: exam mode.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_quiet: bool,
+    /// Whether its line is paid for by the byte.
+    #[serde(skip_serializing_if = "Metered::is_auto")]
+    pub metered: Metered,
     /// Owners of a chunk in each rack.
     pub copies: u8,
     /// Memory in which a machine without a disk for them holds chunks for others; a part

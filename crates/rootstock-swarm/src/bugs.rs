@@ -9,6 +9,8 @@ pub(crate) enum Bug {
     WaitsForEver,
     /// Every member asks heads by itself.
     OwnsAll,
+    /// Heads send whatever they are asked for.
+    SendsAll,
 }
 
 #[cfg(test)]

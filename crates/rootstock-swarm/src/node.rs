@@ -18,6 +18,7 @@ use crate::wire::{Class, Hello, Message};
 mod body;
 mod bulk;
 mod fetch;
+mod given;
 mod link;
 mod members;
 mod mine;
@@ -315,6 +316,7 @@ impl<P: Payload> Node<P> {
         let member = self.members.get(&hello.id);
         let is_head = member.is_some_and(|member| member.is_head);
         link.came_up(now, &hello.rack, is_head);
+        link.serves = hello.port != 0;
         self.links.insert(hello.id, link);
         self.introduce(hello.id);
         self.count_rack(now);

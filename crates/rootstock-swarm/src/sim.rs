@@ -61,6 +61,8 @@ pub struct Scenario {
     pub work: Work,
     /// Chunks that machines hold when they start: the first ones.
     pub holds: usize,
+    /// Machines that ask and give nothing: the first so many.
+    pub abstain: usize,
     /// Another version comes meanwhile.
     pub change: Option<Change>,
     /// What goes wrong, and when.
@@ -150,6 +152,7 @@ impl Default for Scenario {
             stagger: Span::millis(50),
             work: Work::Fill,
             holds: 0,
+            abstain: 0,
             change: None,
             faults: Vec::new(),
             limit: Time(600_000_000),
@@ -232,6 +235,7 @@ struct Host {
     id: PeerId,
     rack: usize,
     is_head: bool,
+    serves: bool,
     is_alive: bool,
     lies: bool,
     is_mute: bool,

@@ -67,6 +67,7 @@ pub(crate) fn order(settings: &Settings) -> Option<SwarmOrder> {
         mode,
         upload_mbit_max: settings.upload_mbit_max.map(u32::from),
         is_quiet: settings.exam.unwrap_or(false),
+        metered: settings.metered.unwrap_or_default(),
         copies: settings.swarm_copies.unwrap_or_default().get(),
         memory_bytes_max: settings.swarm_memory,
     })
@@ -457,6 +458,8 @@ pub(crate) fn head_identity(app: &App) -> Result<Identity, ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use rootstock_api::swarm::Metered;
+
     use super::*;
 
     fn settings(json: &str) -> Settings {
@@ -478,11 +481,12 @@ mod tests {
         };
         assert_eq!(plain, usual);
         let full = r#"{"swarm":"tls","swarm_copies":3,"upload_mbit_max":500,
-            "swarm_memory":1048576,"exam":true}"#;
+            "metered":"yes","swarm_memory":1048576,"exam":true}"#;
         let expected = SwarmOrder {
             mode: SwarmMode::Tls,
             upload_mbit_max: Some(500),
             is_quiet: true,
+            metered: Metered::Yes,
             copies: 3,
             memory_bytes_max: Some(1 << 20),
         };

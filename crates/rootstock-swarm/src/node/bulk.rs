@@ -181,7 +181,9 @@ impl<P: Payload> Node<P> {
                 if !mine.taken.has(at) && mine.holders[at] == 0 {
                     left -= 1;
                     let chunk = table.chunks()[at];
-                    let is_first = self.owners_of(chunk).first() == Some(&self.config.id);
+                    let first = self.owners_of(chunk).first().copied();
+                    // Where nobody gives anything each fetches for itself.
+                    let is_first = first.is_none_or(|first| first == self.config.id);
                     if is_first || bugs::made(Bug::OwnsAll) {
                         self.mine[slot].cursor = offset + 1;
                         self.fetch_bulk(now, chunk, head);

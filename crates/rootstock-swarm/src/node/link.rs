@@ -31,6 +31,8 @@ pub(super) struct Link<P> {
     pub(super) is_up: bool,
     pub(super) is_ready: bool,
     pub(super) is_head: bool,
+    /// Whether it sends others anything.
+    pub(super) serves: bool,
     pub(super) rack: String,
     /// When something came.
     pub(super) heard: Time,
@@ -88,6 +90,7 @@ impl<P> Link<P> {
             is_up: false,
             is_ready: false,
             is_head: false,
+            serves: true,
             rack: String::new(),
             heard: now,
             moved: now,
@@ -196,6 +199,10 @@ impl<P> Link<P> {
 impl<P: Payload> Node<P> {
     /// What is held here is said to a new peer.
     pub(super) fn introduce(&mut self, peer: PeerId) {
+        if !self.config.serves {
+            // Nobody is to ask it.
+            return;
+        }
         let all: Vec<Message<P>> = (0..self.mine.len())
             .flat_map(|slot| self.mine[slot].said(slot as u8))
             .collect();
@@ -332,6 +339,9 @@ impl<P: Payload> Node<P> {
     /// Notes for all peers that a chunk is held now, or is not any more. It goes with
     /// the next message, or the next tick.
     pub(super) fn tell_all(&mut self, chunk: ChunkId, is_held: bool) {
+        if !self.config.serves {
+            return;
+        }
         let places = self.mine.iter().enumerate().filter_map(|(slot, mine)| {
             let at = mine.table.find(chunk)?;
             Some((slot as u8, at as u32))

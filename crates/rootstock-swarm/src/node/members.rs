@@ -154,9 +154,10 @@ impl<P: Payload> Node<P> {
     /// Who is in the rack changes with each connection and silence.
     pub(super) fn count_rack(&mut self, now: Time) {
         let is_there = |member: &&Member| {
-            let is_linked = self.links.get(&member.id).is_some_and(|link| link.is_up);
+            let link = self.links.get(&member.id).filter(|link| link.is_up);
             let is_quiet = now.since(member.seen) > QUIET_LIMIT || member.failures > 0;
-            !member.is_head && member.rack == self.config.rack && (is_linked || !is_quiet)
+            let serves = link.map_or(!is_quiet, |link| link.serves);
+            !member.is_head && member.rack == self.config.rack && serves
         };
         let others = self.members.values().filter(is_there);
         let mut rack: Vec<PeerId> = others.map(|member| member.id).collect();
@@ -370,7 +371,10 @@ impl<P: Payload> Node<P> {
     fn gossip(&mut self, now: Time) {
         let mut peers: Vec<PeerId> = self.linked().collect();
         let fresh = self.members.values();
-        let fresh = fresh.filter(|member| now.since(member.seen) < QUIET_LIMIT);
+        // Who gives nothing now may have been met when it did.
+        let gives = |id| self.links.get(id).is_none_or(|link| link.serves);
+        let fresh =
+            fresh.filter(|member| now.since(member.seen) < QUIET_LIMIT && gives(&member.id));
         let known: Vec<Known> = fresh
             .map(|member| Known {
                 id: member.id,

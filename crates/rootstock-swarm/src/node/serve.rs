@@ -7,6 +7,7 @@ use rootstock_core::{ChunkId, PeerId};
 
 use super::{Action, Body, Node, Payload, Whole};
 use crate::node::fetch::Want;
+use crate::node::given::Given;
 use crate::time::{Span, Time};
 use crate::wire::{Class, Message, Refusal};
 
@@ -55,6 +56,8 @@ pub(super) struct Serving {
     /// Bytes of an answer, of late.
     mean_bytes: u64,
     is_yielding: bool,
+    /// What a head gave.
+    given: Given,
 }
 
 /// An answer.
@@ -87,6 +90,7 @@ impl Serving {
             told_at: Time::default(),
             mean_bytes: rootstock_core::CHUNK_BYTES,
             is_yielding: false,
+            given: Given::default(),
         }
     }
 
@@ -174,8 +178,9 @@ impl<P: Payload> Node<P> {
         if is_again || is_much || !self.config.serves {
             return self.refuse(peer, request, chunk, Refusal::Busy);
         }
-        if let Some(hint) = self.nearer(peer, chunk)
-            && !insists
+        if !insists
+            && class == Class::Boot
+            && let Some(hint) = self.nearer(peer, chunk)
         {
             let why = Refusal::Elsewhere;
             let hint = Some(hint);
@@ -248,17 +253,18 @@ impl<P: Payload> Node<P> {
         }
     }
 
-    /// A head sends who is not in a hurry to a member of its own rack that has it.
+    /// A head sends who reads ahead of a boot to a member of its own rack to which it gave
+    /// the chunk. It takes part in no version, and does not hear who holds what. Who fills
+    /// asks it for what it owns, and for what owners are too slow with: it is not sent back
+    /// to those.
     fn nearer(&self, peer: PeerId, chunk: ChunkId) -> Option<PeerId> {
-        if !self.config.is_head {
-            return None;
-        }
         let rack = &self.links.get(&peer)?.rack;
-        let near = self.links.iter().filter(|(other, link)| {
-            **other != peer && link.is_up && !link.is_head && link.rack == *rack
-        });
-        let mut holders = near.filter(|(other, _)| self.holds(**other, chunk));
-        holders.next().map(|(other, _)| *other)
+        let is_near = |other: &PeerId| {
+            let link = self.links.get(other).filter(|link| link.is_up);
+            let gives = link.is_some_and(|link| link.serves && link.rack == *rack);
+            gives && *other != peer
+        };
+        self.serving.given.of(chunk).find(is_near)
     }
 
     fn refuse(&mut self, peer: PeerId, request: u32, chunk: ChunkId, why: Refusal) {
@@ -384,6 +390,9 @@ impl<P: Payload> Node<P> {
         if is_over {
             let mean = self.serving.mean_bytes;
             self.serving.mean_bytes = (mean * 15 + u64::from(wire_bytes)) / 16;
+            if self.config.is_head {
+                self.serving.given.note(chunk, peer);
+            }
             self.finish(peer, request);
             self.release(chunk);
             self.start_uploads();

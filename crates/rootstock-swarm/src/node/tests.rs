@@ -349,3 +349,62 @@ fn who_takes_its_name_does_not_keep_it_from_owning() {
     assert_eq!(node.rack(), [node.id()]);
     assert_eq!(node.liars().count(), 0);
 }
+
+fn up(node: &mut Node, number: u8, rack: &str, port: u16) {
+    let hello = Hello {
+        id: peer(number),
+        rack: rack.to_owned(),
+        port,
+        is_head: false,
+    };
+    node.up(Time(2), &hello, address());
+}
+
+/// What it has to say to a peer.
+fn said(node: &mut Node, number: u8) -> Vec<Message> {
+    std::iter::from_fn(|| node.message(Time(3), peer(number))).collect()
+}
+
+#[test]
+fn a_head_sends_boots_to_whom_it_gave_a_chunk() {
+    let mut play = Play {
+        node: member(true),
+        now: Time(2),
+        loads: Vec::new(),
+        arrived: Vec::new(),
+    };
+    play.node.set_order(Time(2), "", 2, None);
+    for (number, rack, port) in [(0, "r", 9), (1, "r", 9), (2, "other", 9), (3, "r", 0)] {
+        up(&mut play.node, number, rack, port);
+    }
+    let mut request = 0;
+    let mut asks = |number: u8, class, insists| {
+        request += 1;
+        let ask = Message::Ask {
+            request,
+            chunk: chunk(7),
+            class,
+            insists,
+        };
+        play.happens(Happens::Says(number, ask));
+        play.happens(Happens::Loads(true));
+        let said = said(&mut play.node, number);
+        said.into_iter().find_map(|message| match message {
+            Message::Begin { .. } => Some(None),
+            Message::Refuse { why, hint, .. } => Some(Some((why, hint))),
+            _ => None,
+        })
+    };
+    let sent = Some(None);
+    let elsewhere = |number| Some(Some((Refusal::Elsewhere, Some(peer(number)))));
+    // Who gives nothing is sent to by nobody.
+    assert_eq!(asks(3, Class::Bulk, false), sent);
+    assert_eq!(asks(0, Class::Bulk, false), sent);
+    assert_eq!(asks(1, Class::Boot, false), elsewhere(0));
+    assert_eq!(asks(0, Class::Boot, false), sent, "it lost it");
+    assert_eq!(asks(2, Class::Boot, false), sent, "in another rack");
+    assert_eq!(asks(1, Class::User, false), sent, "in a hurry");
+    assert_eq!(asks(0, Class::Bulk, false), sent, "it fills");
+    assert_eq!(asks(1, Class::Boot, false), elsewhere(0));
+    assert_eq!(asks(1, Class::Boot, true), sent, "it was there");
+}

@@ -79,6 +79,12 @@ const SETTLED: Span = Span::seconds(3);
 impl World<'_> {
     /// Whatever somebody who is there holds has arrived, and all agree on who owns what.
     pub(super) fn check_end(&mut self) {
+        for at in 0..self.hosts.len() {
+            let host = &self.hosts[at];
+            if !host.serves && host.node.counters().sent > 0 {
+                self.broke(format!("host {at} abstains, and sent something"));
+            }
+        }
         let settled = Time(self.scenario.stagger.0) + SETTLED;
         if self.scenario.faults.is_empty() && self.now > settled {
             self.check_racks();
@@ -116,7 +122,8 @@ impl World<'_> {
             }
             let there = rack.filter(|at| self.hosts[*at].is_alive);
             let there: Vec<usize> = there.collect();
-            let mut owners: Vec<PeerId> = there.iter().map(|at| self.hosts[*at].id).collect();
+            let gives = there.iter().filter(|at| self.hosts[**at].serves);
+            let mut owners: Vec<PeerId> = gives.map(|at| self.hosts[*at].id).collect();
             owners.sort_unstable();
             for at in there {
                 let seen = self.hosts[at].node.rack();

@@ -188,6 +188,8 @@ impl<'a> World<'a> {
         let is_there = |other: &usize| *other != at && self.hosts[*other].is_alive;
         let mut told: Vec<usize> = (0..self.scenario.heads).filter(is_there).collect();
         let rack = self.hosts[at].rack;
+        // Who gives nothing is not told of.
+        let is_there = |other: &usize| is_there(other) && self.hosts[*other].serves;
         let near = self.racks[rack].clone().filter(is_there);
         told.extend(near.take(RACK_TOLD_MAX));
         let (racks, mut rng) = (self.racks.len(), self.rng.clone());
@@ -283,7 +285,7 @@ impl<'a> World<'a> {
             let hello = Hello {
                 id,
                 rack: rack_name(self.hosts[other].rack),
-                port: 1,
+                port: u16::from(self.hosts[other].serves),
                 is_head: self.hosts[other].is_head,
             };
             self.hosts[at]
@@ -445,11 +447,12 @@ impl<'a> World<'a> {
 fn host(scenario: &Scenario, number: usize, rack: usize, is_head: bool, chunks: usize) -> Host {
     let kind = if is_head { "head" } else { "machine" };
     let id = PeerId::of(&format!("{kind} {number}"));
+    let serves = is_head || number >= scenario.abstain;
     let config = Config {
         id,
         rack: rack_name(rack),
         is_head,
-        serves: true,
+        serves,
         copies: scenario.copies,
         upload_max: None,
         seed: scenario.seed,
@@ -463,6 +466,7 @@ fn host(scenario: &Scenario, number: usize, rack: usize, is_head: bool, chunks: 
         id,
         rack,
         is_head,
+        serves,
         is_alive: false,
         lies: false,
         is_mute: false,

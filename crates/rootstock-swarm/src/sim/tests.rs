@@ -56,6 +56,33 @@ fn as_many_as_there_are_take_about_as_long_as_one() {
 }
 
 #[test]
+fn who_abstains_gets_all_and_gives_nothing() {
+    // Who comes first is told of nobody, and nobody is told of it: it fetches for itself
+    // until it asks again who is there. So do all where all abstain.
+    for (nodes, abstain, least, most) in [
+        (12, 4, 100, 130),
+        (2, 1, 100, 200),
+        (1, 1, 100, 115),
+        (3, 3, 300, 330),
+    ] {
+        let scenario = Scenario {
+            abstain,
+            chunks: 128,
+            ..fill(nodes)
+        };
+        let outcome = check(&scenario);
+        assert_eq!(outcome.finished(), nodes);
+        let sent = from_heads(&scenario, &outcome);
+        assert!(
+            (least..=most).contains(&sent),
+            "{abstain} of {nodes}: {sent} % of the version left the head"
+        );
+        let ratio = ratio(&scenario, &outcome);
+        assert!(ratio <= most + 200, "{abstain} of {nodes}: {ratio} % of the bound");
+    }
+}
+
+#[test]
 fn a_run_follows_from_its_seed() {
     let run = |seed| {
         let scenario = Scenario {
@@ -86,12 +113,16 @@ fn a_storm_of_boots_costs_heads_about_one_boot() {
             },
             ..Scenario::default()
         };
-        let outcome = check(&scenario);
-        let sets = outcome.head_bytes[0] * 100 / (160 * (75 << 10));
+        let sets = |outcome: &Outcome| outcome.head_bytes[0] * 100 / (160 * (75 << 10));
+        let sent = sets(&check(&scenario));
         assert!(
-            sets <= 250,
-            "{nodes} machines: {sets} % of a boot left the head"
+            sent <= 150,
+            "{nodes} machines: {sent} % of a boot left the head"
         );
+        // Who lost patience with a busy owner is sent to who has it by now.
+        let alone = sets(&bugs::with(Bug::SendsAll, || scenario.run()));
+        assert!(sent <= alone, "{nodes}: {sent} %, {alone} % without a word");
+        assert!(nodes < 120 || alone > 150, "{alone} %");
     }
 }
 

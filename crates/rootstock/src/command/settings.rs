@@ -7,7 +7,7 @@ use rootstock_api::{
     ChangeReport, FillSwitch, NamedChange, Origin, OtherWrites, PersonalPlace, Setting, Settings,
     boot::{CacheChoice, KeptPath, NodeMode},
     install::InstallDisk,
-    swarm::{Rack, SwarmCopies, SwarmMode},
+    swarm::{Metered, Rack, SwarmCopies, SwarmMode},
 };
 use rootstock_core::{DailyHours, NodeName, TimeLimit, VersionSpec, fold, units::parse_size_bytes};
 
@@ -93,7 +93,7 @@ pub(crate) struct SettingArgs {
     #[arg(long, value_name = "yes|no", value_parser = parse_yes_no)]
     exam: Option<bool>,
     /// Whether it fetches from other nodes and serves them: off, tls, or plain (without
-    /// encryption, for networks that are trusted); holds at once, as the four below do
+    /// encryption, for networks that are trusted); holds at once, as the five below do
     #[arg(long, value_name = "off|tls|plain")]
     swarm: Option<SwarmMode>,
     /// Which nodes it reaches without a slower link: those with the same label; those of
@@ -103,6 +103,10 @@ pub(crate) struct SettingArgs {
     /// The most that it may send other nodes, in Mbit/s
     #[arg(long, value_name = "MBIT", value_parser = parse_upload_mbit)]
     upload_mbit_max: Option<NonZeroU32>,
+    /// Whether its line is paid for by the byte: then it sends other nodes nothing; auto is
+    /// as the machine itself knows it
+    #[arg(long, value_name = "auto|yes|no")]
+    metered: Option<Metered>,
     /// Memory in which it holds chunks for others, when it has no disk for them: 1G
     #[arg(long, value_name = "SIZE", value_parser = parse_size_bytes)]
     swarm_memory: Option<u64>,
@@ -169,6 +173,7 @@ impl SettingArgs {
             swarm: self.swarm,
             rack: self.rack.clone(),
             upload_mbit_max: self.upload_mbit_max,
+            metered: self.metered,
             swarm_memory: self.swarm_memory,
             swarm_copies: self.swarm_copies,
             boot_limit: self.boot_limit,
