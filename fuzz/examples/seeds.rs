@@ -513,13 +513,6 @@ fn peers() -> Seeds {
             class,
             insists: true,
         },
-        Message::AskRun {
-            request,
-            slot,
-            first: 4,
-            count: 32,
-            class,
-        },
         Message::Cancel { request },
         Message::Begin {
             request,

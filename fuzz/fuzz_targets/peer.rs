@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use rootstock_swarm::wire::{
     BITS_BYTES_MAX, MESSAGE_BYTES_MAX, Message, NUMBERS_MAX, PEERS_MAX, PIECE_BYTES_MAX,
-    RACK_BYTES_MAX, RUN_MAX, take_preface,
+    RACK_BYTES_MAX, take_preface,
 };
 
 // One byte: whether the preface comes first, and how large the parts are in which the
@@ -58,7 +58,6 @@ fn check(message: &Message) {
         Message::Gained { numbers, .. } | Message::Lost { numbers, .. } => {
             assert!(numbers.len() <= NUMBERS_MAX);
         }
-        Message::AskRun { count, .. } => assert!(*count <= RUN_MAX),
         Message::Piece { data, .. } => assert!((1..=PIECE_BYTES_MAX).contains(&data.len())),
         Message::Peers(known) => assert!(known.len() <= PEERS_MAX),
         _ => {}

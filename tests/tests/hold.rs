@@ -121,7 +121,10 @@ impl Hall {
     /// Has a machine keep what it holds in a file of this size, from its next start on.
     fn keep(&mut self, number: usize, size: &str) {
         let holder = &mut self.holders[number];
-        let file = self.directory.path().join(format!("{}.file", holder.number));
+        let file = self
+            .directory
+            .path()
+            .join(format!("{}.file", holder.number));
         let file = file.to_str().expect("text").to_owned();
         holder.more = ["--keep", &file, "--size", size].map(str::to_owned).into();
     }
@@ -291,6 +294,30 @@ fn a_session_that_is_over_is_begun_anew_and_nothing_is_lost() {
     let log = fs::read_to_string(&hall.holders[0].log).expect("a log");
     let begun = log.matches("this machine is h11").count();
     assert_eq!(begun, 1, "what it has in memory is still there: {log}");
+}
+
+#[test]
+fn who_pays_by_the_byte_asks_and_gives_nothing() {
+    let mut hall = Hall::new(11..13).expect("a hall");
+    let metered = |hall: &Hall, value: &str| {
+        let words = ["node", "set", "h12", "--metered", value, "--yes"];
+        hall.lan.daemon.run(words).expect("set");
+    };
+    metered(&hall, "yes");
+    hall.start(0..2).expect("both start");
+    for holder in &hall.holders {
+        holder.completes("lab:1").expect("has all");
+    }
+    hall.from_machines(&hall.holders[1]).expect("it asks");
+    let shown = hall.lan.daemon.json(["node", "show", "h12"]);
+    let shown = shown.expect("is shown");
+    assert_eq!(shown["swarm"]["sent_bytes"], 0, "{shown}");
+    // What is not given is no copy; and it is one again as soon as that is said.
+    hall.live_copies(1).expect("one gives");
+    metered(&hall, "no");
+    hall.live_copies(2).expect("both give");
+    metered(&hall, "yes");
+    hall.live_copies(1).expect("one gives again");
 }
 
 #[test]

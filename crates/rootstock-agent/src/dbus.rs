@@ -287,8 +287,7 @@ pub(crate) mod tests {
             interface: "org.example",
             name: "Get",
         };
-        for (program, signature, body) in
-            [(what.program, "ss", &b"12345678"[..]), (None, "", b"")]
+        for (program, signature, body) in [(what.program, "ss", &b"12345678"[..]), (None, "", b"")]
         {
             let what = Property { program, ..what };
             let message = question(1, &what, signature, body);
@@ -303,7 +302,12 @@ pub(crate) mod tests {
     fn variants_are_read() {
         assert_eq!(text(&text_variant("running")), Some("running"));
         assert_eq!(unsigned(b"\x01u\0\0\x04\0\0\0"), Some(4));
-        for wrong in [&b""[..], b"\x01u\0\0\x04", b"\x01s\0\0\xff\xff\xff\xff", b"u"] {
+        for wrong in [
+            &b""[..],
+            b"\x01u\0\0\x04",
+            b"\x01s\0\0\xff\xff\xff\xff",
+            b"u",
+        ] {
             assert_eq!((text(wrong), unsigned(wrong)), (None, None), "{wrong:?}");
         }
     }

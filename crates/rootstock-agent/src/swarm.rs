@@ -25,6 +25,7 @@ use rootstock_volume::ChunkSource;
 use crate::console;
 use crate::metered::Line;
 use crate::power::Power;
+use crate::report::uptime;
 use crate::service::{CallError, Service};
 use crate::tiers::keeper::Keeper;
 use crate::tiers::pages::Pages;
@@ -55,6 +56,9 @@ const TABLE_PAUSE: Duration = Duration::from_secs(5);
 
 /// Leave to fill the disk holds so long; it is given anew several times in that.
 const FILL_LEAVE: Duration = Duration::from_millis(600);
+
+/// A certificate that is older is replaced: it holds twice as long.
+const CERTIFICATE_AGE: Duration = Duration::from_secs(15 * 24 * 3600);
 
 /// Threads that read and check chunks.
 const WORKERS: usize = 2;
@@ -122,6 +126,8 @@ struct Pass {
     mode: SwarmMode,
     answer: SwarmAnswer,
     tls: Option<Tls>,
+    /// When, by the machine's uptime: it may have slept.
+    at: Duration,
 }
 
 /// Whether the machine takes and gives nothing: on its battery, and over a line that is
@@ -148,7 +154,25 @@ impl Pass {
             }
             SwarmMode::Plain | SwarmMode::Off => None,
         };
-        Ok(Self { mode, answer, tls })
+        let at = uptime();
+        Ok(Self {
+            mode,
+            answer,
+            tls,
+            at,
+        })
+    }
+
+    /// Has the member show another certificate in time.
+    fn renew(&mut self, site: &Site, member: &Member) {
+        if self.tls.is_none() || uptime().saturating_sub(self.at) < CERTIFICATE_AGE {
+            return;
+        }
+        // Otherwise the next announcement tries it again.
+        if let Ok(new) = Self::ask(site, self.mode) {
+            *self = new;
+            self.tls.iter().for_each(|tls| member.set_tls(tls.clone()));
+        }
     }
 }
 
@@ -328,7 +352,7 @@ impl Swarm {
             self.set_memory(site, &order);
             let abstains = thrift.abstains(&order);
             match self.join(site, order.mode, abstains, &mut pass) {
-                Ok(member) => self.stay(site, &member, order, &mut thrift),
+                Ok(member) => self.stay(site, &member, order, &mut thrift, &mut pass),
                 Err(error) => {
                     console::warn(format_args!(
                         "this machine is not in the swarm yet: {}",
@@ -400,7 +424,14 @@ impl Swarm {
 
     /// Is in the swarm for as long as the order is this one, and it gives or abstains as
     /// it does now.
-    fn stay(&self, site: &Site, member: &Arc<Member>, order: SwarmOrder, thrift: &mut Thrift) {
+    fn stay(
+        &self,
+        site: &Site,
+        member: &Arc<Member>,
+        order: SwarmOrder,
+        thrift: &mut Thrift,
+        pass: &mut Option<Pass>,
+    ) {
         let mut order = order;
         let mut announce_at = Instant::now();
         let mut gives_way = false;
@@ -421,12 +452,15 @@ impl Swarm {
             if abstains != (member.port() == 0) {
                 // Others take it for what it was when they met it: it meets them anew.
                 console::info(match abstains {
-                    true => "this machine gives others nothing now: its battery or its line is spared",
+                    true => {
+                        "this machine gives others nothing now: its battery or its line is spared"
+                    }
                     false => "this machine gives others what it has again",
                 });
                 break;
             }
             if Instant::now() >= announce_at {
+                pass.iter_mut().for_each(|pass| pass.renew(site, member));
                 announce_at = Instant::now() + self.announce(site, member, &order);
             }
             let peers = member.peers();

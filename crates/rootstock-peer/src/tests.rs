@@ -15,6 +15,7 @@ use super::*;
 use crate::conn::Conn;
 use crate::io::Io;
 
+mod sips;
 mod slow;
 
 /// The longest that anything takes, if it works at all.

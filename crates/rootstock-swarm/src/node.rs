@@ -370,13 +370,6 @@ impl<P: Payload> Node<P> {
                 self.asked(now, peer, request, chunk, class, insists);
                 true
             }
-            Message::AskRun {
-                request,
-                slot,
-                first,
-                count,
-                class,
-            } => self.asked_run(now, peer, request, (slot, first, count), class),
             Message::Cancel { request } => {
                 self.cancelled(peer, request);
                 true

@@ -33,9 +33,6 @@ pub const BITS_BYTES_MAX: usize = 32 << 10;
 /// The most members in one message.
 pub const PEERS_MAX: usize = 64;
 
-/// The most chunks in one question.
-pub const RUN_MAX: u16 = 256;
-
 /// The longest label of a rack, in bytes.
 pub const RACK_BYTES_MAX: usize = 64;
 
@@ -142,20 +139,6 @@ pub enum Message<P = Bytes> {
         /// Whether to be sent elsewhere is no answer.
         insists: bool,
     },
-    /// Asks for chunks of a version that follow one another: as many questions, whose
-    /// numbers follow one another too.
-    AskRun {
-        /// The number of the first question.
-        request: u32,
-        /// A version of the sender's.
-        slot: u8,
-        /// The number of the first chunk.
-        first: u32,
-        /// How many, at most [`RUN_MAX`].
-        count: u16,
-        /// How much they are waited for.
-        class: Class,
-    },
     /// A question is over.
     Cancel {
         /// Its number.
@@ -229,7 +212,6 @@ const HELD: u8 = 3;
 const GAINED: u8 = 4;
 const LOST: u8 = 5;
 const ASK: u8 = 6;
-const ASK_RUN: u8 = 7;
 const CANCEL: u8 = 8;
 const BEGIN: u8 = 9;
 const PIECE: u8 = 10;
@@ -326,20 +308,6 @@ impl Message<Bytes> {
                 out.push(u8::from(*insists));
                 out.extend_from_slice(chunk.as_bytes());
                 ASK
-            }
-            Self::AskRun {
-                request,
-                slot,
-                first,
-                count,
-                class,
-            } => {
-                put_u32(out, *request);
-                out.push(*class as u8);
-                out.push(*slot);
-                put_u32(out, *first);
-                out.extend_from_slice(&count.to_le_bytes());
-                ASK_RUN
             }
             Self::Cancel { request } => {
                 put_u32(out, *request);
@@ -444,13 +412,6 @@ fn read(kind: u8, mut body: Bytes) -> Option<Message> {
             class: class(input)?,
             insists: flag(input)?,
             chunk: ChunkId::from_bytes(array(input)?),
-        },
-        ASK_RUN => Message::AskRun {
-            request: input.try_get_u32_le().ok()?,
-            class: class(input)?,
-            slot: input.try_get_u8().ok()?,
-            first: input.try_get_u32_le().ok()?,
-            count: input.try_get_u16_le().ok().filter(|n| *n <= RUN_MAX)?,
         },
         CANCEL => Message::Cancel {
             request: input.try_get_u32_le().ok()?,

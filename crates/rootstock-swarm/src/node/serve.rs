@@ -219,32 +219,6 @@ impl<P: Payload> Node<P> {
         }
     }
 
-    pub(super) fn asked_run(
-        &mut self,
-        now: Time,
-        peer: PeerId,
-        request: u32,
-        run: (u8, u32, u16),
-        class: Class,
-    ) -> bool {
-        let (slot, first, count) = run;
-        let link = self.links.get(&peer);
-        let Some(version) = link.and_then(|link| Some(link.slots.get(&slot)?.version)) else {
-            return false;
-        };
-        let mine = self.mine.iter().find(|mine| mine.is(version));
-        let table = mine.map(|mine| std::sync::Arc::clone(&mine.table));
-        for step in 0..u32::from(count) {
-            let number = request.wrapping_add(step);
-            let at = first as usize + step as usize;
-            match table.as_ref().and_then(|table| table.chunk(at)) {
-                Some(chunk) => self.asked(now, peer, number, chunk, class, false),
-                None => self.deny(peer, number),
-            }
-        }
-        true
-    }
-
     pub(super) fn cancelled(&mut self, peer: PeerId, request: u32) {
         if let Some(chunk) = self.finish(peer, request) {
             self.settle(chunk);

@@ -93,15 +93,6 @@ fn says() -> impl Strategy<Value = Message> {
                 insists,
             }
         ),
-        (request(), 0_u8..3, 0_u32..30, 0_u16..9, class()).prop_map(
-            |(request, slot, first, count, class)| Message::AskRun {
-                request,
-                slot,
-                first,
-                count,
-                class,
-            }
-        ),
         request().prop_map(|request| Message::Cancel { request }),
         (request(), 1_u32..9000).prop_map(|(request, wire_bytes)| Message::Begin {
             request,

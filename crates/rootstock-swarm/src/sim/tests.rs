@@ -78,7 +78,10 @@ fn who_abstains_gets_all_and_gives_nothing() {
             "{abstain} of {nodes}: {sent} % of the version left the head"
         );
         let ratio = ratio(&scenario, &outcome);
-        assert!(ratio <= most + 200, "{abstain} of {nodes}: {ratio} % of the bound");
+        assert!(
+            ratio <= most + 200,
+            "{abstain} of {nodes}: {ratio} % of the bound"
+        );
     }
 }
 

@@ -73,20 +73,6 @@ fn message() -> impl Strategy<Value = Message> {
                 insists,
             }
         ),
-        (
-            any::<u32>(),
-            any::<u8>(),
-            any::<u32>(),
-            0..=RUN_MAX,
-            class_of()
-        )
-            .prop_map(|(request, slot, first, count, class)| Message::AskRun {
-                request,
-                slot,
-                first,
-                count,
-                class,
-            }),
         any::<u32>().prop_map(|request| Message::Cancel { request }),
         any::<(u32, u8, u32, u32)>().prop_map(|(request, codec, raw_bytes, wire_bytes)| {
             Message::Begin {
