@@ -94,6 +94,31 @@ impl Conn {
         }
     }
 
+    /// Writes what waits, and messages of `next` for as long as the socket takes them. It
+    /// ends only when the socket takes no more, which says when it does again, or when
+    /// nothing is left: otherwise what is left would stay here.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub(crate) fn pump(
+        &mut self,
+        mut next: impl FnMut(&Self) -> Option<Message>,
+    ) -> io::Result<()> {
+        loop {
+            // What had no room now may have some when this is written.
+            let mut is_dry = self.io.has_room();
+            while self.io.has_room()
+                && let Some(message) = next(self)
+            {
+                self.say(&message);
+                is_dry = false;
+            }
+            if !self.io.write()? || is_dry {
+                return Ok(());
+            }
+        }
+    }
+
     /// The next message of what was read.
     pub(crate) fn next(&mut self) -> Result<Option<Message>, ConnError> {
         if !self.has_preface {

@@ -581,32 +581,23 @@ impl Loop {
 
     /// Writes what waits, and what the state machine has for this connection.
     fn send(&mut self, token: Token) {
-        loop {
-            let Some(conn) = self.conns.get_mut(&token).filter(|conn| conn.is_open) else {
-                return;
-            };
-            let peer = conn
-                .peer
-                .filter(|peer| self.by_peer.get(peer) == Some(&token));
-            let now = Time(u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX));
-            // What had no room now may have some when this is written.
-            let mut is_dry = conn.io.has_room();
-            while let Some(peer) = peer
-                && conn.io.has_room()
-                && let Some(mut message) = self.node.message(now, peer)
-            {
-                if self.hello.is_head {
-                    conn.keep_alike(&mut message, &self.plain);
-                }
-                conn.say(&message);
-                is_dry = false;
+        let Some(conn) = self.conns.get_mut(&token).filter(|conn| conn.is_open) else {
+            return;
+        };
+        let peer = conn
+            .peer
+            .filter(|peer| self.by_peer.get(peer) == Some(&token));
+        let (node, began) = (&mut self.node, self.began);
+        let sent = conn.pump(|conn| {
+            let now = Time(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            let mut message = node.message(now, peer?)?;
+            if self.hello.is_head {
+                conn.keep_alike(&mut message, &self.plain);
             }
-            match conn.io.write() {
-                Ok(true) if is_dry => return,
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => return self.failed(token, &error),
-            }
+            Some(message)
+        });
+        if let Err(error) = sent {
+            self.failed(token, &error);
         }
     }
 

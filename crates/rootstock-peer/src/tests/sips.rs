@@ -82,11 +82,32 @@ fn drink(stream: &mut TcpStream, chunks: &[ChunkId]) -> Vec<Vec<u8>> {
 
 #[test]
 fn what_a_socket_took_in_part_goes_on_when_there_is_room() {
-    // What waited had filled the room for more, went out at once, and nothing asked for
-    // more: the rest of the answer stayed where it was.
     let raws = raws(40);
     let head = member("head", true, None, &Memory::of(&raws, false));
     let chunks: Vec<ChunkId> = raws.iter().map(|raw| ChunkId::of(raw)).collect();
     let mut stream = connect(place(&head));
     assert!(drink(&mut stream, &chunks) == raws, "every byte, in order");
+}
+
+#[test]
+fn what_had_no_room_goes_out_with_what_took_it() {
+    // What waits fills the room for more, and the socket takes all of it: nothing will say
+    // that there is room, since there always was.
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("has one");
+    let stream = TcpStream::connect(address).expect("is welcome");
+    stream.set_nonblocking(true).expect("as the loop has it");
+    let room = socket2::SockRef::from(&stream).set_send_buffer_size(200 << 10);
+    room.expect("a large one");
+    let stream = mio::net::TcpStream::from_std(stream);
+    let mut conn = Conn::new(Io::new(stream, None), address.ip(), None);
+    conn.io.push(Bytes::from(vec![7; 64 << 10]));
+    assert!(!conn.io.has_room());
+    let mut left = 100;
+    let pumped = conn.pump(|_| {
+        left = u32::checked_sub(left, 1)?;
+        Some(Message::Load { delay_ms: left })
+    });
+    pumped.expect("it is there");
+    assert_eq!(left, 0, "messages stayed, and the socket had room");
 }
