@@ -130,7 +130,7 @@ impl Hall {
     }
 
     /// What came to a machine from others that are no servers, in percent of the image.
-    fn from_machines(&self, holder: &Holder) -> Result<u64> {
+    fn got_from_machines(&self, holder: &Holder) -> Result<u64> {
         let name = format!("h{}", holder.number);
         // It says so with its announcements.
         wait::until("what it got", LIMIT, || {
@@ -237,7 +237,7 @@ fn what_is_on_a_disk_is_there_after_a_restart_and_served_again() {
     hall.holders[0].completes("lab:1").expect("has all");
     hall.start(1..2).expect("one with a disk starts");
     hall.holders[1].completes("lab:1").expect("has all");
-    let came = hall.from_machines(&hall.holders[1]).expect("is said");
+    let came = hall.got_from_machines(&hall.holders[1]).expect("is said");
     assert!(came >= 90, "{came} % came from the other machine");
     hall.live_copies(2).expect("both have it");
     hall.holders[1].kill().expect("killed");
@@ -259,7 +259,7 @@ fn what_is_on_a_disk_is_there_after_a_restart_and_served_again() {
     hall.holders[2].more.clear();
     hall.start(2..3).expect("starts anew");
     hall.holders[2].completes("lab:1").expect("has all");
-    let came = hall.from_machines(&hall.holders[2]).expect("is said");
+    let came = hall.got_from_machines(&hall.holders[2]).expect("is said");
     assert!(came >= 90, "{came} % came from the disk of another machine");
 }
 
@@ -308,7 +308,7 @@ fn who_pays_by_the_byte_asks_and_gives_nothing() {
     for holder in &hall.holders {
         holder.completes("lab:1").expect("has all");
     }
-    hall.from_machines(&hall.holders[1]).expect("it asks");
+    hall.got_from_machines(&hall.holders[1]).expect("it asks");
     let shown = hall.lan.daemon.json(["node", "show", "h12"]);
     let shown = shown.expect("is shown");
     assert_eq!(shown["swarm"]["sent_bytes"], 0, "{shown}");
