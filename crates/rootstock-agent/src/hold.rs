@@ -162,6 +162,7 @@ impl Order {
             urls,
             session: Some(session),
             join: None,
+            membership: None,
             site: site.file.clone(),
             order,
             manifest: manifest.encode(),

@@ -29,6 +29,7 @@ use crate::nic::{self, Nic};
 use crate::order::{Site, TrustError};
 use crate::report::step;
 use crate::service::{CallError, Service};
+use crate::swarm::membership::Membership;
 use crate::uevent::Uevents;
 use crate::{dhcp, identity, inventory, keep, server, switch};
 
@@ -121,6 +122,8 @@ struct Known {
     opened: Option<Opened>,
     /// How the machine asks for a session, while nobody does.
     join: Option<Join>,
+    /// Whom it knew last, while nobody does.
+    membership: Option<Membership>,
 }
 
 fn from_network(
@@ -139,6 +142,7 @@ fn from_network(
         link: Some((nic, address)),
         opened: Some(opened),
         join: None,
+        membership: None,
     })
 }
 
@@ -386,6 +390,7 @@ fn device(
         urls,
         session: known.opened.map(|opened| opened.session),
         join: known.join,
+        membership: known.membership,
         site: site.file.clone(),
         // Keys and files are pid 1's to write; a disk that the machine starts from
         // has them, too.

@@ -15,6 +15,7 @@ use crate::remote::{Remote, ServiceFetch};
 use crate::server::{ToldOf, memory_bytes};
 use crate::service::Service;
 use crate::stats::Stats;
+use crate::swarm::membership::Membership;
 use crate::swarm::{self, Swarm, SwarmFetch};
 use crate::tiers::Tiers;
 use crate::tiers::attach::{self, Attached, Wanted};
@@ -45,7 +46,10 @@ impl Sources {
         stats: &Arc<Stats>,
     ) -> Result<Self, String> {
         let order = &start.order;
-        let swarm = Swarm::new(order.swarm.clone(), order.mode == NodeMode::Hold);
+        // A local order says nothing of the swarm: it may be older than what was kept.
+        let kept = start.membership.as_ref().map(Membership::order);
+        let taking_part = order.swarm.clone().or(kept);
+        let swarm = Swarm::new(taking_part, order.mode == NodeMode::Hold);
         let fetch = SwarmFetch {
             swarm: Arc::clone(&swarm),
             service: ServiceFetch {
@@ -55,7 +59,11 @@ impl Sources {
         };
         let tiers = Tiers::new(Remote::new(fetch, Arc::clone(stats)), Arc::clone(stats));
         let found = Arc::clone(&swarm);
-        let wanted = wanted(start, service, Box::new(move |disk| found.attach(disk)))?;
+        let wanted = wanted(
+            start,
+            service,
+            Box::new(move |disk, device| found.attach(disk, device)),
+        )?;
         let attached = Attached::start(&tiers, wanted)
             .map_err(|error| format!("the machine's disks cannot be looked at: {error}"))?;
         let (steered, among) = (Arc::clone(&attached), Arc::clone(&swarm));
@@ -67,7 +75,8 @@ impl Sources {
         let joined = swarm.start(swarm::Site {
             service: service.clone(),
             urls: start.urls.clone(),
-            authority_pem: start.site.authority_pem.clone(),
+            file: start.site.clone(),
+            kept: start.membership.clone(),
             memory_bytes: memory_bytes("MemTotal:"),
             is_busy: Box::new(move || {
                 busy.is_booting() || busy.foreground().is_busy(Duration::ZERO)

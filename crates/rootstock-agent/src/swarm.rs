@@ -9,8 +9,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use rootstock_api::boot::SiteFile;
 use rootstock_api::swarm::{SwarmAnnounce, SwarmAnswer, SwarmHolding, SwarmMode, SwarmOrder};
 use rootstock_core::{ChunkId, Digest};
 use rootstock_image::manifest::{Descend, Manifest, Visit};
@@ -26,14 +27,19 @@ use crate::tiers::keeper::Keeper;
 use crate::tiers::pages::Pages;
 
 mod fetch;
+mod joined;
 mod key;
+pub(crate) mod membership;
+mod notes;
 mod packs;
 mod store;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use fetch::SwarmFetch;
+use joined::Joined;
 use key::Key;
+use membership::Membership;
 pub(crate) use packs::SwarmPacks;
 use store::Store;
 
@@ -45,6 +51,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// After a head did not answer.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// Between two looks at whether a machine that is in no swarm remembers one.
+const CLEAR_EVERY: Duration = Duration::from_secs(10);
 
 /// A page of the manifest that cannot be had is tried again after this.
 const TABLE_PAUSE: Duration = Duration::from_secs(5);
@@ -78,6 +87,8 @@ pub(crate) struct Swarm {
     holds_all: bool,
     /// When the disk was allowed to be filled. Who is paused asks no more.
     may_fill: Mutex<Option<Instant>>,
+    /// The device of the cache, on whose disk a machine keeps whom it knows.
+    device: OnceLock<String>,
 }
 
 /// What it needs of the rest of the agent.
@@ -87,7 +98,9 @@ pub(crate) struct Site {
     /// Their base URLs, best first.
     pub(crate) urls: Vec<String>,
     /// Whose certificates are trusted.
-    pub(crate) authority_pem: String,
+    pub(crate) file: SiteFile,
+    /// Who the machine was when it was written down last, while no server says so.
+    pub(crate) kept: Option<Membership>,
     /// Memory of the machine.
     pub(crate) memory_bytes: u64,
     /// Whether the machine's user waits for a chunk, or the machine still boots.
@@ -124,6 +137,7 @@ impl Swarm {
             told: Mutex::default(),
             holds_all,
             may_fill: Mutex::default(),
+            device: OnceLock::new(),
         })
     }
 
@@ -176,9 +190,10 @@ impl Swarm {
         Ok(())
     }
 
-    /// Keeps chunks on this disk from now on.
-    pub(crate) fn attach(&self, disk: &Arc<Keeper>) {
+    /// Keeps chunks on this disk from now on, which is at `device`.
+    pub(crate) fn attach(&self, disk: &Arc<Keeper>, device: &str) {
         self.store.attach(Arc::clone(disk));
+        let _ = self.device.set(device.to_owned());
         self.join_version();
     }
 
@@ -245,10 +260,11 @@ impl Swarm {
 
     fn run(&self, site: &Site) {
         loop {
+            self.clear_while_off(site);
             let order = self.wait_until_on();
             self.set_memory(site, &order);
-            match self.join(site, order.mode) {
-                Ok(member) => self.stay(site, &member, order),
+            match self.join(site, &order) {
+                Ok(joined) => self.stay(site, joined, order),
                 Err(error) => {
                     console::warn(format_args!(
                         "this machine is not in the swarm yet: {}",
@@ -256,6 +272,27 @@ impl Swarm {
                     ));
                     thread::sleep(RETRY);
                 }
+            }
+        }
+    }
+
+    /// A machine that is in no swarm by what a head said is in none when no head answers.
+    fn clear_while_off(&self, site: &Site) {
+        let is_off = |order: &mut Option<SwarmOrder>| !is_on(order.as_ref());
+        loop {
+            let waited = self
+                .changed
+                .wait_timeout_while(lock(&self.order), CLEAR_EVERY, is_off);
+            let (order, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            if is_on(order.as_ref()) {
+                return;
+            }
+            drop(order);
+            if let Some(device) = self.device.get()
+                && site.service.has_session()
+                && notes::clear(device).is_ok()
+            {
+                return;
             }
         }
     }
@@ -269,39 +306,52 @@ impl Swarm {
         self.store.set_memory_max(bytes);
     }
 
-    /// Has itself introduced, and begins to talk to others.
-    fn join(&self, site: &Site, mode: SwarmMode) -> Result<Arc<Member>, JoinError> {
+    /// Has itself introduced, or goes by what it remembers, and begins to talk to others.
+    fn join(&self, site: &Site, order: &SwarmOrder) -> Result<Joined, JoinError> {
         let key = Key::generate()?;
         let hello = SwarmAnnounce {
             public_key: Some(key.public_hex()),
             ..SwarmAnnounce::default()
         };
-        let answer = site.announce(&hello)?;
-        let tls = match mode {
-            SwarmMode::Tls => {
-                let certificate = answer.certificate_pem.as_deref();
-                let certificate = certificate.ok_or(JoinError::NoCertificate)?;
-                Some(Tls::new(certificate, &key.pem(), &site.authority_pem)?)
+        let (own, others) = match site.announce(&hello) {
+            Ok(answer) => (joined::introduced(&answer, &key, order)?, known(&answer)),
+            Err(error) => {
+                let own = site.kept.clone().ok_or(error)?;
+                let others = own.known();
+                console::info(format_args!(
+                    "no server answers: this machine looks for {} others that it knew last",
+                    others.len()
+                ));
+                (own, others)
             }
-            SwarmMode::Plain | SwarmMode::Off => None,
         };
-        let member = Arc::new(self.serve(&answer, tls.as_ref())?);
-        member.know(known(&answer));
+        let tls = match (order.mode, &own.credentials) {
+            (SwarmMode::Tls, Some(own)) => Some(joined::tls(own, &site.file)?),
+            (SwarmMode::Tls, None) => return Err(JoinError::NoCertificate),
+            (SwarmMode::Plain | SwarmMode::Off, _) => None,
+        };
+        let member = Arc::new(self.serve(&own, order, tls.as_ref())?);
+        member.know(others);
         *lock(&self.member) = Some(Arc::clone(&member));
         self.join_version();
-        Ok(member)
+        Ok(Joined::new(member, own))
     }
 
-    fn serve(&self, answer: &SwarmAnswer, tls: Option<&Tls>) -> Result<Member, MemberError> {
+    fn serve(
+        &self,
+        own: &Membership,
+        order: &SwarmOrder,
+        tls: Option<&Tls>,
+    ) -> Result<Member, MemberError> {
         let start = |port| {
             let options = Options {
                 node: Config {
-                    id: answer.me,
-                    rack: answer.rack.clone(),
+                    id: own.id,
+                    rack: own.rack.clone(),
                     is_head: false,
                     serves: true,
-                    copies: usize::from(answer.order.copies.max(1)),
-                    upload_max: bytes_a_second(&answer.order),
+                    copies: usize::from(order.copies.max(1)),
+                    upload_max: bytes_a_second(order),
                     // Its id makes it choose otherwise than others among equals.
                     seed: 0,
                 },
@@ -316,9 +366,10 @@ impl Swarm {
         start(PORT).or_else(|_| start(0))
     }
 
-    /// Is in the swarm for as long as the order is this one.
-    fn stay(&self, site: &Site, member: &Arc<Member>, order: SwarmOrder) {
+    /// Is in the swarm for as long as the order is this one, and the machine this node.
+    fn stay(&self, site: &Site, mut joined: Joined, order: SwarmOrder) {
         let mut order = order;
+        let member = Arc::clone(&joined.member);
         let mut announce_at = Instant::now();
         let mut power = Power::new();
         let mut gives_way = false;
@@ -336,10 +387,16 @@ impl Swarm {
                 _ => break,
             }
             if Instant::now() >= announce_at {
-                announce_at = Instant::now() + self.announce(site, member, &order);
+                let Some(pause) = self.announce(site, &mut joined, &order) else {
+                    break;
+                };
+                announce_at = Instant::now() + pause;
             }
             let peers = member.peers();
             self.set_linked(!peers.linked.is_empty());
+            if let Some(device) = self.device.get() {
+                joined.write_down(&site.file, device, &order, &peers);
+            }
             let gave_way = gives_way;
             gives_way = (site.is_busy)() || order.is_quiet || power.is_battery();
             if gives_way != gave_way {
@@ -355,12 +412,13 @@ impl Swarm {
         *lock(&self.member) = None;
     }
 
-    /// Says that it is here; when to say so again.
-    fn announce(&self, site: &Site, member: &Arc<Member>, order: &SwarmOrder) -> Duration {
-        let counters = member.peers().counters;
+    /// Says that it is here; when to say so again, unless it is another node now.
+    fn announce(&self, site: &Site, joined: &mut Joined, order: &SwarmOrder) -> Option<Duration> {
+        let member = Arc::clone(&joined.member);
+        let peers = member.peers();
         let held = self.table.get().map(|table| {
             let held = self.store.held(table);
-            self.catch_up(member, table, &held);
+            self.catch_up(&member, table, &held);
             SwarmHolding {
                 version: table.version(),
                 held_chunks: held.ones() as u32,
@@ -368,23 +426,28 @@ impl Swarm {
         });
         let said = SwarmAnnounce {
             port: member.port(),
-            public_key: None,
+            public_key: joined
+                .own
+                .wants_certificate(&site.file.authority_pem, SystemTime::now()),
             holds: held.into_iter().collect(),
-            sent_bytes: counters.sent,
-            received_bytes: counters.from_peers,
+            sent_bytes: peers.counters.sent,
+            received_bytes: peers.counters.from_peers,
             liars: self.store.take_liars(),
         };
-        match site.announce(&said) {
-            Ok(answer) => {
-                member.know(known(&answer));
-                let copies = usize::from(order.copies.max(1));
-                member.set_order(&answer.rack, copies, bytes_a_second(order));
-                self.tell_holdings(site, &answer);
-                Duration::from_secs(u64::from(answer.again_seconds.max(1)))
-            }
+        let Ok(answer) = site.announce(&said) else {
             // The others go on without a head.
-            Err(_) => RETRY,
+            joined.remember(&peers);
+            return Some(RETRY);
+        };
+        if answer.me != joined.own.id {
+            return None;
         }
+        member.know(known(&answer));
+        let copies = usize::from(order.copies.max(1));
+        member.set_order(&answer.rack, copies, bytes_a_second(order));
+        joined.hear(&answer, &site.file);
+        self.tell_holdings(site, &answer);
+        Some(Duration::from_secs(u64::from(answer.again_seconds.max(1))))
     }
 
     /// What came over HTTP, or was dropped to make room, is told to the member.
