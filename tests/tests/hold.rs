@@ -1,32 +1,18 @@
 //! Machines with systems of their own hold an image, and give it to each other.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use rootstock_tests::boots::Peer;
+use anyhow::Result;
+use rootstock_tests::holder::{Holder, LIMIT};
 use rootstock_tests::lan::{Lan, SERVER};
-use rootstock_tests::process::Process;
 use rootstock_tests::{agent, disk, tool, wait};
-use serde_json::Value;
-
-/// The longest that anything takes on a busy machine.
-const LIMIT: Duration = Duration::from_secs(300);
 
 /// Of what the image consists: noise.
 const IMAGE_BYTES: u64 = 24 << 20;
 
 /// What each machine can send and receive.
 const LINK_MBIT: u32 = 40;
-
-/// A machine that holds the image.
-struct Holder {
-    number: u8,
-    peer: Peer,
-    log: PathBuf,
-    process: Option<Process>,
-}
 
 /// A lab of them.
 struct Hall {
@@ -57,29 +43,9 @@ impl Hall {
         Ok(hall)
     }
 
-    /// Plugs in a machine, whose link is narrow, and has its node hold the image.
     fn add(&mut self, number: u8) -> Result<()> {
-        let name = format!("h{number}");
-        self.lan.add_node(&name, number, "lab")?;
-        let words = ["node", "set", &name, "--mode", "hold", "--swarm", "tls"];
-        self.lan.daemon.run(words.into_iter().chain(["--yes"]))?;
-        let peer = Peer::new(&self.lan, number)?;
-        let port = format!("peer{number}");
-        for (namespace, device) in [
-            (&self.lan.namespace, port.as_str()),
-            (&peer.namespace, "eth0"),
-        ] {
-            let rate = format!(
-                "qdisc replace dev {device} root tbf rate {LINK_MBIT}mbit burst 64kb latency 50ms"
-            );
-            tool::run_command(namespace.command("tc").args(rate.split_whitespace()))?;
-        }
-        self.holders.push(Holder {
-            number,
-            peer,
-            log: self.directory.path().join(name),
-            process: None,
-        });
+        let holder = Holder::new(&self.lan, number, "lab", LINK_MBIT)?;
+        self.holders.push(holder);
         Ok(())
     }
 
@@ -106,51 +72,16 @@ impl Hall {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
-    /// What came to a machine, in bytes.
-    fn came(&self, holder: &Holder) -> Result<u64> {
-        let port = format!("peer{}", holder.number);
-        let shown = self.lan.namespace.ip(&format!("-j -s link show {port}"))?;
-        let shown: Value = serde_json::from_str(&shown)?;
-        let bytes = shown[0]["stats64"]["tx"]["bytes"].as_u64();
-        bytes.context("ip shows the bytes of a port")
-    }
-
     /// Waits until this much of the image came to each of these, in percent.
     fn wait_for(&self, of: std::ops::Range<usize>, percent: u64) -> Result<()> {
         wait::until("a part of the image at each machine", LIMIT, || {
             for holder in &self.holders[of.clone()] {
-                if self.came(holder)? < IMAGE_BYTES * percent / 100 {
+                if holder.came(&self.lan)? < IMAGE_BYTES * percent / 100 {
                     return Ok(None);
                 }
             }
             Ok(Some(()))
         })
-    }
-}
-
-impl Holder {
-    fn start(&mut self, program: &Path, site: &Path) -> Result<()> {
-        let mut hold = self
-            .peer
-            .namespace
-            .command(program.to_str().context("text")?);
-        hold.args(["hold", "--mac", &self.peer.mac, "--site"])
-            .arg(site);
-        hold.args(["--server", &format!("https://{SERVER}:8481")]);
-        self.process = Some(Process::start("holder", &mut hold, &self.log)?);
-        Ok(())
-    }
-
-    /// Waits until it has all of a version.
-    fn completes(&self, version: &str) -> Result<()> {
-        let wanted = format!("chunks of {version} ");
-        let done = wait::until("a complete version", LIMIT, || {
-            let log = fs::read_to_string(&self.log)?;
-            let mut lines = log.lines();
-            let done = lines.find(|line| line.starts_with("complete") && line.contains(&wanted));
-            Ok(done.map(|_| ()))
-        });
-        done.with_context(|| fs::read_to_string(&self.log).unwrap_or_default())
     }
 }
 

@@ -313,7 +313,9 @@ impl Swarm {
             public_key: Some(key.public_hex()),
             ..SwarmAnnounce::default()
         };
-        let (own, others) = match site.announce(&hello) {
+        let introduction = site.announce(&hello);
+        let is_alone = introduction.is_err();
+        let (own, others) = match introduction {
             Ok(answer) => (joined::introduced(&answer, &key, order)?, known(&answer)),
             Err(error) => {
                 let own = site.kept.clone().ok_or(error)?;
@@ -334,7 +336,7 @@ impl Swarm {
         member.know(others);
         *lock(&self.member) = Some(Arc::clone(&member));
         self.join_version();
-        Ok(Joined::new(member, own))
+        Ok(Joined::new(member, own, is_alone))
     }
 
     fn serve(
@@ -394,6 +396,7 @@ impl Swarm {
             }
             let peers = member.peers();
             self.set_linked(!peers.linked.is_empty());
+            joined.tell(&peers);
             if let Some(device) = self.device.get() {
                 joined.write_down(&site.file, device, &order, &peers);
             }

@@ -24,22 +24,37 @@ pub(super) struct Joined {
     pub(super) own: Membership,
     notes: Notes,
     remember_at: Instant,
+    /// Whether nobody introduced it, and it was not said whether it found others.
+    is_untold: bool,
 }
 
 impl Joined {
-    /// A member that was started just now.
-    pub(super) fn new(member: Arc<Member>, own: Membership) -> Self {
+    /// A member that was started just now; `is_untold` when no head introduced it.
+    pub(super) fn new(member: Arc<Member>, own: Membership, is_untold: bool) -> Self {
         let now = Instant::now();
         Self {
             member,
             own,
             notes: Notes::new(now),
             remember_at: now + REMEMBER_EVERY,
+            is_untold,
+        }
+    }
+
+    /// Says that others were found without a server.
+    pub(super) fn tell(&mut self, peers: &Peers) {
+        if self.is_untold && !peers.linked.is_empty() {
+            self.is_untold = false;
+            let count = peers.linked.len();
+            console::info(format_args!(
+                "others of the swarm are reached without a server: {count} by now"
+            ));
         }
     }
 
     /// A head answered.
     pub(super) fn hear(&mut self, answer: &SwarmAnswer, site: &SiteFile) {
+        self.is_untold = false;
         self.own.rack.clone_from(&answer.rack);
         let Some((own, pem)) = self
             .own

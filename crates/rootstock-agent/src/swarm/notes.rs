@@ -25,7 +25,7 @@ const RETRY: Duration = Duration::from_secs(30);
 pub(super) struct Notes {
     written: Option<Membership>,
     look_at: Instant,
-    /// Whether it was said why nothing is written.
+    /// Whether it was said what became of the first one.
     is_told: bool,
 }
 
@@ -59,12 +59,18 @@ impl Notes {
             own.take_over(&text, site);
         }
         let written = self.write_once(now, own, |own| write(own, site, cache));
-        if let Err(error) = written
-            && !std::mem::replace(&mut self.is_told, true)
-        {
-            console::info(format_args!(
-                "who this machine knows is not kept on its disk by now: {error}"
-            ));
+        if std::mem::replace(&mut self.is_told, true) {
+            return;
+        }
+        match written {
+            Ok(true) => console::info(format_args!(
+                "kept for a start without a server: {} others of the swarm",
+                own.peers.len()
+            )),
+            Ok(false) => {}
+            Err(error) => console::info(format_args!(
+                "others of the swarm are not kept on this machine's disk by now: {error}"
+            )),
         }
     }
 
@@ -72,15 +78,15 @@ impl Notes {
         &mut self,
         now: Instant,
         own: &Membership,
-        write: impl FnOnce(&Membership) -> io::Result<()>,
-    ) -> io::Result<()> {
+        write: impl FnOnce(&Membership) -> io::Result<bool>,
+    ) -> io::Result<bool> {
         if self.written.as_ref() == Some(own) {
             self.look_at = now + LOOK_PAUSE;
-            return Ok(());
+            return Ok(false);
         }
         let written = write(own);
         self.look_at = match written {
-            Ok(()) => {
+            Ok(_) => {
                 self.written = Some(own.clone());
                 now + WRITE_PAUSE
             }
@@ -90,12 +96,13 @@ impl Notes {
     }
 }
 
-/// On a disk that no machine starts from there is nothing to write.
-fn write(own: &Membership, site: &SiteFile, cache: &str) -> io::Result<()> {
-    match MemberDisk::of_cache(cache) {
-        Some(disk) => disk.write(|number| own.encode(site, number).map_err(io::Error::other)),
-        None => Ok(()),
-    }
+/// Whether there is a place for it: on a disk that no machine starts from there is none.
+fn write(own: &Membership, site: &SiteFile, cache: &str) -> io::Result<bool> {
+    let Some(disk) = MemberDisk::of_cache(cache) else {
+        return Ok(false);
+    };
+    disk.write(|number| own.encode(site, number).map_err(io::Error::other))?;
+    Ok(true)
 }
 
 /// Takes away what a machine remembers that is in no swarm any more.
@@ -134,7 +141,7 @@ mod tests {
                 let _ = notes.write_once(at(seconds), &own, |_| {
                     is_written = true;
                     match takes {
-                        true => Ok(()),
+                        true => Ok(true),
                         false => Err(io::ErrorKind::ResourceBusy.into()),
                     }
                 });
