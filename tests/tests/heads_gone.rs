@@ -1,5 +1,5 @@
-//! Every head is gone: machines that start from their own disks find each other, and are
-//! known again when a head is back.
+//! Every head is gone: machines that start from their own disks find each other, others
+//! boot through them, and all are known again when a head is back.
 
 use std::fs;
 use std::process::Command;
@@ -103,4 +103,60 @@ fn a_machine_that_starts_alone_gives_others_what_it_has() {
     let log = shell(&mut machine, "dmesg | grep rootstock");
     println!("{log}");
     drop((dhcp, holder));
+}
+
+#[test]
+fn a_machine_without_a_disk_boots_through_another() {
+    let mut lan = Lan::new("proxy", "").expect("a lab");
+    lan.import("debian", &boots::image(Golden::Debian).expect("an image"))
+        .expect("imported");
+    let program = agent::program().expect("is built");
+    lan.add_node("late", 5, "debian").expect("a node");
+    let words = ["node", "set", "late", "--swarm", "tls", "--yes"];
+    lan.daemon.run(words).expect("set");
+    let site_file = lan.path("site.json");
+    let known = lan.daemon.run(["boot", "site"]).expect("told");
+    fs::write(&site_file, known).expect("written");
+    let mut holders = Vec::new();
+    for number in [11, 12] {
+        let mut holder = Holder::new(&lan, number, "debian", 1000).expect("a holder");
+        let name = format!("h{number}");
+        let words = ["node", "set", &name, "--boots-others", "yes", "--yes"];
+        lan.daemon.run(words).expect("set");
+        holder.start(&program, &site_file).expect("starts");
+        holders.push(holder);
+    }
+    for holder in &holders {
+        holder.completes("debian:1").expect("has all");
+        let script = || holder.peer.curl(&["http://127.0.0.1:8487/boot.ipxe"]);
+        let ready = wait::until("a script", LIMIT, || {
+            Ok((script()?.status == 200).then_some(()))
+        });
+        ready.expect("it boots others");
+    }
+    let script = holders[1].peer.curl(&["http://10.77.0.11:8487/boot.ipxe"]);
+    println!("{}", script.expect("answers").body);
+    lan.daemon.kill().expect("killed");
+
+    // The site's DHCP names one of them, for good.
+    let site = Peer::new(&lan, 2).expect("the site's server");
+    let url = "http://10.77.0.11:8487/boot.ipxe";
+    let dhcp = boots::dnsmasq_with(&lan, &site, &[&format!("--dhcp-boot={url}")]);
+    let dhcp = dhcp.expect("dnsmasq");
+    let mut machine = lan.power_on("guest", 5, Firmware::Bios).expect("on");
+    lan.log_in(&mut machine, "guest-52-54-00-77-00-05")
+        .expect("logged in");
+    told(&mut machine, "boots debian:1 as a guest").expect("told");
+    boots::begin_to_read(&mut machine, "/usr/bin /usr/sbin /etc").expect("begun");
+    machine
+        .console
+        .expect(boots::ALL_READ, BOOT_LIMIT)
+        .expect("all of it is there");
+    assert_eq!(boots::disk_errors(&mut machine).expect("told"), "");
+
+    // A head comes to know it without anybody's hand.
+    lan.daemon.restart().expect("restarted");
+    boots::reach(&lan, "late", "up").expect("it is known again");
+    println!("{}", shell(&mut machine, "dmesg | grep rootstock"));
+    drop((dhcp, holders));
 }

@@ -32,6 +32,8 @@ pub(crate) struct Start {
     pub(crate) join: Option<Join>,
     /// Who it is in the swarm, and whom it knew last, while no server says so.
     pub(crate) membership: Option<Membership>,
+    /// What boots read, while no server says so.
+    pub(crate) trace: Option<Vec<u8>>,
     /// The site.
     pub(crate) site: SiteFile,
     /// The order; without the machine's identity, unless it is to be installed.

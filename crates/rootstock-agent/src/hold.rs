@@ -163,6 +163,7 @@ impl Order {
             session: Some(session),
             join: None,
             membership: None,
+            trace: None,
             site: site.file.clone(),
             order,
             manifest: manifest.encode(),

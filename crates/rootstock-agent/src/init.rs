@@ -33,6 +33,7 @@ use crate::swarm::membership::Membership;
 use crate::uevent::Uevents;
 use crate::{dhcp, identity, inventory, keep, server, switch};
 
+mod guest;
 mod local;
 
 /// The card's driver may need firmware and a slow bus.
@@ -100,9 +101,10 @@ fn boot(told: &mut Told) -> Result<Infallible, Failure> {
     set_clock(site.file.made_seconds);
 
     let drivers = Drivers::load(told)?;
-    let known = match line.local.clone() {
-        None => from_network(&line, &site, drivers, told)?,
-        Some(name) => local::begin(&line, &site, &name, drivers, told)?,
+    let known = match (line.local.clone(), line.guest.clone()) {
+        (Some(name), _) => local::begin(&line, &site, &name, drivers, told)?,
+        (None, Some(url)) => guest::begin(&line, &site, &url, drivers, told)?,
+        (None, None) => from_network(&line, &site, drivers, told)?,
     };
     let order = known.order.clone();
     let link = known.link.clone();
@@ -124,6 +126,8 @@ struct Known {
     join: Option<Join>,
     /// Whom it knew last, while nobody does.
     membership: Option<Membership>,
+    /// What boots read, while no server says so.
+    trace: Option<Vec<u8>>,
 }
 
 fn from_network(
@@ -143,6 +147,7 @@ fn from_network(
         opened: Some(opened),
         join: None,
         membership: None,
+        trace: None,
     })
 }
 
@@ -391,6 +396,7 @@ fn device(
         session: known.opened.map(|opened| opened.session),
         join: known.join,
         membership: known.membership,
+        trace: known.trace,
         site: site.file.clone(),
         // Keys and files are pid 1's to write; a disk that the machine starts from
         // has them, too.

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rootstock_api::boot::{NodeControl, NodeMode};
+use rootstock_api::boot::{NextVersion, NodeControl, NodeMode};
 use rootstock_image::manifest::Manifest;
 
 use crate::console;
 use crate::control::Start;
 use crate::local::keep::Common;
 use crate::order::Site;
+use crate::others::Boots;
 use crate::remote::{Remote, ServiceFetch};
 use crate::server::{ToldOf, memory_bytes};
 use crate::service::Service;
@@ -85,6 +86,22 @@ impl Sources {
         joined.map_err(|error| format!("the swarm cannot be joined: {error}"))?;
         let learnt = swarm.learn(manifest.clone(), order.manifest, Arc::clone(&tiers));
         learnt.map_err(|error| format!("the swarm cannot be told of the version: {error}"))?;
+        let boots = Boots {
+            service: service.clone(),
+            urls: start.urls.clone(),
+            plain_urls: order.chunk_urls.clone(),
+            site: Site::new(start.site.clone()).map_err(|error| console::chain(&error))?,
+            runs: NextVersion {
+                image: order.image.clone(),
+                version: order.version,
+                manifest: order.manifest,
+            },
+            swarm: Arc::clone(&swarm),
+            memory_bytes: memory_bytes("MemTotal:"),
+        };
+        boots
+            .start()
+            .map_err(|error| format!("others cannot be booted: {error}"))?;
         Ok(Self {
             tiers,
             swarm,

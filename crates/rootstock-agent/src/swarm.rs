@@ -5,15 +5,17 @@
 //! others by itself. Nothing here is needed to run: without the others, and without a
 //! head that knows of them, chunks come over HTTP as they always did.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use rootstock_api::boot::SiteFile;
-use rootstock_api::swarm::{SwarmAnnounce, SwarmAnswer, SwarmHolding, SwarmMode, SwarmOrder};
-use rootstock_core::{ChunkId, Digest};
+use rootstock_api::swarm::{
+    SwarmAnnounce, SwarmAnswer, SwarmHolding, SwarmMode, SwarmOrder, SwarmPeer,
+};
+use rootstock_core::{ChunkId, Digest, PeerId};
 use rootstock_image::manifest::{Descend, Manifest, Visit};
 use rootstock_peer::{Holder, Member, MemberError, Options, Tls, TlsError};
 use rootstock_store::ReadError;
@@ -21,6 +23,7 @@ use rootstock_swarm::{Bits, Config, Goal, Table};
 use rootstock_volume::ChunkSource;
 
 use crate::console;
+use crate::local::member::MemberDisk;
 use crate::power::Power;
 use crate::service::{CallError, Service};
 use crate::tiers::keeper::Keeper;
@@ -87,8 +90,10 @@ pub(crate) struct Swarm {
     holds_all: bool,
     /// When the disk was allowed to be filled. Who is paused asks no more.
     may_fill: Mutex<Option<Instant>>,
-    /// The device of the cache, on whose disk a machine keeps whom it knows.
-    device: OnceLock<String>,
+    /// The disk that the machine starts from, where it keeps whom it knows.
+    kept: OnceLock<MemberDisk>,
+    /// Who it is, while it is a member.
+    own: Mutex<Option<(PeerId, String)>>,
 }
 
 /// What it needs of the rest of the agent.
@@ -137,7 +142,8 @@ impl Swarm {
             told: Mutex::default(),
             holds_all,
             may_fill: Mutex::default(),
-            device: OnceLock::new(),
+            kept: OnceLock::new(),
+            own: Mutex::default(),
         })
     }
 
@@ -193,7 +199,10 @@ impl Swarm {
     /// Keeps chunks on this disk from now on, which is at `device`.
     pub(crate) fn attach(&self, disk: &Arc<Keeper>, device: &str) {
         self.store.attach(Arc::clone(disk));
-        let _ = self.device.set(device.to_owned());
+        // Now: there is no /dev for this process once the image runs.
+        if let Some(disk) = MemberDisk::of_cache(device) {
+            let _ = self.kept.set(disk);
+        }
         self.join_version();
     }
 
@@ -258,6 +267,41 @@ impl Swarm {
         order.clone().unwrap_or_default()
     }
 
+    /// Waits until the machine is to boot others.
+    pub(crate) fn wait_until_it_boots_others(&self) {
+        let is_not = |order: &mut Option<SwarmOrder>| !boots_others(order.as_ref());
+        drop(self.changed.wait_while(lock(&self.order), is_not));
+    }
+
+    /// Whether it is to.
+    pub(crate) fn boots_others(&self) -> bool {
+        boots_others(lock(&self.order).as_ref())
+    }
+
+    /// Its rack, and the members that it knows: itself first, which is reached at this
+    /// address, and no heads.
+    pub(crate) fn introduce(&self, at: IpAddr) -> (String, Vec<SwarmPeer>) {
+        let (member, own) = (lock(&self.member).clone(), lock(&self.own).clone());
+        let Some((member, (id, rack))) = member.zip(own) else {
+            return Default::default();
+        };
+        let peer = |id, address: SocketAddr, rack: String| SwarmPeer {
+            id,
+            addresses: vec![address.to_string()],
+            rack,
+            head: false,
+        };
+        let mut all = vec![peer(id, SocketAddr::new(at, member.port()), rack.clone())];
+        let peers = member.peers();
+        for (id, address, rack, is_head) in peers.known {
+            // A head that others told of is not known as one, and has no rack.
+            if !is_head && !rack.is_empty() && !peers.liars.contains(&id) {
+                all.push(peer(id, address, rack));
+            }
+        }
+        (rack, all)
+    }
+
     fn run(&self, site: &Site) {
         loop {
             self.clear_while_off(site);
@@ -288,9 +332,9 @@ impl Swarm {
                 return;
             }
             drop(order);
-            if let Some(device) = self.device.get()
+            if let Some(disk) = self.kept.get()
                 && site.service.has_session()
-                && notes::clear(device).is_ok()
+                && disk.clear().is_ok()
             {
                 return;
             }
@@ -351,13 +395,14 @@ impl Swarm {
                     id: own.id,
                     rack: own.rack.clone(),
                     is_head: false,
-                    serves: true,
+                    serves: !own.id.is_guest(),
                     copies: usize::from(order.copies.max(1)),
                     upload_max: bytes_a_second(order),
                     // Its id makes it choose otherwise than others among equals.
                     seed: 0,
                 },
-                listen: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+                listen: (!own.id.is_guest())
+                    .then(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
                 tls: tls.cloned(),
                 takes_plain: false,
                 workers: WORKERS,
@@ -397,8 +442,9 @@ impl Swarm {
             let peers = member.peers();
             self.set_linked(!peers.linked.is_empty());
             joined.tell(&peers);
-            if let Some(device) = self.device.get() {
-                joined.write_down(&site.file, device, &order, &peers);
+            *lock(&self.own) = Some((joined.own.id, joined.own.rack.clone()));
+            if let Some(disk) = self.kept.get() {
+                joined.write_down(&site.file, disk, &order, &peers);
             }
             let gave_way = gives_way;
             gives_way = (site.is_busy)() || order.is_quiet || power.is_battery();
@@ -539,12 +585,16 @@ fn is_on(order: Option<&SwarmOrder>) -> bool {
     order.is_some_and(|order| order.mode != SwarmMode::Off)
 }
 
+fn boots_others(order: Option<&SwarmOrder>) -> bool {
+    order.is_some_and(|order| order.mode != SwarmMode::Off && order.boots_others)
+}
+
 fn bytes_a_second(order: &SwarmOrder) -> Option<u64> {
     order.upload_mbit_max.map(|mbit| u64::from(mbit) * 125_000)
 }
 
 /// Members that can be reached.
-fn known(answer: &SwarmAnswer) -> Vec<(rootstock_core::PeerId, SocketAddr, String, bool)> {
+fn known(answer: &SwarmAnswer) -> Vec<(PeerId, SocketAddr, String, bool)> {
     let all = answer.peers.iter();
     let reached = all.filter_map(|peer| {
         let mut addresses = peer.addresses.iter();

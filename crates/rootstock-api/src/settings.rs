@@ -177,6 +177,8 @@ settings! {
     swarm_memory: u64 as u64 => SwarmMemory;
     /// How many machines of its rack own each chunk.
     swarm_copies: SwarmCopies as u8 => SwarmCopies;
+    /// Whether it boots machines of its subnet when no server does.
+    boots_others: bool as bool => BootsOthers;
     /// How long a boot of a version that is new to it may take until the system is up.
     boot_limit: TimeLimit as String => BootLimit;
     /// A command of the image that must end with 0 for its system to count as up.
@@ -201,6 +203,7 @@ impl Setting {
                 | Self::UploadMbitMax
                 | Self::SwarmMemory
                 | Self::SwarmCopies
+                | Self::BootsOthers
         )
     }
 
@@ -456,6 +459,7 @@ mod tests {
             (Setting::UploadMbitMax, "500"),
             (Setting::SwarmMemory, "1GiB"),
             (Setting::SwarmCopies, "3"),
+            (Setting::BootsOthers, "yes"),
             (Setting::BootLimit, "15m"),
             (Setting::Check, "systemctl is-active gdm"),
             (Setting::RescueShell, "yes"),
@@ -515,6 +519,7 @@ mod tests {
             Setting::UploadMbitMax,
             Setting::SwarmMemory,
             Setting::SwarmCopies,
+            Setting::BootsOthers,
         ];
         assert_eq!(names, [&fill[..], &[Setting::Exam], &swarm].concat());
     }

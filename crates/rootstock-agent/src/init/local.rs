@@ -57,6 +57,7 @@ pub(super) fn begin(
             opened: Some(opened),
             join: None,
             membership: None,
+            trace: None,
         });
     }
     // Shown on a quiet console, too: its user would wait for what only servers have.
@@ -70,6 +71,7 @@ pub(super) fn begin(
         opened: None,
         join,
         membership: membership.and_then(|text| remembered(site, &text)),
+        trace: None,
     })
 }
 

@@ -12,6 +12,7 @@ use super::key::Key;
 use super::membership::{Credentials, Membership};
 use super::notes::Notes;
 use crate::console;
+use crate::local::member::MemberDisk;
 
 /// Others that this machine knew last are looked for again so often, while nobody is
 /// reached: who was not there for ten minutes is forgotten by then.
@@ -99,7 +100,7 @@ impl Joined {
     pub(super) fn write_down(
         &mut self,
         site: &SiteFile,
-        cache: &str,
+        disk: &MemberDisk,
         order: &SwarmOrder,
         peers: &Peers,
     ) {
@@ -109,7 +110,7 @@ impl Joined {
         }
         self.own.order.clone_from(order);
         self.own.learn(peers);
-        self.notes.take(now, &mut self.own, site, cache);
+        self.notes.take(now, &mut self.own, site, disk);
     }
 }
 

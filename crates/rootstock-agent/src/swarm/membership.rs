@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use rootstock_api::boot::SiteFile;
+use rootstock_api::guest::GuestOrder;
 use rootstock_api::swarm::{RACK_BYTES_MAX, SwarmMode, SwarmOrder, SwarmPeer};
 use rootstock_core::{Digest, PeerId};
 use rootstock_peer::{Peers, certifies};
@@ -115,6 +116,31 @@ fn whole(text: &[u8]) -> Option<&[u8]> {
 }
 
 impl Membership {
+    /// A machine that no head knows, by what it was given.
+    pub(crate) fn of_guest(
+        id: PeerId,
+        rack: String,
+        guest: &GuestOrder,
+        peers: Vec<SwarmPeer>,
+    ) -> Self {
+        let credentials = guest.credentials.as_ref().map(|own| Credentials {
+            certificate_pem: own.certificate_pem.clone(),
+            key_pem: own.key_pem.clone(),
+        });
+        Self {
+            id,
+            rack,
+            order: guest.swarm.clone(),
+            credentials,
+            peers,
+        }
+    }
+
+    /// Whether it is such a machine.
+    pub(crate) fn is_guest(&self) -> bool {
+        self.id.is_guest()
+    }
+
     /// How the machine takes part.
     pub(crate) fn order(&self) -> SwarmOrder {
         self.order.clone()
@@ -189,7 +215,9 @@ impl Membership {
     pub(super) fn learn(&mut self, peers: &Peers) {
         let mut known: Vec<SwarmPeer> = Vec::new();
         for (id, address, rack, is_head) in &peers.known {
-            if !is_head && !peers.liars.contains(id) {
+            // A head that others told of is not known as one, and has no rack.
+            let is_machine = !is_head && !rack.is_empty();
+            if is_machine && !peers.liars.contains(id) {
                 known.push(SwarmPeer {
                     id: *id,
                     addresses: vec![address.to_string()],

@@ -51,26 +51,27 @@ impl Notes {
         now: Instant,
         own: &mut Membership,
         site: &SiteFile,
-        cache: &str,
+        disk: &MemberDisk,
     ) {
         if self.written.is_none()
-            && let Some(text) = MemberDisk::of_cache(cache).and_then(|disk| disk.read())
+            && let Some(text) = disk.read()
         {
             own.take_over(&text, site);
         }
-        let written = self.write_once(now, own, |own| write(own, site, cache));
-        if std::mem::replace(&mut self.is_told, true) {
-            return;
-        }
+        let written = self.write_once(now, own, |own| write(own, site, disk));
+        let is_first = !std::mem::replace(&mut self.is_told, true);
         match written {
-            Ok(true) => console::info(format_args!(
+            Ok(()) if is_first => console::info(format_args!(
                 "kept for a start without a server: {} others of the swarm",
                 own.peers.len()
             )),
-            Ok(false) => {}
-            Err(error) => console::info(format_args!(
+            Ok(()) => {}
+            // A start is being written: its turn comes.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => self.is_told = !is_first,
+            Err(error) if is_first => console::info(format_args!(
                 "others of the swarm are not kept on this machine's disk by now: {error}"
             )),
+            Err(_) => {}
         }
     }
 
@@ -78,15 +79,15 @@ impl Notes {
         &mut self,
         now: Instant,
         own: &Membership,
-        write: impl FnOnce(&Membership) -> io::Result<bool>,
-    ) -> io::Result<bool> {
+        write: impl FnOnce(&Membership) -> io::Result<()>,
+    ) -> io::Result<()> {
         if self.written.as_ref() == Some(own) {
             self.look_at = now + LOOK_PAUSE;
-            return Ok(false);
+            return Ok(());
         }
         let written = write(own);
         self.look_at = match written {
-            Ok(_) => {
+            Ok(()) => {
                 self.written = Some(own.clone());
                 now + WRITE_PAUSE
             }
@@ -96,18 +97,8 @@ impl Notes {
     }
 }
 
-/// Whether there is a place for it: on a disk that no machine starts from there is none.
-fn write(own: &Membership, site: &SiteFile, cache: &str) -> io::Result<bool> {
-    let Some(disk) = MemberDisk::of_cache(cache) else {
-        return Ok(false);
-    };
-    disk.write(|number| own.encode(site, number).map_err(io::Error::other))?;
-    Ok(true)
-}
-
-/// Takes away what a machine remembers that is in no swarm any more.
-pub(super) fn clear(cache: &str) -> io::Result<()> {
-    MemberDisk::of_cache(cache).map_or(Ok(()), |disk| disk.clear())
+fn write(own: &Membership, site: &SiteFile, disk: &MemberDisk) -> io::Result<()> {
+    disk.write(|number| own.encode(site, number).map_err(io::Error::other))
 }
 
 #[cfg(test)]
@@ -141,7 +132,7 @@ mod tests {
                 let _ = notes.write_once(at(seconds), &own, |_| {
                     is_written = true;
                     match takes {
-                        true => Ok(true),
+                        true => Ok(()),
                         false => Err(io::ErrorKind::ResourceBusy.into()),
                     }
                 });

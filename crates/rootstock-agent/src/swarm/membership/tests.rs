@@ -215,6 +215,7 @@ fn the_rack_is_kept_first_and_who_is_away_stays() {
     let mut own = membership();
     let mut all = known(&[7, 5], "r", false);
     all.extend(known(&[9], "", true));
+    all.extend(known(&[10], "", false));
     own.learn(&peers(all, vec![PeerId(2)]));
     // Neither a head, nor who lied.
     assert_eq!(ids(&own), [3, 5, 7]);
