@@ -100,16 +100,20 @@ impl Boots {
 
     fn run(self) {
         let boots = Arc::new(self);
+        let mut told = String::new();
         loop {
             boots.swarm.wait_until_it_boots_others();
             let served = boots
                 .fetch()
                 .and_then(|offer| Arc::clone(&boots).serve(offer));
             if let Err(error) = served {
-                console::info(format_args!(
-                    "this machine does not boot others by now: {}",
-                    console::chain(&error)
-                ));
+                let why = console::chain(&error);
+                if told != why {
+                    console::info(format_args!(
+                        "this machine does not boot others by now: {why}"
+                    ));
+                    told = why;
+                }
                 thread::sleep(RETRY);
             }
         }

@@ -306,7 +306,7 @@ impl Swarm {
         loop {
             self.clear_while_off(site);
             let order = self.wait_until_on();
-            self.set_memory(site, &order);
+            self.set_store(site, &order);
             match self.join(site, &order) {
                 Ok(joined) => self.stay(site, joined, order),
                 Err(error) => {
@@ -341,13 +341,14 @@ impl Swarm {
         }
     }
 
-    fn set_memory(&self, site: &Site, order: &SwarmOrder) {
+    fn set_store(&self, site: &Site, order: &SwarmOrder) {
         let part = match self.holds_all {
             true => MEMORY_PART_HOLDER,
             false => MEMORY_PART,
         };
         let bytes = order.memory_bytes_max.unwrap_or(site.memory_bytes / part);
         self.store.set_memory_max(bytes);
+        self.store.set_takes_guests(order.boots_others);
     }
 
     /// Has itself introduced, or goes by what it remembers, and begins to talk to others.
@@ -427,7 +428,7 @@ impl Swarm {
                     if now != order {
                         // It holds at once.
                         order = now;
-                        self.set_memory(site, &order);
+                        self.set_store(site, &order);
                         announce_at = Instant::now();
                     }
                 }
