@@ -121,6 +121,14 @@ pub struct Peer {
 /// # Errors
 /// When it does not start.
 pub fn dnsmasq(lan: &Lan, site: &Peer) -> Result<Process> {
+    dnsmasq_with(lan, site, &[])
+}
+
+/// As [`dnsmasq`], with more options.
+///
+/// # Errors
+/// When it does not start.
+pub fn dnsmasq_with(lan: &Lan, site: &Peer, more: &[&str]) -> Result<Process> {
     let mut dnsmasq = site.namespace.command("dnsmasq");
     dnsmasq.args([
         "--keep-in-foreground",
@@ -136,6 +144,7 @@ pub fn dnsmasq(lan: &Lan, site: &Peer) -> Result<Process> {
         "--user=root",
     ]);
     dnsmasq.arg(format!("--dhcp-leasefile={}", lan.path("leases").display()));
+    dnsmasq.args(more);
     Process::start("dnsmasq", &mut dnsmasq, &lan.path("dnsmasq.log"))
 }
 

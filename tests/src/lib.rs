@@ -14,6 +14,7 @@ pub mod disk;
 pub mod exercise;
 pub mod golden;
 pub mod guest;
+pub mod holder;
 pub mod http;
 pub mod initrd;
 pub mod kernel;

@@ -1,34 +1,18 @@
 //! Machines with systems of their own hold an image, and give it to each other.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use rootstock_tests::boots::Peer;
+use anyhow::Result;
+use rootstock_tests::holder::{Holder, LIMIT};
 use rootstock_tests::lan::{Lan, SERVER};
-use rootstock_tests::process::Process;
 use rootstock_tests::{agent, disk, tool, wait};
-use serde_json::Value;
-
-/// The longest that anything takes on a busy machine.
-const LIMIT: Duration = Duration::from_secs(300);
 
 /// Of what the image consists: noise.
 const IMAGE_BYTES: u64 = 24 << 20;
 
 /// What each machine can send and receive.
 const LINK_MBIT: u32 = 40;
-
-/// A machine that holds the image.
-struct Holder {
-    number: u8,
-    peer: Peer,
-    log: PathBuf,
-    /// What it is started with besides.
-    more: Vec<String>,
-    process: Option<Process>,
-}
 
 /// A lab of them.
 struct Hall {
@@ -59,30 +43,9 @@ impl Hall {
         Ok(hall)
     }
 
-    /// Plugs in a machine, whose link is narrow, and has its node hold the image.
     fn add(&mut self, number: u8) -> Result<()> {
-        let name = format!("h{number}");
-        self.lan.add_node(&name, number, "lab")?;
-        let words = ["node", "set", &name, "--mode", "hold", "--swarm", "tls"];
-        self.lan.daemon.run(words.into_iter().chain(["--yes"]))?;
-        let peer = Peer::new(&self.lan, number)?;
-        let port = format!("peer{number}");
-        for (namespace, device) in [
-            (&self.lan.namespace, port.as_str()),
-            (&peer.namespace, "eth0"),
-        ] {
-            let rate = format!(
-                "qdisc replace dev {device} root tbf rate {LINK_MBIT}mbit burst 64kb latency 50ms"
-            );
-            tool::run_command(namespace.command("tc").args(rate.split_whitespace()))?;
-        }
-        self.holders.push(Holder {
-            number,
-            peer,
-            log: self.directory.path().join(name),
-            more: Vec::new(),
-            process: None,
-        });
+        let holder = Holder::new(&self.lan, number, "lab", LINK_MBIT)?;
+        self.holders.push(holder);
         Ok(())
     }
 
@@ -107,15 +70,6 @@ impl Hall {
         let output = tool::output(&mut refused).expect("ends");
         assert!(!output.status.success(), "{command} went on");
         String::from_utf8_lossy(&output.stderr).into_owned()
-    }
-
-    /// What came to a machine, in bytes.
-    fn came(&self, holder: &Holder) -> Result<u64> {
-        let port = format!("peer{}", holder.number);
-        let shown = self.lan.namespace.ip(&format!("-j -s link show {port}"))?;
-        let shown: Value = serde_json::from_str(&shown)?;
-        let bytes = shown[0]["stats64"]["tx"]["bytes"].as_u64();
-        bytes.context("ip shows the bytes of a port")
     }
 
     /// Has a machine keep what it holds in a file of this size, from its next start on.
@@ -154,55 +108,12 @@ impl Hall {
     fn wait_for(&self, of: std::ops::Range<usize>, percent: u64) -> Result<()> {
         wait::until("a part of the image at each machine", LIMIT, || {
             for holder in &self.holders[of.clone()] {
-                if self.came(holder)? < IMAGE_BYTES * percent / 100 {
+                if holder.came(&self.lan)? < IMAGE_BYTES * percent / 100 {
                     return Ok(None);
                 }
             }
             Ok(Some(()))
         })
-    }
-}
-
-impl Holder {
-    fn start(&mut self, program: &Path, site: &Path) -> Result<()> {
-        // What it said the last time is not what it says now.
-        let _ = fs::remove_file(&self.log);
-        let mut hold = self
-            .peer
-            .namespace
-            .command(program.to_str().context("text")?);
-        hold.args(["hold", "--mac", &self.peer.mac, "--site"])
-            .arg(site);
-        hold.args(["--server", &format!("https://{SERVER}:8481")]);
-        hold.args(&self.more);
-        self.process = Some(Process::start("holder", &mut hold, &self.log)?);
-        Ok(())
-    }
-
-    /// It is gone from one moment to the next.
-    fn kill(&mut self) -> Result<()> {
-        self.process.take().context("it runs")?.kill()
-    }
-
-    /// Waits until it says something with these words in it.
-    fn says(&self, words: &str) -> Result<()> {
-        let said = wait::until("what it says", LIMIT, || {
-            let log = fs::read_to_string(&self.log)?;
-            Ok(log.contains(words).then_some(()))
-        });
-        said.with_context(|| fs::read_to_string(&self.log).unwrap_or_default())
-    }
-
-    /// Waits until it has all of a version.
-    fn completes(&self, version: &str) -> Result<()> {
-        let wanted = format!("chunks of {version} ");
-        let done = wait::until("a complete version", LIMIT, || {
-            let log = fs::read_to_string(&self.log)?;
-            let mut lines = log.lines();
-            let done = lines.find(|line| line.starts_with("complete") && line.contains(&wanted));
-            Ok(done.map(|_| ()))
-        });
-        done.with_context(|| fs::read_to_string(&self.log).unwrap_or_default())
     }
 }
 
@@ -242,11 +153,11 @@ fn what_is_on_a_disk_is_there_after_a_restart_and_served_again() {
     hall.live_copies(2).expect("both have it");
     hall.holders[1].kill().expect("killed");
     hall.live_copies(1).expect("one is gone");
-    let before = hall.came(&hall.holders[1]).expect("is counted");
+    let before = hall.holders[1].came(&hall.lan).expect("is counted");
     hall.start(1..2).expect("starts again");
     hall.holders[1].completes("lab:1").expect("has it still");
     hall.live_copies(2).expect("both have it again");
-    let again = hall.came(&hall.holders[1]).expect("is counted") - before;
+    let again = hall.holders[1].came(&hall.lan).expect("is counted") - before;
     assert!(again < IMAGE_BYTES / 20, "{again} B came a second time");
     // Now only its disk has it, beside the server.
     hall.holders[0].kill().expect("killed");

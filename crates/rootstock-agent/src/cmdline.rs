@@ -18,6 +18,8 @@ pub(crate) struct CommandLine {
     pub(crate) token: String,
     /// The document of a start from its own disk (`rootstock.local=`).
     pub(crate) local: Option<String>,
+    /// The machine of the swarm that boots it (`rootstock.guest=`).
+    pub(crate) guest: Option<String>,
     /// The card it booted from (`BOOTIF=`).
     pub(crate) boot_mac: Option<MacAddress>,
     /// Its address, when the boot loader's is to be kept (`rootstock.ip=`).
@@ -76,6 +78,15 @@ impl CommandLine {
                     });
                 }
                 line.local = Some(name.to_owned());
+            } else if let Some(url) = word.strip_prefix("rootstock.guest=") {
+                if !url.starts_with("http://") {
+                    return Err(CommandLineError::Bad {
+                        name: "rootstock.guest=",
+                        value: url.to_owned(),
+                        expected: "an http URL",
+                    });
+                }
+                line.guest = Some(url.trim_end_matches('/').to_owned());
             } else if let Some(value) = word.strip_prefix("BOOTIF=") {
                 line.boot_mac = Some(boot_mac(value).ok_or_else(|| CommandLineError::Bad {
                     name: "BOOTIF=",
@@ -95,7 +106,7 @@ impl CommandLine {
                 name: "rootstock.url=",
             });
         }
-        if line.token.is_empty() && line.local.is_none() {
+        if line.token.is_empty() && line.local.is_none() && line.guest.is_none() {
             return Err(CommandLineError::Missing {
                 name: "rootstock.token=",
             });
@@ -224,6 +235,7 @@ mod tests {
                 "rootstock.url=https://a rootstock.local=../x",
                 "a file's name",
             ),
+            ("rootstock.url=https://a rootstock.guest=b", "an http URL"),
             ("BOOTIF=eth0", "BOOTIF="),
             ("rootstock.ip=dhcp", "ADDRESS/NETMASK"),
         ] {

@@ -7,6 +7,8 @@ use rootstock_api::boot::{BootOrder, Identity, SessionCreate, SiteFile, StepRepo
 use rootstock_core::MacAddress;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::swarm::membership::Membership;
+
 /// The longest line: a manifest of 1,024 regions as numbers, and an order.
 const LINE_BYTES_MAX: u64 = 4 << 20;
 
@@ -28,6 +30,10 @@ pub(crate) struct Start {
     pub(crate) session: Option<String>,
     /// How it is asked for one.
     pub(crate) join: Option<Join>,
+    /// Who it is in the swarm, and whom it knew last, while no server says so.
+    pub(crate) membership: Option<Membership>,
+    /// What boots read, while no server says so.
+    pub(crate) trace: Option<Vec<u8>>,
     /// The site.
     pub(crate) site: SiteFile,
     /// The order; without the machine's identity, unless it is to be installed.

@@ -221,6 +221,8 @@ impl Order {
             urls,
             session: Some(session),
             join: None,
+            membership: None,
+            trace: None,
             site: site.file.clone(),
             order,
             manifest: manifest.encode(),

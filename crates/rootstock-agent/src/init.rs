@@ -29,9 +29,11 @@ use crate::nic::{self, Nic};
 use crate::order::{Site, TrustError};
 use crate::report::step;
 use crate::service::{CallError, Service};
+use crate::swarm::membership::Membership;
 use crate::uevent::Uevents;
 use crate::{dhcp, identity, inventory, keep, server, switch};
 
+mod guest;
 mod local;
 
 /// The card's driver may need firmware and a slow bus.
@@ -99,9 +101,10 @@ fn boot(told: &mut Told) -> Result<Infallible, Failure> {
     set_clock(site.file.made_seconds);
 
     let drivers = Drivers::load(told)?;
-    let known = match line.local.clone() {
-        None => from_network(&line, &site, drivers, told)?,
-        Some(name) => local::begin(&line, &site, &name, drivers, told)?,
+    let known = match (line.local.clone(), line.guest.clone()) {
+        (Some(name), _) => local::begin(&line, &site, &name, drivers, told)?,
+        (None, Some(url)) => guest::begin(&line, &site, &url, drivers, told)?,
+        (None, None) => from_network(&line, &site, drivers, told)?,
     };
     let order = known.order.clone();
     let link = known.link.clone();
@@ -121,6 +124,10 @@ struct Known {
     opened: Option<Opened>,
     /// How the machine asks for a session, while nobody does.
     join: Option<Join>,
+    /// Whom it knew last, while nobody does.
+    membership: Option<Membership>,
+    /// What boots read, while no server says so.
+    trace: Option<Vec<u8>>,
 }
 
 fn from_network(
@@ -139,6 +146,8 @@ fn from_network(
         link: Some((nic, address)),
         opened: Some(opened),
         join: None,
+        membership: None,
+        trace: None,
     })
 }
 
@@ -386,6 +395,8 @@ fn device(
         urls,
         session: known.opened.map(|opened| opened.session),
         join: known.join,
+        membership: known.membership,
+        trace: known.trace,
         site: site.file.clone(),
         // Keys and files are pid 1's to write; a disk that the machine starts from
         // has them, too.

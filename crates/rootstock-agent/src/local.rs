@@ -14,6 +14,7 @@ use crate::order::{Site, TrustError};
 pub(crate) mod disk;
 pub(crate) mod files;
 pub(crate) mod keep;
+pub(crate) mod member;
 
 pub(crate) mod loader;
 pub(crate) mod write;

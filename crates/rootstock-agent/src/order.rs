@@ -1,8 +1,10 @@
 //! What the machine believes: an order and a manifest that its site signed.
 
 use ed25519_dalek::{Signature, VerifyingKey};
-use rootstock_api::boot::{BootOrder, NextVersion, NodeMode, SiteFile};
+use rootstock_api::boot::{BootOrder, CacheChoice, Identity, NextVersion, NodeMode, SiteFile};
+use rootstock_api::guest::{GUEST_FORMAT, GuestOrder};
 use rootstock_api::local::{LOCAL_FILE_BYTES_MAX, LOCAL_FORMAT, LocalFile, LocalOrder};
+use rootstock_api::swarm::SwarmMode;
 use rootstock_core::Digest;
 use rootstock_image::manifest::{Manifest, ManifestError};
 use rootstock_image::seal::{Seal, SealError};
@@ -117,6 +119,46 @@ impl Site {
         Ok(local)
     }
 
+    /// The order for strangers in these bytes, if the site signed it and it holds at this
+    /// time, in seconds since 1970.
+    pub(crate) fn guest_order(
+        &self,
+        bytes: &[u8],
+        signature: &str,
+        now_seconds: Option<i64>,
+    ) -> Result<GuestOrder, TrustError> {
+        self.signed(bytes, signature)?;
+        let guest: GuestOrder = parsed(bytes)?;
+        let bad = |what: &str| TrustError::Order {
+            what: what.to_owned(),
+        };
+        if guest.guest_format != GUEST_FORMAT {
+            return Err(bad("its format is one of another release"));
+        }
+        if now_seconds.is_some_and(|now| now > guest.until_seconds) {
+            return Err(bad("it has run out: no server renewed it for too long"));
+        }
+        let order = &guest.order;
+        let is_plain = order.mode == NodeMode::Diskless
+            && order.cache == CacheChoice::None
+            && order.keep.is_empty()
+            && order.install.is_none()
+            && order.identity == Identity::default();
+        if !is_plain {
+            return Err(bad("a guest has neither disks nor a name of a node"));
+        }
+        let is_long = |file: &LocalFile| file.len_bytes > LOCAL_FILE_BYTES_MAX;
+        if is_long(&guest.kernel) || is_long(&guest.first_stage) {
+            return Err(bad("a file of it is longer than 256 MiB"));
+        }
+        match (guest.swarm.mode, &guest.credentials) {
+            (SwarmMode::Tls, Some(_)) | (SwarmMode::Plain, None) => {}
+            _ => return Err(bad("it does not say how the swarm is reached")),
+        }
+        check(order, NO_SESSION)?;
+        Ok(guest)
+    }
+
     /// Whether the site signed these bytes.
     fn signed(&self, bytes: &[u8], signature: &str) -> Result<(), TrustError> {
         let forged = || TrustError::Signature { what: "order" };
@@ -217,23 +259,23 @@ pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use ed25519_dalek::{Signer, SigningKey};
-    use rootstock_api::boot::{Identity, RootPlace};
+    use rootstock_api::boot::RootPlace;
     use rootstock_core::{CHUNK_BYTES, ChunkId};
     use rootstock_image::grid::Grid;
 
     use super::*;
 
-    fn hex(bytes: &[u8]) -> String {
+    pub(crate) fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn key() -> SigningKey {
+    pub(crate) fn key() -> SigningKey {
         SigningKey::from_bytes(&[7; 32])
     }
 
-    fn site() -> Site {
+    pub(crate) fn site() -> Site {
         let public_key = hex(key().verifying_key().as_bytes());
         let text = format!(
             r#"{{"format":1,"public_key":"{public_key}","authority_pem":"","made_seconds":0}}"#
@@ -241,7 +283,7 @@ mod tests {
         Site::parse(&text).expect("a good site")
     }
 
-    fn order() -> BootOrder {
+    pub(crate) fn order() -> BootOrder {
         let manifest = Manifest::zero(Grid::whole(4 * CHUNK_BYTES).expect("a grid"));
         BootOrder {
             boot: "session".to_owned(),
@@ -275,7 +317,7 @@ mod tests {
         }
     }
 
-    fn signed(order: &BootOrder) -> (Vec<u8>, String) {
+    pub(crate) fn signed(order: &impl serde::Serialize) -> (Vec<u8>, String) {
         let bytes = serde_json::to_vec(order).expect("JSON");
         let signature = hex(&key().sign(&bytes).to_bytes());
         (bytes, signature)

@@ -88,6 +88,7 @@ fn rehearse(words: Words<'_>) -> Result<std::convert::Infallible, HoldError> {
     let read = Arc::new(Counted::default());
     let replay = Replay {
         packs: SwarmPacks {
+            trace: None,
             swarm: Arc::clone(&sources.swarm),
             service: ServicePacks {
                 service: service.clone(),

@@ -14,8 +14,8 @@ use crate::console;
 use crate::control::Join;
 use crate::service::{CallError, Service};
 
-/// Between two tries. A room full of machines asks some times a second.
-const PAUSE: Duration = Duration::from_secs(20);
+/// Between two tries. A hall full of machines asks some dozen times a second.
+const PAUSE: Duration = Duration::from_secs(10);
 
 /// Asks until there is a session.
 ///

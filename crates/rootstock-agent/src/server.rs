@@ -42,6 +42,7 @@ use crate::sources::{Here, Sources};
 use crate::stats::Stats;
 use crate::steer;
 use crate::swarm::SwarmPacks;
+use crate::swarm::membership::Membership;
 use crate::sys;
 use crate::tiers::attach::Attached;
 use crate::tiers::boot::BootSink;
@@ -283,7 +284,8 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
         attached,
         told,
     } = Sources::start(start, service, &manifest, stats, Here::IMAGE)?;
-    if !service.has_session() {
+    let is_guest = start.membership.as_ref().is_some_and(Membership::is_guest);
+    if !service.has_session() && !is_guest {
         must_be_whole(&attached, order, &manifest)?;
     }
     let landing = Arc::new(Landing::new(order.cache_bytes / LANDING_PART));
@@ -298,6 +300,7 @@ fn parts(start: &Start, service: &Service, stats: &Arc<Stats>) -> Result<Parts, 
             service: service.clone(),
             urls: order.chunk_urls.clone(),
         },
+        trace: start.trace.clone(),
         stats: Arc::clone(stats),
     };
     let install = order.install.as_ref().map(|install| install::Wanted {

@@ -9,6 +9,7 @@ use rootstock_api::boot::{
     MANIFEST, NextVersion, NodeControl, NodeReport, ORDER, ORDER_BYTES_MAX, ORDER_SIGNATURE_HEADER,
     REPORT, ReportAnswer, SESSION, STEPS, SessionCreate, SessionState, Steps, TRACE,
 };
+use rootstock_api::guest::{GUEST_ORDER, GUEST_ORDER_BYTES_MAX};
 use rootstock_api::local::{
     HOLD_TOKEN, LOCAL_FILE, LOCAL_ORDER, LOCAL_ORDER_BYTES_MAX, LOCAL_TOKEN,
 };
@@ -23,6 +24,8 @@ use ureq::http::Response;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 use ureq::typestate::WithBody;
 use ureq::{Agent, Body, RequestBuilder};
+
+use crate::guest::DOCUMENT_BYTES_MAX;
 
 /// A server in the same building connects at once, or is not there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -232,6 +235,29 @@ impl Service {
             bytes(&url, response, LOCAL_ORDER_BYTES_MAX as u64)?,
             signature,
         ))
+    }
+
+    /// The order for strangers of a version, and its signature in hex.
+    pub(crate) fn guest_order(
+        &self,
+        base: &str,
+        of: &NextVersion,
+    ) -> Result<(Vec<u8>, String), CallError> {
+        let (image, version) = (&of.image, of.version);
+        let url = format!("{base}{GUEST_ORDER}?image={image}&version={version}");
+        let response = self.get(&url)?;
+        let signature = header(&url, &response, ORDER_SIGNATURE_HEADER)?;
+        Ok((
+            bytes(&url, response, GUEST_ORDER_BYTES_MAX as u64)?,
+            signature,
+        ))
+    }
+
+    /// What a machine of the swarm gives to others that boot.
+    pub(crate) fn guest_document(&self, base: &str) -> Result<Vec<u8>, CallError> {
+        let url = format!("{base}/guest.json");
+        let response = accepted(&url, self.agent.get(&url).call())?;
+        bytes(&url, response, DOCUMENT_BYTES_MAX)
     }
 
     /// A file that such a start needs, as it comes.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rootstock_api::boot::{NodeControl, NodeMode};
+use rootstock_api::boot::{NextVersion, NodeControl, NodeMode};
 use rootstock_image::manifest::Manifest;
 
 use crate::console;
@@ -12,10 +12,12 @@ use crate::control::Start;
 use crate::disk::find::Found;
 use crate::local::keep::Common;
 use crate::order::Site;
+use crate::others::Boots;
 use crate::remote::{Remote, ServiceFetch};
 use crate::server::{ToldOf, memory_bytes};
 use crate::service::Service;
 use crate::stats::Stats;
+use crate::swarm::membership::Membership;
 use crate::swarm::{self, Swarm, SwarmFetch};
 use crate::tiers::Tiers;
 use crate::tiers::attach::{self, Attached, Wanted};
@@ -69,7 +71,10 @@ impl Sources {
         here: Here,
     ) -> Result<Self, String> {
         let order = &start.order;
-        let swarm = Swarm::new(order.swarm.clone(), order.mode == NodeMode::Hold);
+        // A local order says nothing of the swarm: it may be older than what was kept.
+        let kept = start.membership.as_ref().map(Membership::order);
+        let taking_part = order.swarm.clone().or(kept);
+        let swarm = Swarm::new(taking_part, order.mode == NodeMode::Hold);
         let fetch = SwarmFetch {
             swarm: Arc::clone(&swarm),
             service: ServiceFetch {
@@ -79,7 +84,11 @@ impl Sources {
         };
         let tiers = Tiers::new(Remote::new(fetch, Arc::clone(stats)), Arc::clone(stats));
         let found = Arc::clone(&swarm);
-        let mut wanted = wanted(start, service, Box::new(move |disk| found.attach(disk)))?;
+        let mut wanted = wanted(
+            start,
+            service,
+            Box::new(move |disk, device| found.attach(disk, device)),
+        )?;
         wanted.own = here.disk;
         let attached = Attached::start(&tiers, wanted)
             .map_err(|error| format!("the machine's disks cannot be looked at: {error}"))?;
@@ -92,7 +101,8 @@ impl Sources {
         let joined = swarm.start(swarm::Site {
             service: service.clone(),
             urls: start.urls.clone(),
-            authority_pem: start.site.authority_pem.clone(),
+            file: start.site.clone(),
+            kept: start.membership.clone(),
             memory_bytes: memory_bytes("MemTotal:"),
             run: here.run.into(),
             is_busy: Box::new(move || {
@@ -102,6 +112,22 @@ impl Sources {
         joined.map_err(|error| format!("the swarm cannot be joined: {error}"))?;
         let learnt = swarm.learn(manifest.clone(), order.manifest, Arc::clone(&tiers));
         learnt.map_err(|error| format!("the swarm cannot be told of the version: {error}"))?;
+        let boots = Boots {
+            service: service.clone(),
+            urls: start.urls.clone(),
+            plain_urls: order.chunk_urls.clone(),
+            site: Site::new(start.site.clone()).map_err(|error| console::chain(&error))?,
+            runs: NextVersion {
+                image: order.image.clone(),
+                version: order.version,
+                manifest: order.manifest,
+            },
+            swarm: Arc::clone(&swarm),
+            memory_bytes: memory_bytes("MemTotal:"),
+        };
+        boots
+            .start()
+            .map_err(|error| format!("others cannot be booted: {error}"))?;
         Ok(Self {
             tiers,
             swarm,

@@ -5,17 +5,18 @@
 //! others by itself. Nothing here is needed to run: without the others, and without a
 //! head that knows of them, chunks come over HTTP as they always did.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use rootstock_api::boot::SiteFile;
 use rootstock_api::swarm::{
-    Metered, SwarmAnnounce, SwarmAnswer, SwarmHolding, SwarmMode, SwarmOrder,
+    SwarmAnnounce, SwarmAnswer, SwarmHolding, SwarmMode, SwarmOrder, SwarmPeer,
 };
-use rootstock_core::{ChunkId, Digest};
+use rootstock_core::{ChunkId, Digest, PeerId};
 use rootstock_image::manifest::{Descend, Manifest, Visit};
 use rootstock_peer::{Holder, Member, MemberError, Options, Tls, TlsError};
 use rootstock_store::ReadError;
@@ -23,24 +24,29 @@ use rootstock_swarm::{Bits, Config, Counters, Goal, Table};
 use rootstock_volume::ChunkSource;
 
 use crate::console;
-use crate::metered::Line;
-use crate::power::Power;
-use crate::report::uptime;
+use crate::local::member::MemberDisk;
 use crate::service::{CallError, Service};
 use crate::tiers::keeper::Keeper;
 use crate::tiers::pages::Pages;
 
 mod fetch;
+mod joined;
 mod key;
+pub(crate) mod membership;
+mod notes;
 mod packs;
 mod store;
 #[cfg(test)]
 mod tests;
+mod thrift;
 
 pub(crate) use fetch::SwarmFetch;
+use joined::Joined;
 use key::Key;
+use membership::Membership;
 pub(crate) use packs::SwarmPacks;
 use store::Store;
+use thrift::Thrift;
 
 /// The port at which machines serve one another, unless it is taken.
 const PORT: u16 = 8486;
@@ -51,14 +57,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// After a head did not answer.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// Between two looks at whether a machine that is in no swarm remembers one.
+const CLEAR_EVERY: Duration = Duration::from_secs(10);
+
 /// A page of the manifest that cannot be had is tried again after this.
 const TABLE_PAUSE: Duration = Duration::from_secs(5);
 
 /// Leave to fill the disk holds so long; it is given anew several times in that.
 const FILL_LEAVE: Duration = Duration::from_millis(600);
-
-/// A certificate that is older is replaced: it holds twice as long.
-const CERTIFICATE_AGE: Duration = Duration::from_secs(15 * 24 * 3600);
 
 /// Threads that read and check chunks.
 const WORKERS: usize = 2;
@@ -72,7 +78,7 @@ const MEMORY_PART: u64 = 8;
 pub(crate) struct Swarm {
     store: Arc<Store>,
     member: Mutex<Option<Arc<Member>>>,
-    /// What went on before this member.
+    /// What went on while it was a member before.
     past: Mutex<Counters>,
     /// Whether somebody is there to be asked.
     is_linked: AtomicBool,
@@ -88,6 +94,10 @@ pub(crate) struct Swarm {
     holds_all: bool,
     /// When the disk was allowed to be filled. Who is paused asks no more.
     may_fill: Mutex<Option<Instant>>,
+    /// The disk that the machine starts from, where it keeps whom it knows.
+    kept: OnceLock<MemberDisk>,
+    /// Who it is, while it is a member.
+    own: Mutex<Option<(PeerId, String)>>,
 }
 
 /// What it needs of the rest of the agent.
@@ -97,7 +107,9 @@ pub(crate) struct Site {
     /// Their base URLs, best first.
     pub(crate) urls: Vec<String>,
     /// Whose certificates are trusted.
-    pub(crate) authority_pem: String,
+    pub(crate) file: SiteFile,
+    /// Who the machine was when it was written down last, while no server says so.
+    pub(crate) kept: Option<Membership>,
     /// Memory of the machine.
     pub(crate) memory_bytes: u64,
     /// What is `/run` on other systems.
@@ -121,79 +133,6 @@ enum JoinError {
     Member(#[from] MemberError),
 }
 
-/// How it was let in.
-struct Pass {
-    mode: SwarmMode,
-    answer: SwarmAnswer,
-    tls: Option<Tls>,
-    /// When, by the machine's uptime: it may have slept.
-    at: Duration,
-}
-
-/// Whether the machine takes and gives nothing: on its battery, and over a line that is
-/// paid for by the byte.
-struct Thrift {
-    power: Power,
-    line: Line,
-}
-
-impl Pass {
-    /// Asks a head for it, with a key of its own.
-    fn ask(site: &Site, mode: SwarmMode) -> Result<Self, JoinError> {
-        let key = Key::generate()?;
-        let hello = SwarmAnnounce {
-            public_key: Some(key.public_hex()),
-            ..SwarmAnnounce::default()
-        };
-        let answer = site.announce(&hello)?;
-        let tls = match mode {
-            SwarmMode::Tls => {
-                let certificate = answer.certificate_pem.as_deref();
-                let certificate = certificate.ok_or(JoinError::NoCertificate)?;
-                Some(Tls::new(certificate, &key.pem(), &site.authority_pem)?)
-            }
-            SwarmMode::Plain | SwarmMode::Off => None,
-        };
-        let at = uptime();
-        Ok(Self {
-            mode,
-            answer,
-            tls,
-            at,
-        })
-    }
-
-    /// Has the member show another certificate in time.
-    fn renew(&mut self, site: &Site, member: &Member) {
-        if self.tls.is_none() || uptime().saturating_sub(self.at) < CERTIFICATE_AGE {
-            return;
-        }
-        // Otherwise the next announcement tries it again.
-        if let Ok(new) = Self::ask(site, self.mode) {
-            *self = new;
-            self.tls.iter().for_each(|tls| member.set_tls(tls.clone()));
-        }
-    }
-}
-
-impl Thrift {
-    fn new(run: &Path) -> Self {
-        Self {
-            power: Power::new(),
-            line: Line::new(run),
-        }
-    }
-
-    fn abstains(&mut self, order: &SwarmOrder) -> bool {
-        let is_metered = match order.metered {
-            Metered::Yes => true,
-            Metered::No => false,
-            Metered::Auto => self.line.is_metered(),
-        };
-        is_metered || self.power.is_battery()
-    }
-}
-
 impl Swarm {
     /// A machine that knows nobody yet.
     pub(crate) fn new(order: Option<SwarmOrder>, holds_all: bool) -> Arc<Self> {
@@ -210,6 +149,8 @@ impl Swarm {
             told: Mutex::default(),
             holds_all,
             may_fill: Mutex::default(),
+            kept: OnceLock::new(),
+            own: Mutex::default(),
         })
     }
 
@@ -262,9 +203,13 @@ impl Swarm {
         Ok(())
     }
 
-    /// Keeps chunks on this disk from now on.
-    pub(crate) fn attach(&self, disk: &Arc<Keeper>) {
+    /// Keeps chunks on this disk from now on, which is at `device`.
+    pub(crate) fn attach(&self, disk: &Arc<Keeper>, device: &str) {
         self.store.attach(Arc::clone(disk));
+        // Now: there is no /dev for this process once the image runs.
+        if let Some(disk) = MemberDisk::of_cache(device) {
+            let _ = self.kept.set(disk);
+        }
         self.join_version();
     }
 
@@ -344,15 +289,51 @@ impl Swarm {
         order.clone().unwrap_or_default()
     }
 
+    /// Waits until the machine is to boot others.
+    pub(crate) fn wait_until_it_boots_others(&self) {
+        let is_not = |order: &mut Option<SwarmOrder>| !boots_others(order.as_ref());
+        drop(self.changed.wait_while(lock(&self.order), is_not));
+    }
+
+    /// Whether it is to.
+    pub(crate) fn boots_others(&self) -> bool {
+        boots_others(lock(&self.order).as_ref())
+    }
+
+    /// Its rack, and the members that it knows: itself first, which is reached at this
+    /// address, and no heads.
+    pub(crate) fn introduce(&self, at: IpAddr) -> (String, Vec<SwarmPeer>) {
+        let (member, own) = (lock(&self.member).clone(), lock(&self.own).clone());
+        let Some((member, (id, rack))) = member.zip(own) else {
+            return Default::default();
+        };
+        let peer = |id, address: SocketAddr, rack: String| SwarmPeer {
+            id,
+            addresses: vec![address.to_string()],
+            rack,
+            head: false,
+        };
+        let mut all = vec![peer(id, SocketAddr::new(at, member.port()), rack.clone())];
+        let peers = member.peers();
+        for (id, address, rack, is_head) in peers.known {
+            // A head that others told of is not known as one, and has no rack.
+            if !is_head && !rack.is_empty() && !peers.liars.contains(&id) {
+                all.push(peer(id, address, rack));
+            }
+        }
+        (rack, all)
+    }
+
     fn run(&self, site: &Site) {
         let mut thrift = Thrift::new(&site.run);
-        let mut pass = None;
+        let mut last = site.kept.clone();
         loop {
+            self.clear_while_off(site);
             let order = self.wait_until_on();
-            self.set_memory(site, &order);
+            self.set_store(site, &order);
             let abstains = thrift.abstains(&order);
-            match self.join(site, order.mode, abstains, &mut pass) {
-                Ok(member) => self.stay(site, &member, order, &mut thrift, &mut pass),
+            match self.join(site, &order, abstains, last.as_ref()) {
+                Ok(joined) => last = Some(self.stay(site, joined, order, &mut thrift)),
                 Err(error) => {
                     console::warn(format_args!(
                         "this machine is not in the swarm yet: {}",
@@ -364,75 +345,120 @@ impl Swarm {
         }
     }
 
-    fn set_memory(&self, site: &Site, order: &SwarmOrder) {
+    /// A machine that is in no swarm by what a head said is in none when no head answers.
+    fn clear_while_off(&self, site: &Site) {
+        let is_off = |order: &mut Option<SwarmOrder>| !is_on(order.as_ref());
+        loop {
+            let waited = self
+                .changed
+                .wait_timeout_while(lock(&self.order), CLEAR_EVERY, is_off);
+            let (order, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            if is_on(order.as_ref()) {
+                return;
+            }
+            drop(order);
+            if let Some(disk) = self.kept.get()
+                && site.service.has_session()
+                && disk.clear().is_ok()
+            {
+                return;
+            }
+        }
+    }
+
+    fn set_store(&self, site: &Site, order: &SwarmOrder) {
         let part = match self.holds_all {
             true => MEMORY_PART_HOLDER,
             false => MEMORY_PART,
         };
         let bytes = order.memory_bytes_max.unwrap_or(site.memory_bytes / part);
         self.store.set_memory_max(bytes);
+        self.store.set_takes_guests(order.boots_others);
     }
 
-    /// Has itself introduced, and begins to talk to others.
+    /// Has itself introduced, or goes by who it was last, and begins to talk to others.
     fn join(
         &self,
         site: &Site,
-        mode: SwarmMode,
+        order: &SwarmOrder,
         abstains: bool,
-        pass: &mut Option<Pass>,
-    ) -> Result<Arc<Member>, JoinError> {
-        let pass = match (Pass::ask(site, mode), pass.take()) {
-            (Ok(new), _) => pass.insert(new),
-            // A head that is away now let it in before.
-            (Err(JoinError::Call(_)), Some(old)) if old.mode == mode => pass.insert(old),
-            (Err(error), _) => return Err(error),
+        last: Option<&Membership>,
+    ) -> Result<Joined, JoinError> {
+        let key = Key::generate()?;
+        let hello = SwarmAnnounce {
+            public_key: Some(key.public_hex()),
+            ..SwarmAnnounce::default()
         };
-        let member = Arc::new(self.serve(pass, abstains)?);
-        member.know(known(&pass.answer));
+        let introduction = site.announce(&hello);
+        let is_alone = introduction.is_err();
+        let (own, others) = match introduction {
+            Ok(answer) => (joined::introduced(&answer, &key, order)?, known(&answer)),
+            Err(error) => {
+                let own = last.cloned().ok_or(error)?;
+                let others = own.known();
+                console::info(format_args!(
+                    "no server answers: this machine looks for {} others that it knew last",
+                    others.len()
+                ));
+                (own, others)
+            }
+        };
+        let tls = match (order.mode, &own.credentials) {
+            (SwarmMode::Tls, Some(own)) => Some(joined::tls(own, &site.file)?),
+            (SwarmMode::Tls, None) => return Err(JoinError::NoCertificate),
+            (SwarmMode::Plain | SwarmMode::Off, _) => None,
+        };
+        let member = Arc::new(self.serve(&own, order, tls.as_ref(), abstains)?);
+        member.know(others);
         *lock(&self.member) = Some(Arc::clone(&member));
         self.join_version();
-        Ok(member)
+        Ok(Joined::new(member, own, is_alone))
     }
 
-    fn serve(&self, pass: &Pass, abstains: bool) -> Result<Member, MemberError> {
-        let answer = &pass.answer;
+    fn serve(
+        &self,
+        own: &Membership,
+        order: &SwarmOrder,
+        tls: Option<&Tls>,
+        abstains: bool,
+    ) -> Result<Member, MemberError> {
         let start = |port: Option<u16>| {
             let options = Options {
                 node: Config {
-                    id: answer.me,
-                    rack: answer.rack.clone(),
+                    id: own.id,
+                    rack: own.rack.clone(),
                     is_head: false,
                     serves: port.is_some(),
-                    copies: usize::from(answer.order.copies.max(1)),
-                    upload_max: bytes_a_second(&answer.order),
+                    copies: usize::from(order.copies.max(1)),
+                    upload_max: bytes_a_second(order),
                     // Its id makes it choose otherwise than others among equals.
                     seed: 0,
                 },
                 listen: port.map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
-                tls: pass.tls.clone(),
+                tls: tls.cloned(),
                 takes_plain: false,
                 workers: WORKERS,
             };
             Member::start(options, Arc::clone(&self.store) as Arc<dyn Holder>)
         };
-        if abstains {
+        if abstains || own.id.is_guest() {
             return start(None);
         }
         // The image's own programs may have the port.
         start(Some(PORT)).or_else(|_| start(Some(0)))
     }
 
-    /// Is in the swarm for as long as the order is this one, and it gives or abstains as
-    /// it does now.
+    /// Is in the swarm for as long as the order is this one, the machine this node, and
+    /// gives or abstains as it does now. Who it was then.
     fn stay(
         &self,
         site: &Site,
-        member: &Arc<Member>,
+        mut joined: Joined,
         order: SwarmOrder,
         thrift: &mut Thrift,
-        pass: &mut Option<Pass>,
-    ) {
+    ) -> Membership {
         let mut order = order;
+        let member = Arc::clone(&joined.member);
         let mut announce_at = Instant::now();
         let mut gives_way = false;
         loop {
@@ -442,14 +468,14 @@ impl Swarm {
                     if now != order {
                         // It holds at once.
                         order = now;
-                        self.set_memory(site, &order);
+                        self.set_store(site, &order);
                         announce_at = Instant::now();
                     }
                 }
                 _ => break,
             }
             let abstains = thrift.abstains(&order);
-            if abstains != (member.port() == 0) {
+            if (abstains || joined.own.id.is_guest()) != (member.port() == 0) {
                 // Others take it for what it was when they met it: it meets them anew.
                 console::info(match abstains {
                     true => {
@@ -460,13 +486,20 @@ impl Swarm {
                 break;
             }
             if Instant::now() >= announce_at {
-                pass.iter_mut().for_each(|pass| pass.renew(site, member));
-                announce_at = Instant::now() + self.announce(site, member, &order);
+                let Some(pause) = self.announce(site, &mut joined, &order) else {
+                    break;
+                };
+                announce_at = Instant::now() + pause;
             }
             let peers = member.peers();
             self.set_linked(!peers.linked.is_empty());
+            joined.tell(&peers);
+            *lock(&self.own) = Some((joined.own.id, joined.own.rack.clone()));
+            if let Some(disk) = self.kept.get() {
+                joined.write_down(&site.file, disk, &order, &peers);
+            }
             let gave_way = gives_way;
-            gives_way = (site.is_busy)() || order.is_quiet || thrift.power.is_battery();
+            gives_way = (site.is_busy)() || order.is_quiet || thrift.is_on_battery();
             if gives_way != gave_way {
                 member.give_way(gives_way);
             }
@@ -478,16 +511,19 @@ impl Swarm {
         }
         self.set_linked(false);
         *lock(&self.member) = None;
-        let past = self.counters(member);
+        let past = self.counters(&member);
         *lock(&self.past) = past;
+        joined.own.learn(&member.peers());
+        joined.own
     }
 
-    /// Says that it is here; when to say so again.
-    fn announce(&self, site: &Site, member: &Arc<Member>, order: &SwarmOrder) -> Duration {
-        let counters = self.counters(member);
+    /// Says that it is here; when to say so again, unless it is another node now.
+    fn announce(&self, site: &Site, joined: &mut Joined, order: &SwarmOrder) -> Option<Duration> {
+        let member = Arc::clone(&joined.member);
+        let (peers, counters) = (member.peers(), self.counters(&member));
         let held = self.table.get().map(|table| {
             let held = self.store.held(table);
-            self.catch_up(member, table, &held);
+            self.catch_up(&member, table, &held);
             SwarmHolding {
                 version: table.version(),
                 held_chunks: held.ones() as u32,
@@ -495,23 +531,28 @@ impl Swarm {
         });
         let said = SwarmAnnounce {
             port: member.port(),
-            public_key: None,
+            public_key: joined
+                .own
+                .wants_certificate(&site.file.authority_pem, SystemTime::now()),
             holds: held.into_iter().collect(),
             sent_bytes: counters.sent,
             received_bytes: counters.from_peers,
             liars: self.store.take_liars(),
         };
-        match site.announce(&said) {
-            Ok(answer) => {
-                member.know(known(&answer));
-                let copies = usize::from(order.copies.max(1));
-                member.set_order(&answer.rack, copies, bytes_a_second(order));
-                self.tell_holdings(site, &answer);
-                Duration::from_secs(u64::from(answer.again_seconds.max(1)))
-            }
+        let Ok(answer) = site.announce(&said) else {
             // The others go on without a head.
-            Err(_) => RETRY,
+            joined.remember(&peers);
+            return Some(RETRY);
+        };
+        if answer.me != joined.own.id {
+            return None;
         }
+        member.know(known(&answer));
+        let copies = usize::from(order.copies.max(1));
+        member.set_order(&answer.rack, copies, bytes_a_second(order));
+        joined.hear(&answer, &site.file);
+        self.tell_holdings(site, &answer);
+        Some(Duration::from_secs(u64::from(answer.again_seconds.max(1))))
     }
 
     /// What came over HTTP, or was dropped to make room, is told to the member.
@@ -600,12 +641,16 @@ fn is_on(order: Option<&SwarmOrder>) -> bool {
     order.is_some_and(|order| order.mode != SwarmMode::Off)
 }
 
+fn boots_others(order: Option<&SwarmOrder>) -> bool {
+    order.is_some_and(|order| order.mode != SwarmMode::Off && order.boots_others)
+}
+
 fn bytes_a_second(order: &SwarmOrder) -> Option<u64> {
     order.upload_mbit_max.map(|mbit| u64::from(mbit) * 125_000)
 }
 
 /// Members that can be reached.
-fn known(answer: &SwarmAnswer) -> Vec<(rootstock_core::PeerId, SocketAddr, String, bool)> {
+fn known(answer: &SwarmAnswer) -> Vec<(PeerId, SocketAddr, String, bool)> {
     let all = answer.peers.iter();
     let reached = all.filter_map(|peer| {
         let mut addresses = peer.addresses.iter();

@@ -104,6 +104,28 @@ pub(crate) fn bind_to_device(socket: BorrowedFd<'_>, interface: &str) -> io::Res
     }
 }
 
+/// Has a socket, and those it accepts, send nothing beyond the next router
+/// (`SO_DONTROUTE`, `socket(7)`).
+pub(crate) fn stay_on_link(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let one: libc::c_int = 1;
+    // SAFETY: the pointer and the length are those of a live number, which the kernel
+    // only reads.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_DONTROUTE,
+            (&raw const one).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Has a file system write all out and let nobody write (`FIFREEZE`, `ioctl_fs(2)`), or
 /// go on (`FITHAW`).
 pub(crate) fn freeze(file_system: BorrowedFd<'_>, freeze: Freeze) -> io::Result<()> {

@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod boot;
 pub mod doctor;
+pub mod guest;
 pub mod image;
 pub mod import;
 pub mod install;

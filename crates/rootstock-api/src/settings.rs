@@ -180,6 +180,8 @@ settings! {
     swarm_memory: u64 as u64 => SwarmMemory;
     /// How many machines of its rack own each chunk.
     swarm_copies: SwarmCopies as u8 => SwarmCopies;
+    /// Whether it boots machines of its subnet when no server does.
+    boots_others: bool as bool => BootsOthers;
     /// How long a boot of a version that is new to it may take until the system is up.
     boot_limit: TimeLimit as String => BootLimit;
     /// A command of the image that must end with 0 for its system to count as up.
@@ -205,6 +207,7 @@ impl Setting {
                 | Self::Metered
                 | Self::SwarmMemory
                 | Self::SwarmCopies
+                | Self::BootsOthers
         )
     }
 
@@ -462,6 +465,7 @@ mod tests {
             (Setting::Metered, "yes"),
             (Setting::SwarmMemory, "1GiB"),
             (Setting::SwarmCopies, "3"),
+            (Setting::BootsOthers, "yes"),
             (Setting::BootLimit, "15m"),
             (Setting::Check, "systemctl is-active gdm"),
             (Setting::RescueShell, "yes"),
@@ -522,6 +526,7 @@ mod tests {
             Setting::Metered,
             Setting::SwarmMemory,
             Setting::SwarmCopies,
+            Setting::BootsOthers,
         ];
         assert_eq!(names, [&fill[..], &[Setting::Exam], &swarm].concat());
     }

@@ -237,6 +237,9 @@ pub struct SwarmOrder {
     /// of it when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_bytes_max: Option<u64>,
+    /// Whether it boots others' first stage.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub boots_others: bool,
 }
 
 /// A machine says that it is there.

@@ -10,6 +10,12 @@ use crate::Digest;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub u64);
 
+/// Ids of machines that no head knows by a name begin with these bits, and no others do.
+const GUEST_BITS: u64 = 0xffff << 48;
+
+/// What the certificate of all of those is for.
+const GUEST_NAME: &str = "guest.peer.rootstock";
+
 impl PeerId {
     /// The id of the machine, or head, of this name.
     #[must_use]
@@ -17,12 +23,29 @@ impl PeerId {
         let digest = Digest::of(name.as_bytes());
         let mut first = [0; 8];
         first.copy_from_slice(&digest.as_bytes()[..8]);
-        Self(u64::from_le_bytes(first))
+        let id = u64::from_le_bytes(first);
+        // One name of 65,536 would get the id of a guest.
+        Self(if Self(id).is_guest() { id >> 1 } else { id })
     }
 
-    /// The one name that a peer's certificate is for.
+    /// An id for a machine that no head knows by a name.
+    #[must_use]
+    pub fn guest(random: u64) -> Self {
+        Self(random | GUEST_BITS)
+    }
+
+    /// Whether it is such a machine's: whoever wants has its key.
+    #[must_use]
+    pub fn is_guest(self) -> bool {
+        self.0 & GUEST_BITS == GUEST_BITS
+    }
+
+    /// The one name that a peer's certificate is for; guests have one together.
     #[must_use]
     pub fn certificate_name(self) -> String {
+        if self.is_guest() {
+            return GUEST_NAME.to_owned();
+        }
         format!("{self}.peer.rootstock")
     }
 }
@@ -80,5 +103,17 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<PeerId>(), Err(PeerIdError), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn guests_have_ids_and_a_name_of_their_own() {
+        for random in [0, 1, u64::MAX] {
+            let guest = PeerId::guest(random);
+            assert!(guest.is_guest());
+            assert_eq!(guest.certificate_name(), "guest.peer.rootstock");
+            assert_eq!(guest.to_string().parse(), Ok(guest));
+        }
+        let mut names = (0..400_000).map(|number| format!("n{number}"));
+        assert!(names.all(|name| !PeerId::of(&name).is_guest()));
     }
 }

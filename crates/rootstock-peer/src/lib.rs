@@ -17,5 +17,5 @@ mod work;
 mod tests;
 
 pub use member::{Member, MemberError, Options, Peers};
-pub use tls::{Tls, TlsError};
+pub use tls::{Tls, TlsError, certifies};
 pub use work::{Holder, Proof, Verdict};

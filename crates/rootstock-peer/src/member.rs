@@ -540,6 +540,9 @@ impl Loop {
     /// A member said something.
     fn hear(&mut self, peer: PeerId, message: Message) {
         let now = self.now();
+        let Some(message) = believed(peer, message) else {
+            return;
+        };
         match message {
             Message::Ask { request, chunk, .. } if !self.holder.may_have(peer, chunk) => {
                 self.node.deny(peer, request);
@@ -662,5 +665,18 @@ impl Loop {
             counters: self.node.counters(),
         };
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = peers;
+    }
+}
+
+/// What is heard of a message. A guest may ask, and nothing is believed of what it says
+/// of itself or of others: anybody can be one.
+pub(crate) fn believed(peer: PeerId, message: Message) -> Option<Message> {
+    if !peer.is_guest() {
+        return Some(message);
+    }
+    match message {
+        Message::Held { .. } | Message::Gained { .. } | Message::Lost { .. } => None,
+        Message::Peers(_) => Some(Message::Peers(Vec::new())),
+        message => Some(message),
     }
 }

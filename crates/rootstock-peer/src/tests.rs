@@ -114,13 +114,19 @@ impl Site {
     }
 
     fn tls(&self, peer: PeerId) -> Tls {
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new([peer.certificate_name()]);
-        let mut params = params.expect("a name");
-        params.extended_key_usages = vec![
+        let both = [
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        self.tls_for(peer, &both)
+    }
+
+    /// Good for these ends of a connection.
+    fn tls_for(&self, peer: PeerId, ends: &[ExtendedKeyUsagePurpose]) -> Tls {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new([peer.certificate_name()]);
+        let mut params = params.expect("a name");
+        params.extended_key_usages = ends.to_vec();
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
         Tls::new(&certificate.pem(), &key.serialize_pem(), &self.authority).expect("they fit")
     }
@@ -131,9 +137,13 @@ fn id(name: &str) -> PeerId {
 }
 
 fn member(name: &str, is_head: bool, tls: Option<Tls>, memory: &Arc<Memory>) -> Member {
+    member_of(id(name), is_head, tls, memory)
+}
+
+fn member_of(id: PeerId, is_head: bool, tls: Option<Tls>, memory: &Arc<Memory>) -> Member {
     let options = Options {
         node: Config {
-            id: id(name),
+            id,
             rack: if is_head { "" } else { "r" }.to_owned(),
             is_head,
             serves: true,
@@ -275,5 +285,103 @@ fn a_head_tells_of_those_that_the_other_end_can_reach() {
         let mut message = Message::Peers(vec![known("plain"), known("tls")]);
         conn.keep_alike(&mut message, &plain);
         assert_eq!(message, Message::Peers(vec![known(expected)]));
+    }
+}
+
+#[test]
+fn a_guest_is_served_and_is_nobody_else() {
+    let raws = raws(4);
+    let table = table(&raws);
+    let site = Site::new();
+    let begins = [ExtendedKeyUsagePurpose::ClientAuth];
+    let tls = || Some(site.tls_for(PeerId::guest(0), &begins));
+    let giver = member(
+        "giver",
+        false,
+        Some(site.tls(id("giver"))),
+        &Memory::of(&raws, false),
+    );
+    giver.join(Arc::clone(&table), Bits::full(table.len()), Goal::Nothing);
+    let givers = || vec![(id("giver"), place(&giver), "r".to_owned(), false)];
+    let chunk = ChunkId::of(&raws[0]);
+    // What it shows is for no machine's name.
+    let memory = Memory::of(&[], false);
+    let other = member("other", false, tls(), &memory);
+    other.know(givers());
+    other.want(chunk, Class::User);
+    // Nor for the end that is connected to, whatever that has.
+    let asker = Memory::of(&[], false);
+    let host = member_of(PeerId::guest(9), false, tls(), &Memory::of(&raws, false));
+    let asks = member("asks", false, Some(site.tls(id("asks"))), &asker);
+    asks.know(vec![(
+        PeerId::guest(9),
+        place(&host),
+        "r".to_owned(),
+        false,
+    )]);
+    asks.want(chunk, Class::User);
+    // Two of them are not in each other's way.
+    let served = [7, 8].map(|number| {
+        let served = Memory::of(&[], false);
+        let guest = member_of(PeerId::guest(number), false, tls(), &served);
+        guest.join(Arc::clone(&table), Bits::new(table.len()), Goal::Nothing);
+        guest.know(givers());
+        raws.iter()
+            .for_each(|raw| guest.want(ChunkId::of(raw), Class::User));
+        (served, guest)
+    });
+    for (served, _guest) in &served {
+        served.wait(raws.len());
+    }
+    for nothing in [memory, asker] {
+        assert!(nothing.chunks.lock().expect("no panic").is_empty());
+    }
+}
+
+#[test]
+fn nothing_is_believed_of_what_a_guest_says_of_itself_or_others() {
+    let known = Known {
+        id: id("a"),
+        address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+        rack: "r".to_owned(),
+        is_head: false,
+        age_seconds: 0,
+    };
+    let version = Message::Version {
+        slot: 1,
+        version: Digest::of(b"v"),
+        chunks: 3,
+    };
+    let numbers = vec![1];
+    for (message, expected) in [
+        (
+            Message::Peers(vec![known]),
+            Some(Message::Peers(Vec::new())),
+        ),
+        (
+            Message::Cancel { request: 1 },
+            Some(Message::Cancel { request: 1 }),
+        ),
+        (version.clone(), Some(version)),
+        (
+            Message::Held {
+                slot: 1,
+                first: 0,
+                bits: vec![1],
+            },
+            None,
+        ),
+        (
+            Message::Gained {
+                slot: 1,
+                numbers: numbers.clone(),
+            },
+            None,
+        ),
+        (Message::Lost { slot: 1, numbers }, None),
+    ] {
+        let heard = member::believed(PeerId::guest(1), message.clone());
+        assert_eq!(heard, expected);
+        assert_eq!(member::believed(id("n"), message.clone()), Some(message));
     }
 }

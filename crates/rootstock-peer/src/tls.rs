@@ -1,11 +1,13 @@
 //! Certificates: each member has one for its own name, of the site's authority.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rootstock_core::PeerId;
-use rustls::client::verify_server_name;
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
     ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection,
@@ -61,11 +63,7 @@ impl Tls {
         key: PrivateKeyDer<'static>,
         authority: &str,
     ) -> Result<Self, TlsError> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(authority)? {
-            roots.add(certificate).map_err(TlsError::Pair)?;
-        }
-        let roots = Arc::new(roots);
+        let roots = Arc::new(roots(authority)?);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -115,6 +113,33 @@ pub(crate) fn is_of(connection: &Connection, peer: PeerId) -> bool {
         return false;
     };
     verify_server_name(&parsed, &name).is_ok()
+}
+
+/// Whether a certificate (PEM) is this member's, of this authority (PEM), and holds at
+/// that time. What cannot be read is not.
+#[must_use]
+pub fn certifies(certificate: &str, peer: PeerId, authority: &str, at: SystemTime) -> bool {
+    let check = || {
+        let chain = certificates(certificate).ok()?;
+        let (own, between) = chain.split_first()?;
+        let name = ServerName::try_from(peer.certificate_name()).ok()?;
+        let at = UnixTime::since_unix_epoch(at.duration_since(UNIX_EPOCH).ok()?);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let roots = Arc::new(roots(authority).ok()?);
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider);
+        let verifier = verifier.build().ok()?;
+        let verified = verifier.verify_server_cert(own, between, &name, &[], at);
+        verified.ok()
+    };
+    check().is_some()
+}
+
+fn roots(authority: &str) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(authority)? {
+        roots.add(certificate).map_err(TlsError::Pair)?;
+    }
+    Ok(roots)
 }
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {

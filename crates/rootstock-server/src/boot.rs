@@ -37,6 +37,7 @@ pub(crate) mod doctor;
 mod exports;
 mod files;
 pub(crate) mod first_stage;
+mod guests;
 pub(crate) mod health;
 mod held;
 mod http;

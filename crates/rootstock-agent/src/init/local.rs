@@ -1,6 +1,6 @@
 //! A start from the machine's own disk: with its server if that answers, else alone.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rootstock_api::boot::{BootOrder, BootStep, NextVersion, SessionState};
 
@@ -16,6 +16,7 @@ use crate::order::Site;
 use crate::rejoin;
 use crate::report::step;
 use crate::service::Service;
+use crate::swarm::membership::Membership;
 
 /// A disk may be slow to start.
 const DISK_LIMIT: Duration = Duration::from_secs(60);
@@ -37,7 +38,7 @@ pub(super) fn begin(
         step: BootStep::Session,
         reason,
     };
-    let start = find(site, name, &mut drivers).map_err(failed)?;
+    let (start, membership) = find(site, name, &mut drivers).map_err(failed)?;
     let spec = format!("{}:{}", start.local.order.image, start.local.order.version);
     let nic = drivers.nic(line, NIC_LIMIT);
     let link = nic.clone().and_then(|nic| link(line, nic, told));
@@ -55,6 +56,8 @@ pub(super) fn begin(
             link,
             opened: Some(opened),
             join: None,
+            membership: None,
+            trace: None,
         });
     }
     // Shown on a quiet console, too: its user would wait for what only servers have.
@@ -67,26 +70,46 @@ pub(super) fn begin(
         link,
         opened: None,
         join,
+        membership: membership.and_then(|text| remembered(site, &text)),
+        trace: None,
     })
 }
 
-/// The start that GRUB named, when its disk is there.
-fn find(site: &Site, name: &str, drivers: &mut Drivers) -> Result<Start, String> {
+/// What the machine remembers of the swarm, if that can be used.
+fn remembered(site: &Site, text: &[u8]) -> Option<Membership> {
+    match Membership::decode(text, &site.file, SystemTime::now()) {
+        Ok(membership) => Some(membership),
+        Err(error) => {
+            console::warn(format_args!(
+                "what this machine kept of the swarm is not used: {error}"
+            ));
+            None
+        }
+    }
+}
+
+/// The start that GRUB named and what lies beside it, when its disk is there.
+fn find(
+    site: &Site,
+    name: &str,
+    drivers: &mut Drivers,
+) -> Result<(Start, Option<Vec<u8>>), String> {
     let devices = Devices::open().map_err(|error| format!("there is no /dev: {error}"))?;
     let found = drivers.until(DISK_LIMIT, || disk::document(&devices, name));
-    let (disk, text) = found.ok_or_else(|| {
+    let found = found.ok_or_else(|| {
         format!(
             "the disk that this machine started from is not found, or has no {name} any more: \
              check the disk, or start this machine from the network"
         )
     })?;
-    console::info(format_args!("started from {disk}"));
-    Kept::open(&text, name, site).map_err(|error| {
+    console::info(format_args!("started from {}", found.disk));
+    let start = Kept::open(&found.text, name, site).map_err(|error| {
         format!(
             "{}; start this machine from the network once",
             console::chain(&error)
         )
-    })
+    })?;
+    Ok((start, found.membership))
 }
 
 /// The card with an address, if it gets one soon.

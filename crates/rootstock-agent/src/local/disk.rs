@@ -6,7 +6,7 @@ use rootstock_core::ByteRange;
 use rootstock_image::layout::{CACHE_NUMBER, Layout};
 
 use super::files::{KEPT, StartFiles};
-use super::{DOCUMENT_BYTES_MAX, is_file_name};
+use super::{DOCUMENT_BYTES_MAX, is_file_name, member};
 use crate::console;
 use crate::disk::device::{Blocks, Device};
 use crate::disk::find::Devices;
@@ -77,16 +77,33 @@ impl StartDisk {
     }
 }
 
-/// The document of this name, and the disk that has it; nothing while there is none.
-pub(crate) fn document(devices: &Devices, name: &str) -> Option<(String, Vec<u8>)> {
+/// What a start is read from.
+pub(crate) struct Document {
+    /// The disk, such as `/dev/sda`.
+    pub(crate) disk: String,
+    /// The document.
+    pub(crate) text: Vec<u8>,
+    /// What the machine keeps of the swarm, if it does.
+    pub(crate) membership: Option<Vec<u8>>,
+}
+
+/// The document of this name, and what lies beside it; nothing while there is none.
+pub(crate) fn document(devices: &Devices, name: &str) -> Option<Document> {
     debug_assert!(is_file_name(name), "a name that was checked");
     devices.names().into_iter().find_map(|disk| {
         let disk = StartDisk::open(devices, &disk)?;
         let path = format!("{KEPT}/{name}");
-        let read = StartFiles::open(&disk.device, disk.start())
-            .and_then(|files| files.read(&path, DOCUMENT_BYTES_MAX));
+        let read = StartFiles::open(&disk.device, disk.start()).and_then(|files| {
+            let text = files.read(&path, DOCUMENT_BYTES_MAX)?;
+            // The machine starts without it, too.
+            Ok(text.map(|text| (text, member::newest(&files).ok().flatten())))
+        });
         match read {
-            Ok(text) => Some((disk.path(), text?)),
+            Ok(found) => found.map(|(text, membership)| Document {
+                disk: disk.path(),
+                text,
+                membership,
+            }),
             Err(error) => {
                 console::warn(format_args!("{} cannot be read: {error}", disk.path()));
                 None

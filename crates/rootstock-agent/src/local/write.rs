@@ -8,6 +8,7 @@ use rootstock_core::Digest;
 use super::file_name;
 use super::files::{FIRST, KEPT, SECTOR_BYTES, StartFiles};
 use super::is_file_name;
+use super::member;
 
 #[cfg(test)]
 mod tests;
@@ -213,6 +214,9 @@ fn parse(name: &str, text: &str) -> Option<Entry> {
 fn sweep(files: &StartFiles<'_>, entries: &[Entry]) -> io::Result<()> {
     for name in files.names(KEPT)? {
         let is_needed = name.eq_ignore_ascii_case(FIRST)
+            || member::NAMES
+                .iter()
+                .any(|other| name.eq_ignore_ascii_case(other))
             || entries.iter().any(|entry| {
                 entry
                     .files

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::{
-    Document, EncodePrivateKey as _, EncodePublicKey as _, spki::der::pem::LineEnding,
+    DecodePrivateKey as _, Document, EncodePrivateKey as _, EncodePublicKey as _,
+    spki::der::pem::LineEnding,
 };
 
 use rustix::io::Errno;
@@ -20,7 +21,15 @@ impl Key {
     pub(super) fn generate() -> Result<Self, Errno> {
         let mut secret = [0; 32];
         getrandom(&mut secret, GetRandomFlags::empty())?;
-        let key = SigningKey::from_bytes(&secret);
+        Ok(Self::of(&SigningKey::from_bytes(&secret)))
+    }
+
+    /// The key in a text of [`Key::pem`], if there is one.
+    pub(super) fn from_pem(pem: &str) -> Option<Self> {
+        Some(Self::of(&SigningKey::from_pkcs8_pem(pem).ok()?))
+    }
+
+    fn of(key: &SigningKey) -> Self {
         // Neither fails: a key of 32 B has one encoding (RFC 8410).
         let pem = key.to_pkcs8_pem(LineEnding::LF);
         let pem = pem.map_or_else(|_| String::new(), |pem| pem.to_string());
@@ -29,7 +38,7 @@ impl Key {
         for byte in public.iter().flat_map(Document::as_bytes) {
             let _ = write!(public_hex, "{byte:02x}");
         }
-        Ok(Self { pem, public_hex })
+        Self { pem, public_hex }
     }
 
     /// The private key: PKCS #8, PEM.

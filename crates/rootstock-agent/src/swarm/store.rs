@@ -1,7 +1,8 @@
 //! What this machine has for others: on its disk, or in a bounded part of its memory.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rootstock_core::{ChunkId, PeerId};
 use rootstock_image::frame::{Codec, Decoder, Encoder, Frame};
-use rootstock_peer::{Holder, Verdict};
+use rootstock_peer::{Holder, Proof, Verdict};
 use rootstock_swarm::{Bits, Table, Whole};
 
 use super::{bits_of, lock};
@@ -43,6 +44,8 @@ pub(super) struct Store {
     encoders: Mutex<Vec<Encoder>>,
     /// Bytes that came to be kept, since somebody looked.
     filled: AtomicU64,
+    /// Whether machines are answered that nobody knows.
+    takes_guests: AtomicBool,
 }
 
 /// Frames for others, on a machine without a disk for them.
@@ -75,6 +78,11 @@ impl Store {
     pub(super) fn memory_full_bytes(&self) -> Option<u64> {
         let memory = lock(&self.memory);
         memory.is_full.then_some(memory.bytes_max)
+    }
+
+    /// Whether machines are answered that nobody knows: what is here is no secret then.
+    pub(super) fn set_takes_guests(&self, takes: bool) {
+        self.takes_guests.store(takes, Ordering::Relaxed);
     }
 
     /// Which of a version's chunks are here.
@@ -179,6 +187,10 @@ impl Store {
 }
 
 impl Holder for Store {
+    fn admits(&self, peer: PeerId, _: IpAddr, _: Proof) -> bool {
+        !peer.is_guest() || self.takes_guests.load(Ordering::Relaxed)
+    }
+
     fn load(&self, chunk: ChunkId) -> Option<Whole> {
         if let Some(whole) = lock(&self.memory).frames.get(&chunk) {
             return Some(whole.clone());

@@ -99,3 +99,16 @@ fn a_key_is_told_as_the_standard_says() {
     let pem = one.pem();
     assert!(pem.starts_with("-----BEGIN PRIVATE KEY-----"), "{pem}");
 }
+
+#[test]
+fn guests_are_answered_where_settings_say_so() {
+    let store = Store::default();
+    let address = Ipv4Addr::LOCALHOST.into();
+    let admits = |id| store.admits(id, address, rootstock_peer::Proof::Certificate);
+    let (node, guest) = (PeerId::of("n1"), PeerId::guest(1));
+    assert!(admits(node) && !admits(guest));
+    store.set_takes_guests(true);
+    assert!(admits(node) && admits(guest));
+    store.set_takes_guests(false);
+    assert!(!admits(guest));
+}

@@ -29,8 +29,8 @@ pub(crate) const LATE: Duration = Duration::from_secs(30);
 const LOOK_SOON: Duration = Duration::from_millis(50);
 const LOOK_LATE: Duration = Duration::from_millis(500);
 
-/// Hears of a disk once it is in service.
-pub(crate) type OnFound = Box<dyn FnOnce(&Arc<Keeper>) + Send>;
+/// Hears of a disk once it is in service, and of its device.
+pub(crate) type OnFound = Box<dyn FnOnce(&Arc<Keeper>, &str) + Send>;
 
 /// What the machine is to keep, and how.
 pub(crate) struct Wanted {
@@ -163,7 +163,7 @@ impl<F: Fetch + 'static> Attached<F> {
                     found,
                     ..
                 } = wanted;
-                found(&keeper);
+                found(&keeper, &device);
                 let more = More {
                     upgrade,
                     starts: Starts::new(Starter::of_cache(&device, common)),

@@ -85,11 +85,11 @@ pub(super) struct LocalQuery {
 }
 
 /// What is known of a start before its files are looked at.
-struct Meant {
-    version: VersionRow,
-    node: NodeRow,
-    settings: Settings,
-    stage: Stage,
+pub(super) struct Meant {
+    pub(super) version: VersionRow,
+    pub(super) node: NodeRow,
+    pub(super) settings: Settings,
+    pub(super) stage: Stage,
 }
 
 /// The local order of a version.
@@ -99,6 +99,9 @@ pub(super) async fn order(
     ApiQuery(query): ApiQuery<LocalQuery>,
 ) -> Result<Response, ApiError> {
     let meant = meant(&app, &machine, query).await?;
+    if meant.settings.mode.unwrap_or_default() != NodeMode::Diskless {
+        return Err(meant.not("its mode is not diskless"));
+    }
     let local = machine.arrival.local.ip().to_canonical();
     let (node, settings) = (&meant.node, &meant.settings);
     // What plug-ins add is of one boot, and may be secret.
@@ -132,6 +135,11 @@ pub(super) async fn order(
         );
         return Err(ApiError::new(ProblemCode::TooLarge, detail));
     }
+    signed(&app, bytes)
+}
+
+/// Bytes with the site's signature.
+pub(super) fn signed(app: &App, bytes: Vec<u8>) -> Result<Response, ApiError> {
     let signature = hex(&app.key.sign(&bytes).to_bytes());
     let signature = HeaderValue::try_from(signature)
         .map_err(|error| ApiError::internal("send a signature", &error))?;
@@ -177,7 +185,24 @@ pub(super) async fn give(
     ))
 }
 
-async fn meant(app: &Arc<App>, machine: &Machine, query: LocalQuery) -> Result<Meant, ApiError> {
+impl Meant {
+    /// That this machine starts from the network alone, and why.
+    fn not(&self, why: &str) -> ApiError {
+        not(&self.node, why)
+    }
+}
+
+fn not(node: &NodeRow, why: &str) -> ApiError {
+    let detail = format!("{} starts from the network alone: {why}", node.name);
+    ApiError::new(ProblemCode::BadValue, detail)
+}
+
+/// What a machine asks about.
+pub(super) async fn meant(
+    app: &Arc<App>,
+    machine: &Machine,
+    query: LocalQuery,
+) -> Result<Meant, ApiError> {
     let spec = VersionSpec {
         image: query.image,
         selector: VersionSelector::Number(query.version),
@@ -188,15 +213,8 @@ async fn meant(app: &Arc<App>, machine: &Machine, query: LocalQuery) -> Result<M
     let local = machine.arrival.local.ip().to_canonical();
     let network = app.boot.networks.of(peer, local);
     let settings = orders::settings(app, &node, &network).await?;
-    let not = |why: &str| {
-        let detail = format!("{} starts from the network alone: {why}", node.name);
-        ApiError::new(ProblemCode::BadValue, detail)
-    };
-    if settings.mode.unwrap_or_default() != NodeMode::Diskless {
-        return Err(not("its mode is not diskless"));
-    }
     if settings.initrd.is_some() {
-        return Err(not("its settings name an initrd of the image"));
+        return Err(not(&node, "its settings name an initrd of the image"));
     }
     let stages = app.boot.stages().ok_or_else(|| {
         ApiError::new(ProblemCode::Unavailable, "there is no first stage here")
@@ -213,7 +231,11 @@ async fn meant(app: &Arc<App>, machine: &Machine, query: LocalQuery) -> Result<M
 }
 
 /// How a file of a stage is named.
-async fn file(app: &Arc<App>, name: &'static str, content: Content) -> Result<LocalFile, ApiError> {
+pub(super) async fn file(
+    app: &Arc<App>,
+    name: &'static str,
+    content: Content,
+) -> Result<LocalFile, ApiError> {
     let content = app.boot.held.hold(content, Changes::Never).await;
     app.blocking(move |_| {
         let bytes = match content {

@@ -19,6 +19,7 @@ use rootstock_api::{
         ORDER, ORDER_SIGNATURE_HEADER, REPORT, SESSION, STEPS, STEPS_MAX, SessionCreate,
         SessionState, Steps, TRACE,
     },
+    guest::GUEST_ORDER,
     local::{LOCAL_FILE, LOCAL_ORDER},
     personal::{COMMIT, COMMIT_CHUNKS, COMMIT_LACKING},
     swarm::{SWARM, SWARM_HOLDS},
@@ -32,6 +33,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use super::{
     control,
     decide::known_uuid,
+    guests,
     listen::{Arrival, Transport},
     local, orders,
     plugins::PluginEvent,
@@ -86,6 +88,7 @@ pub(crate) fn router() -> Router<Arc<App>> {
         .route(SWARM_HOLDS, post(swarm::holds))
         .route(LOCAL_ORDER, get(local::order))
         .route(LOCAL_FILE, get(local::give))
+        .route(GUEST_ORDER, get(guests::order))
 }
 
 /// A machine with its session's secret.

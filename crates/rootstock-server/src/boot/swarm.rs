@@ -21,7 +21,7 @@ use rootstock_peer::Member;
 use tokio::sync::OnceCell;
 
 use super::{
-    control,
+    control, guests,
     networks::Network,
     node_api::{Machine, allowed},
     sessions::Session,
@@ -70,6 +70,7 @@ pub(crate) fn order(settings: &Settings) -> Option<SwarmOrder> {
         metered: settings.metered.unwrap_or_default(),
         copies: settings.swarm_copies.unwrap_or_default().get(),
         memory_bytes_max: settings.swarm_memory,
+        boots_others: settings.boots_others.unwrap_or(false),
     })
 }
 
@@ -99,6 +100,8 @@ pub(crate) struct Swarm {
     /// Whether this daemon serves members on the port that is configured.
     pub(crate) listens: AtomicBool,
     readers: Arc<Readers>,
+    /// What machines that nobody knows show, when no server is there.
+    pub(super) guests: guests::Credentials,
     /// This daemon as a member.
     head: Mutex<Option<Arc<Member>>>,
 }
@@ -180,7 +183,7 @@ impl Swarm {
         self.versions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn authority(&self) -> Result<Arc<PeerAuthority>, ApiError> {
+    pub(super) fn authority(&self) -> Result<Arc<PeerAuthority>, ApiError> {
         self.authority.get().cloned().ok_or_else(|| {
             ApiError::new(ProblemCode::Unavailable, "the daemon has no authority yet")
                 .with_hint("ask again later")
@@ -481,7 +484,7 @@ mod tests {
         };
         assert_eq!(plain, usual);
         let full = r#"{"swarm":"tls","swarm_copies":3,"upload_mbit_max":500,
-            "metered":"yes","swarm_memory":1048576,"exam":true}"#;
+            "metered":"yes","swarm_memory":1048576,"exam":true,"boots_others":true}"#;
         let expected = SwarmOrder {
             mode: SwarmMode::Tls,
             upload_mbit_max: Some(500),
@@ -489,6 +492,7 @@ mod tests {
             metered: Metered::Yes,
             copies: 3,
             memory_bytes_max: Some(1 << 20),
+            boots_others: true,
         };
         assert_eq!(order(&settings(full)), Some(expected));
     }

@@ -113,6 +113,9 @@ pub(crate) struct SettingArgs {
     /// How many nodes of its rack own each chunk: 1 to 8
     #[arg(long, value_name = "COUNT")]
     swarm_copies: Option<SwarmCopies>,
+    /// Whether it boots machines of its subnet when no server does; it is in the swarm
+    #[arg(long, value_name = "yes|no", value_parser = parse_yes_no)]
+    boots_others: Option<bool>,
     /// How long a boot of a version that is new to it may take, or the node goes back to
     /// the one before: 10m
     #[arg(long, value_name = "TIME")]
@@ -176,6 +179,7 @@ impl SettingArgs {
             metered: self.metered,
             swarm_memory: self.swarm_memory,
             swarm_copies: self.swarm_copies,
+            boots_others: self.boots_others,
             boot_limit: self.boot_limit,
             check: self.check.clone(),
             rescue_shell: self.rescue_shell,

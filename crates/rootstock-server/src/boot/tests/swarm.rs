@@ -20,6 +20,7 @@ use crate::{
     tls::{PeerAuthority, authority_pem},
 };
 
+mod guests;
 mod head;
 
 /// What is set on the machine.
