@@ -2,8 +2,8 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,9 @@ use super::{Boots, Offer, PORT};
 
 /// Machines that are served at once; others wait in the kernel's queue, or come again.
 const CONNECTIONS_MAX: usize = 16;
+
+/// Those of one address: boot programs need one or two.
+const OF_ADDRESS_MAX: usize = 4;
 
 /// The longest request, in bytes.
 const REQUEST_BYTES_MAX: usize = 4 << 10;
@@ -50,17 +53,46 @@ enum Request {
     Refused(&'static str),
 }
 
-/// What is served, and to how many.
+/// To whom there is a connection: each address as often as it has one.
+#[derive(Default)]
+struct Places(Mutex<Vec<IpAddr>>);
+
+impl Places {
+    fn is_full(&self) -> bool {
+        let served = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        served.len() >= CONNECTIONS_MAX
+    }
+
+    /// Takes a connection; whether this address may have another one.
+    fn begin(&self, address: IpAddr) -> bool {
+        let mut served = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_it = served.iter().filter(|other| **other == address).count();
+        let may = of_it < OF_ADDRESS_MAX;
+        if may {
+            served.push(address);
+        }
+        may
+    }
+
+    fn end(&self, address: IpAddr) {
+        let mut served = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = served.iter().position(|other| *other == address) {
+            served.swap_remove(at);
+        }
+    }
+}
+
+/// What is served, and to whom.
 pub(super) struct Server {
     offer: RwLock<Arc<Offer>>,
-    connections: AtomicUsize,
+    places: Places,
 }
 
 impl Server {
     pub(super) fn new(offer: Offer) -> Self {
         Self {
             offer: RwLock::new(Arc::new(offer)),
-            connections: AtomicUsize::new(0),
+            places: Places::default(),
         }
     }
 
@@ -82,24 +114,28 @@ pub(super) fn accept(
     stop: &AtomicBool,
 ) {
     while !stop.load(Ordering::Relaxed) {
-        if server.connections.load(Ordering::Relaxed) >= CONNECTIONS_MAX {
+        if server.places.is_full() {
             thread::sleep(ACCEPT_EVERY);
             continue;
         }
-        let Ok((stream, _)) = listener.accept() else {
+        let Ok((stream, address)) = listener.accept() else {
             thread::sleep(ACCEPT_EVERY);
             continue;
         };
-        server.connections.fetch_add(1, Ordering::Relaxed);
+        let address = address.ip();
+        // What is too much is closed at once.
+        if !server.places.begin(address) {
+            continue;
+        }
         let (served, boots) = (Arc::clone(server), Arc::clone(boots));
         let serve = move || {
             // Who breaks off comes again.
             let _ = answer(&stream, &served, &boots);
-            served.connections.fetch_sub(1, Ordering::Relaxed);
+            served.places.end(address);
         };
         let thread = thread::Builder::new().name("boots-other".to_owned());
         if thread.spawn(serve).is_err() {
-            server.connections.fetch_sub(1, Ordering::Relaxed);
+            server.places.end(address);
         }
     }
 }
@@ -237,6 +273,24 @@ goto start
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_address_does_not_take_all_places() {
+        let places = Places::default();
+        let [one, other] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
+        for _ in 0..OF_ADDRESS_MAX {
+            assert!(places.begin(one));
+        }
+        assert!(!places.begin(one));
+        assert!(places.begin(other));
+        places.end(one);
+        assert!(places.begin(one));
+        for last in 3..3 + CONNECTIONS_MAX - OF_ADDRESS_MAX - 1 {
+            assert!(!places.is_full());
+            assert!(places.begin(IpAddr::from([10, 0, 0, last as u8])));
+        }
+        assert!(places.is_full());
+    }
 
     #[test]
     fn requests_are_read_as_the_standard_says() {
