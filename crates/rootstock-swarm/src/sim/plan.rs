@@ -5,8 +5,10 @@
 //! chunks together. So fewer are simulated, of the size that they have: over links that
 //! are slower, so that times stay what they are, and where links would become slower
 //! than any that members are made for, over a shorter time besides, which is multiplied
-//! in the end. Latencies and the timers of members stay as they are. What that does to
-//! an estimate is what a test compares with a run of all chunks.
+//! in the end. Latencies and the timers of members stay as they are. Of more machines than
+//! can be simulated some racks stand for all, with as much less of the head's link, and
+//! of a larger rack some machines. What all that does to an estimate is what tests compare
+//! with runs of all chunks and all machines.
 
 use std::num::NonZeroU64;
 
@@ -19,6 +21,9 @@ const HANDFUL: u64 = 32;
 /// Chunks that are simulated at most, of a machine and of all.
 const CHUNKS_MAX: u64 = 1024;
 const ALL_CHUNKS_MAX: u64 = 100_000;
+
+/// Machines that are simulated at most.
+const MACHINES_MAX: usize = 300;
 
 /// Below that an estimate says little.
 const CHUNKS_MIN: u64 = 48;
@@ -97,6 +102,8 @@ pub struct Stage {
     pub last: Span,
     /// How many had it.
     pub finished: usize,
+    /// How many machines were simulated.
+    pub machines: usize,
     /// The least that the last can take.
     pub bound: Span,
     /// Bytes of chunks that left the head.
@@ -156,28 +163,46 @@ impl Plan {
     /// Simulates it, and says now and then how far that is, of [`WHOLE`].
     #[must_use]
     pub fn forecast(&self, watch: &mut dyn FnMut(u64)) -> Forecast {
-        let share = (ALL_CHUNKS_MAX / self.nodes.max(1) as u64).min(CHUNKS_MAX);
-        self.forecast_with(share, watch)
+        let part = self.part(MACHINES_MAX);
+        let share = (ALL_CHUNKS_MAX / part.nodes as u64).min(CHUNKS_MAX);
+        self.forecast_with(&part, share, watch)
     }
 
-    /// The same with so many chunks of each machine at most.
-    pub(super) fn forecast_with(&self, max: u64, watch: &mut dyn FnMut(u64)) -> Forecast {
+    /// The same by a part of the machines, with so many chunks of each at most.
+    pub(super) fn forecast_with(
+        &self,
+        part: &Self,
+        max: u64,
+        watch: &mut dyn FnMut(u64),
+    ) -> Forecast {
         let boot_max = (max * BOOT_CHUNKS_TIMES).min(CHUNKS_MAX);
         let login = (self.begin == Begin::Off)
-            .then(|| self.login(boot_max, &mut |done| watch(done / LOGIN_PART)));
+            .then(|| self.login(part, boot_max, &mut |done| watch(done / LOGIN_PART)));
         let begun = login.as_ref().map_or(0, |_| WHOLE / LOGIN_PART);
-        let scale = Scale::new(self.chunks.get(), max, self.bound(self.bytes));
-        let scenario = self.fill_scenario(scale);
+        let scale = Scale::new(self.chunks.get(), max, part.bound(self.bytes));
+        let scenario = part.fill_scenario(scale);
         let outcome = run(&scenario, &mut |done| {
             watch(begun + done * (WHOLE - begun) / WHOLE);
         });
-        let complete = self.stage(self.fill_bytes(), scale, &outcome);
+        let complete = self.stage(part, self.fill_bytes(), scale, &outcome);
         Forecast { login, complete }
     }
 
+    /// So many machines of it at most, which fare as all do: whole racks, or some of one.
+    pub(super) fn part(&self, max: usize) -> Self {
+        let racks = self.racks.clamp(1, self.nodes.max(1));
+        let some = (max * racks / self.nodes.max(1)).clamp(1, racks);
+        Self {
+            nodes: (self.nodes * some / racks).clamp(1, max),
+            racks: some,
+            head_rate: (self.head_rate / racks as u64 * some as u64).max(1),
+            ..self.clone()
+        }
+    }
+
     /// Boots alone, of which more chunks can be simulated.
-    fn login(&self, max: u64, watch: &mut dyn FnMut(u64)) -> Stage {
-        let scale = Scale::new(self.boot_chunks(), max, self.bound(self.boot_bytes));
+    fn login(&self, part: &Self, max: u64, watch: &mut dyn FnMut(u64)) -> Stage {
+        let scale = Scale::new(self.boot_chunks(), max, part.bound(self.boot_bytes));
         let scenario = Scenario {
             chunks: scale.simulated as usize,
             work: Work::Storm {
@@ -185,10 +210,10 @@ impl Plan {
                 handful: scale.chunks(HANDFUL) as usize,
                 then: Then::Stay,
             },
-            ..self.scenario(scale)
+            ..part.scenario(scale)
         };
         let outcome = run(&scenario, watch);
-        self.stage(self.boot_bytes, scale, &outcome)
+        self.stage(part, self.boot_bytes, scale, &outcome)
     }
 
     fn fill_scenario(&self, scale: Scale) -> Scenario {
@@ -231,7 +256,9 @@ impl Plan {
         }
     }
 
-    fn stage(&self, bytes: u64, scale: Scale, outcome: &Outcome) -> Stage {
+    fn stage(&self, part: &Self, bytes: u64, scale: Scale, outcome: &Outcome) -> Stage {
+        let racks = self.racks.clamp(1, self.nodes.max(1));
+        let head_bytes = scale.bytes(outcome.head_chunk_bytes);
         let done = outcome.done.iter().flatten();
         let mut times: Vec<Span> = done.map(|time| scale.time(*time)).collect();
         times.sort_unstable();
@@ -241,9 +268,10 @@ impl Plan {
             first: at(0),
             median: at(times.len() / 2),
             last: at(times.len().saturating_sub(1)),
-            finished: times.len(),
+            finished: times.len() * self.nodes / part.nodes,
+            machines: part.nodes,
             bound: self.bound(bytes),
-            head_bytes: scale.bytes(outcome.head_chunk_bytes),
+            head_bytes: head_bytes.saturating_mul(racks as u64) / part.racks as u64,
             simulated: scale.simulated,
             chunks: scale.chunks,
         }

@@ -107,10 +107,10 @@ fn plan(nodes: usize, racks: usize) -> Plan {
 fn an_estimate_of_fewer_chunks_is_near_that_of_all() {
     for (nodes, racks) in [(16, 1), (24, 2)] {
         let plan = plan(nodes, racks);
-        let whole = plan.forecast_with(1000, &mut |_| {}).complete;
+        let whole = plan.forecast_with(&plan, 1000, &mut |_| {}).complete;
         assert_eq!((whole.simulated, whole.finished), (1000, nodes));
         for chunks in [150, 333] {
-            let few = plan.forecast_with(chunks, &mut |_| {}).complete;
+            let few = plan.forecast_with(&plan, chunks, &mut |_| {}).complete;
             assert_eq!((few.simulated, few.finished), (chunks, nodes));
             for (kind, few, whole) in [
                 ("median", few.median.0, whole.median.0),
@@ -128,6 +128,60 @@ fn an_estimate_of_fewer_chunks_is_near_that_of_all() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn an_estimate_of_some_machines_is_near_that_of_all() {
+    for (nodes, racks, max, simulated, of_racks) in
+        [(48, 8, 12, 12, 2), (60, 1, 20, 20, 1), (45, 3, 10, 10, 1)]
+    {
+        let plan = plan(nodes, racks);
+        let part = plan.part(max);
+        assert_eq!((part.nodes, part.racks), (simulated, of_racks));
+        let all = plan.forecast_with(&plan, 300, &mut |_| {});
+        let some = plan.forecast_with(&part, 300, &mut |_| {});
+        let logins = all.login.into_iter().zip(some.login);
+        for (all, some) in logins.chain([(all.complete, some.complete)]) {
+            assert_eq!((all.machines, some.machines), (nodes, simulated));
+            assert_eq!((all.finished, some.finished), (nodes, nodes));
+            assert_eq!(all.bound, some.bound);
+            for (kind, some, all) in [
+                ("median", some.median.0, all.median.0),
+                ("last", some.last.0, all.last.0),
+                ("sent", some.head_bytes, all.head_bytes),
+            ] {
+                let percent = some * 100 / all;
+                // Racks that are not simulated would spare the head by what they give.
+                let most = if kind == "sent" { 250 } else { 140 };
+                assert!(
+                    (70..most).contains(&percent),
+                    "{kind}: {percent} % {plan:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn all_machines_are_simulated_where_that_can_be() {
+    for (nodes, racks, max, part_nodes, part_racks) in [
+        (300, 6, 300, 300, 6),
+        (1, 1, 300, 1, 1),
+        (5000, 100, 300, 300, 6),
+        (5000, 1, 300, 300, 1),
+        (5000, 3, 300, 300, 1),
+        (700, 2, 300, 300, 1),
+        (5000, 5000, 300, 300, 300),
+    ] {
+        let part = plan(nodes, racks).part(max);
+        assert_eq!(
+            (part.nodes, part.racks),
+            (part_nodes, part_racks),
+            "{nodes}"
+        );
+        let share = part.head_rate * racks as u64 / part.racks as u64;
+        assert!(share.abs_diff(1_250_000_000) < 5000, "{nodes}: {share}");
     }
 }
 

@@ -38,7 +38,8 @@ const COPIES: usize = 2;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The swarm is simulated on this machine, with what runs on the nodes; all of them take
-part in it, and have disks for all of the version. Times are from when the first machine
+part in it, and have disks for all of the version. Of more than 300 some stand for all:
+then what leaves the server is a figure from above. Times are from when the first machine
 is switched on until the boot set, or all, is there. What firmware, kernel and system
 take besides is not in them. A bound is what no way to distribute can be faster than.
 
@@ -300,8 +301,13 @@ fn remark(args: &StormArgs, forecast: &Forecast) -> String {
         .iter()
         .map(|(name, stage)| format!("{} of {} for {name}", stage.simulated, stage.chunks))
         .collect();
+    let machines = forecast.complete.machines;
+    let machines = match machines < args.nodes as usize {
+        true => format!("{machines} of {} machines, ", args.nodes),
+        false => String::new(),
+    };
     format!(
-        "This is an estimate. Chunks that were simulated, with seed {}: {}.",
+        "This is an estimate. What was simulated, with seed {}: {machines}chunks {}.",
         args.seed,
         simulated.join(", ")
     )
@@ -346,6 +352,7 @@ fn document(args: &StormArgs, image: &Image, forecast: &Forecast) -> serde_json:
         "chunk_count": image.chunks,
         "boot_set_bytes": image.boot_bytes,
         "node_count": args.nodes,
+        "simulated_node_count": forecast.complete.machines,
         "rack_count": args.racks,
         "head_bits_per_second": args.head.bits,
         "node_bits_per_second": args.nodes_link.bits,

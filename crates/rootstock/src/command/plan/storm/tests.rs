@@ -24,6 +24,7 @@ fn stage(bytes: u64, finished: usize) -> Stage {
         median: Span::seconds(75),
         last: Span::seconds(1234),
         finished,
+        machines: 300,
         bound: Span::millis(64_000),
         head_bytes: bytes * 5 / 4,
         simulated: 333,
@@ -77,7 +78,7 @@ fn a_storm_with_an_end() {
     login     1.1 s  75.0 s  21 min  64.0 s    46.9 MB    1.25
     complete  1.1 s  75.0 s  21 min  64.0 s     988 MB    1.25
 
-    This is an estimate. Chunks that were simulated, with seed 1: 333 of 7900 for login, 333 of 7900 for complete.
+    This is an estimate. What was simulated, with seed 1: chunks 333 of 7900 for login, 333 of 7900 for complete.
     ");
 }
 
@@ -100,7 +101,7 @@ fn one_that_has_booted_and_does_not_end() {
     UNTIL     FIRST  MEDIAN            LAST   BOUND  FROM HEAD  COPIES
     complete  1.1 s  75.0 s  never (1 late)  64.0 s    10.7 GB    1.25
 
-    This is an estimate. Chunks that were simulated, with seed 1: 333 of 7900 for complete.
+    This is an estimate. What was simulated, with seed 1: chunks 333 of 7900 for complete.
     ");
 }
 
