@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod desk;
 pub mod disk;
 pub mod exercise;
+pub mod filesystems;
 pub mod golden;
 pub mod guest;
 pub mod holder;

@@ -7,56 +7,19 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    collections::BTreeMap,
     fs,
-    io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
-use rootstock_core::Digest;
 use rootstock_image::{
     grid::RegionKind,
-    inspect::{DiskReport, FreeSpace, FsReport, TableKind, inspect},
+    inspect::{DiskReport, FreeSpace, TableKind, inspect},
 };
-
-const MIB: usize = 1 << 20;
-
-/// Administrators' tools are not on every user's path.
-const PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
-
-/// What a tool printed; it has to succeed.
-fn tool(line: &str, paths: &[&Path]) -> String {
-    tool_with_input(line, paths, "")
-}
-
-fn tool_with_input(line: &str, paths: &[&Path], input: &str) -> String {
-    let mut words = line.split(' ');
-    let name = words.next().expect("a tool's name");
-    let mut child = Command::new(name)
-        .args(words)
-        .args(paths)
-        .env("PATH", PATH)
-        .env("LC_ALL", "C")
-        .env("MTOOLS_SKIP_CHECK", "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{name}: {error}: run `cargo xtask setup`"));
-    let mut stdin = child.stdin.take().expect("piped");
-    stdin.write_all(input.as_bytes()).expect("the tool reads");
-    drop(stdin);
-    let output = child.wait_with_output().expect("the tool ends");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{line}: {}\n{text}\n{errors}",
-        output.status
-    );
-    text
-}
+use rootstock_tests::filesystems::{
+    MIB, PATH, Random, digests, files, look, noise, only_fs, tool, tool_with_input, why_kept,
+    zero_free,
+};
 
 /// Runs one command of debugfs on an image.
 fn debugfs(image: &Path, command: &str) -> String {
@@ -69,49 +32,6 @@ fn debugfs(image: &Path, command: &str) -> String {
         .expect("debugfs runs");
     assert!(output.status.success(), "debugfs {command}");
     String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Bytes that do not compress, and differ with the seed.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut random = Random(seed.wrapping_mul(2) + 1);
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        bytes.extend(random.next().to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
-}
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-}
-
-/// A directory of files of many sizes, a system's names among them.
-fn files(dir: &Path, total_mib: usize) {
-    let mut random = Random(7);
-    for number in 0..120 {
-        let sub = dir.join(format!("d{}", number % 7));
-        fs::create_dir_all(&sub).expect("creates");
-        let len = match number % 4 {
-            0 => random.below(200),
-            1 => random.below(5_000),
-            2 => random.below(70_000),
-            _ => random.below(total_mib * MIB / 60),
-        };
-        let path = sub.join(format!("file{number}.dat"));
-        fs::write(path, noise(number, len)).expect("writes");
-    }
 }
 
 fn system(dir: &Path) {
@@ -130,55 +50,6 @@ fn system(dir: &Path) {
     fs::write(dir.join("boot/vmlinuz-6.6.13+bpo-amd64"), noise(2, 9000)).expect("writes");
     std::os::unix::fs::symlink("../usr/lib/os-release", dir.join("etc/os-release")).expect("links");
     std::os::unix::fs::symlink("usr/lib", dir.join("lib")).expect("links");
-}
-
-/// The digest of every file below a directory.
-fn digests(dir: &Path) -> BTreeMap<PathBuf, Digest> {
-    let mut found = BTreeMap::new();
-    let mut todo = vec![dir.to_owned()];
-    while let Some(next) = todo.pop() {
-        for entry in fs::read_dir(&next).expect("lists") {
-            let path = entry.expect("an entry").path();
-            if path.is_symlink() {
-                continue;
-            } else if path.is_dir() {
-                todo.push(path);
-            } else {
-                let digest = Digest::of(&fs::read(&path).expect("reads"));
-                found.insert(path.strip_prefix(dir).expect("below").to_owned(), digest);
-            }
-        }
-    }
-    found
-}
-
-fn look(image: &Path) -> DiskReport {
-    let bytes = fs::read(image).expect("reads");
-    inspect(&bytes, FreeSpace::Drop).expect("memory has no errors")
-}
-
-/// The only file system, which is not kept whole.
-fn only_fs(report: &DiskReport) -> &FsReport {
-    assert_eq!(report.partitions.len(), 1);
-    let fs = report.partitions[0].fs.as_ref().expect("a file system");
-    assert_eq!(fs.kept_whole_because, None);
-    fs
-}
-
-fn why_kept(image: &Path) -> String {
-    let report = look(image);
-    assert!(report.free.is_empty());
-    let fs = report.partitions[0].fs.as_ref().expect("a file system");
-    fs.kept_whole_because.clone().expect("it is kept whole")
-}
-
-/// Writes the image with zeros wherever the report says it is free.
-fn zero_free(image: &Path, report: &DiskReport) {
-    let mut bytes = fs::read(image).expect("reads");
-    for range in report.free.iter() {
-        bytes[range.start as usize..range.end() as usize].fill(0);
-    }
-    fs::write(image, bytes).expect("writes");
 }
 
 /// The number after a label in the superblock, as dumpe2fs prints it.

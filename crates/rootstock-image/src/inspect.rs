@@ -15,6 +15,8 @@ use crate::{
     read_at::{ReadAt, Window},
 };
 
+mod bitmap;
+mod btrfs;
 mod checksum;
 mod ext;
 mod facts;
@@ -22,11 +24,13 @@ mod fat;
 mod free;
 mod gpt;
 mod mbr;
+mod ntfs;
 mod signature;
 mod swap;
 mod table;
 #[cfg(test)]
 mod tests;
+mod xfs;
 
 pub(crate) use checksum::crc32;
 pub(crate) use ext::{FileExtent, ext_files};
@@ -42,6 +46,9 @@ use free::FreeSet;
 pub enum FreeSpace {
     /// It reads as zeros.
     Drop,
+    /// It reads as zeros where the file system has a mark on the disk while it is
+    /// in use; else it is kept. For a disk that may be written to while it is read.
+    DropIfMarked,
     /// It is kept as it is.
     Keep,
 }
@@ -101,7 +108,8 @@ pub struct PartitionReport {
 /// A file system, or what stands in the place of one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FsReport {
-    /// `ext2`, `ext3`, `ext4`, `fat12`, `fat16`, `fat32`, `swap`, `xfs`, …
+    /// `ext2`, `ext3`, `ext4`, `fat12`, `fat16`, `fat32`, `swap`, `xfs`,
+    /// `btrfs`, `ntfs`, …
     pub kind: String,
     /// Its label.
     pub label: Option<String>,
@@ -156,14 +164,14 @@ pub fn inspect(disk: &dyn ReadAt, keep: FreeSpace) -> io::Result<DiskReport> {
     let mut facts = facts::Facts::default();
     for partition in &mut report.partitions {
         let window = Window::new(disk, partition.start_bytes, partition.len_bytes);
-        let Some(found) = file_system(&window)? else {
+        let Some(found) = file_system(&window, keep)? else {
             continue;
         };
         partition.fs = Some(found.report);
         if found.readable_ext {
             facts.gather(&window)?;
         }
-        if keep == FreeSpace::Drop {
+        if keep != FreeSpace::Keep {
             free.absorb(&found.free, partition.start_bytes);
         }
     }
@@ -255,7 +263,7 @@ fn kept<T>(why: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::Kept(why.into()))
 }
 
-fn file_system(window: &Window<'_>) -> io::Result<Option<Found>> {
+fn file_system(window: &Window<'_>, keep: FreeSpace) -> io::Result<Option<Found>> {
     let signatures = signature::find(window)?;
     let Some((first, others)) = signatures.split_first() else {
         return Ok(None);
@@ -268,11 +276,16 @@ fn file_system(window: &Window<'_>) -> io::Result<Option<Found>> {
         free: FreeSet::new(),
         readable_ext: false,
     };
-    let outcome = if others.is_empty() {
+    let outcome = if keep == FreeSpace::DropIfMarked && first.may_be_in_use_unmarked() {
+        kept("it does not say whether it is in use, and may change while it is read")
+    } else if others.is_empty() {
         match first {
             signature::Signature::Ext => ext::read(window, &mut found),
             signature::Signature::Fat => fat::read(window, &mut found),
             signature::Signature::Swap => swap::read(window, &mut found),
+            signature::Signature::Xfs => xfs::read(window, &mut found),
+            signature::Signature::Ntfs => ntfs::read(window, &mut found),
+            signature::Signature::Btrfs => btrfs::read(window, &mut found),
             signature::Signature::Other(_) => kept(format!(
                 "the free space of {} is not looked for",
                 first.name()

@@ -41,6 +41,11 @@ impl FreeSet {
         }
     }
 
+    /// Whether any byte of this range is in it.
+    pub(super) fn touches(&self, range: ByteRange) -> bool {
+        self.set.within(range).next().is_some()
+    }
+
     pub(super) fn into_extents(self) -> Extents {
         self.set
     }

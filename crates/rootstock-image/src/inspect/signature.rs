@@ -13,6 +13,12 @@ pub(super) enum Signature {
     Fat,
     /// Linux swap space.
     Swap,
+    /// XFS.
+    Xfs,
+    /// NTFS.
+    Ntfs,
+    /// Btrfs.
+    Btrfs,
     /// Something whose free space is not looked for.
     Other(&'static str),
 }
@@ -23,8 +29,17 @@ impl Signature {
             Self::Ext => "ext",
             Self::Fat => "fat",
             Self::Swap => "swap",
+            Self::Xfs => "xfs",
+            Self::Ntfs => "ntfs",
+            Self::Btrfs => "btrfs",
             Self::Other(name) => name,
         }
+    }
+
+    /// Whether it can be mounted without a mark on the disk: XFS has none before
+    /// its first change, Btrfs never, and NTFS none of ntfs-3g.
+    pub(super) fn may_be_in_use_unmarked(self) -> bool {
+        matches!(self, Self::Xfs | Self::Ntfs | Self::Btrfs)
     }
 }
 
@@ -52,12 +67,12 @@ const MAGICS: [(usize, &[u8], Signature); 25] = [
         b"SWAPSPACE2",
         Signature::Other("swap of 64 KiB pages"),
     ),
-    (0, b"XFSB", Signature::Other("xfs")),
-    (3, b"NTFS    ", Signature::Other("ntfs")),
+    (0, b"XFSB", Signature::Xfs),
+    (3, b"NTFS    ", Signature::Ntfs),
     (3, b"EXFAT   ", Signature::Other("exfat")),
     (3, b"-FVE-FS-", Signature::Other("bitlocker")),
     (3, b"ReFS\0", Signature::Other("refs")),
-    (0x10040, b"_BHRfS_M", Signature::Other("btrfs")),
+    (0x10040, b"_BHRfS_M", Signature::Btrfs),
     (0, b"LUKS\xba\xbe", Signature::Other("luks")),
     (1024, &[0x10, 0x20, 0xf5, 0xf2], Signature::Other("f2fs")),
     (0, &[0xfc, 0x4e, 0x2b, 0xa9], Signature::Other("md raid")),

@@ -89,10 +89,10 @@ pub(crate) fn run(args: &ImportArgs, session: &Session) -> anyhow::Result<()> {
     session.client()?.site()?;
     let begin = Instant::now();
     let Opened { disk, formats } = open(args, session)?;
-    let keep = if args.keep_free_space {
-        FreeSpace::Keep
-    } else {
-        FreeSpace::Drop
+    let keep = match (args.keep_free_space, args.allow_changes) {
+        (true, _) => FreeSpace::Keep,
+        (false, true) => FreeSpace::DropIfMarked,
+        (false, false) => FreeSpace::Drop,
     };
     let report = inspect(disk.as_ref(), keep)
         .with_context(|| format!("'{}' cannot be read", args.source.display()))?;
