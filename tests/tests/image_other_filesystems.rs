@@ -16,10 +16,8 @@ use std::{
 use rootstock_core::Digest;
 use rootstock_image::inspect::{DiskReport, FreeSpace, inspect};
 use rootstock_tests::{
-    filesystems::{
-        MIB, digests, files, look, noise, only_fs, tool, why_kept,
-        zero_free,
-    },
+    Daemon,
+    filesystems::{MIB, digests, files, look, noise, only_fs, tool, why_kept, zero_free},
     undo::{Action, Undo},
 };
 use tempfile::TempDir;
@@ -128,7 +126,10 @@ impl Fixture {
         assert!(before.len() >= 1000, "{name}: {}", before.len());
         let report = look(&self.image);
         let fs = only_fs(&report);
-        assert_eq!((fs.kind.as_str(), fs.label.as_deref()), (name, Some("TESTING")));
+        assert_eq!(
+            (fs.kind.as_str(), fs.label.as_deref()),
+            (name, Some("TESTING"))
+        );
         let uuid = tool("blkid -p -s UUID -o value", &[&self.image]);
         assert_eq!(fs.uuid.as_deref(), Some(uuid.trim()));
         assert_eq!(fs.free_bytes, Some(report.free.total_bytes()));
@@ -151,7 +152,10 @@ fn xfs_keeps_every_file() {
     for (options, mib) in cases {
         let fixture = Fixture::new(&XFS, options, mib);
         let fresh = look(&fixture.image);
-        assert_eq!(only_fs(&fresh).free_bytes, Some(xfs_free_bytes(&fixture.image)));
+        assert_eq!(
+            only_fs(&fresh).free_bytes,
+            Some(xfs_free_bytes(&fixture.image))
+        );
         fixture.fill(8);
         let report = fixture.zeroing_changes_nothing();
         let free_bytes = report.free.total_bytes();
@@ -172,7 +176,11 @@ fn old_xfs_is_read() {
         let fixture = Fixture::new(&XFS, &format!("-m crc=0,finobt=0 {options}"), 64);
         let report = look(&fixture.image);
         let fs = only_fs(&report);
-        assert_eq!(fs.free_bytes, Some(xfs_free_bytes(&fixture.image)), "{options}");
+        assert_eq!(
+            fs.free_bytes,
+            Some(xfs_free_bytes(&fixture.image)),
+            "{options}"
+        );
         zero_free(&fixture.image, &report);
         fixture.check();
         assert_eq!(look(&fixture.image), report);
@@ -203,7 +211,11 @@ fn btrfs_keeps_every_file() {
         ("-m single -n 4096", 160, "compress=zstd"),
         ("--mixed", 96, ""),
         ("-O ^no-holes -R quota", 160, "nodatacow"),
-        ("-O ^skinny-metadata,^extref -R ^free-space-tree", 160, "space_cache=v1"),
+        (
+            "-O ^skinny-metadata,^extref -R ^free-space-tree",
+            160,
+            "space_cache=v1",
+        ),
     ];
     for (options, mib, mount) in cases {
         let mut fixture = Fixture::new(&BTRFS, options, mib);
@@ -216,7 +228,12 @@ fn btrfs_keeps_every_file() {
         let report = fixture.zeroing_changes_nothing();
         // What is never Btrfs's, and the copy of its superblock.
         for kept in [0, MIB as u64 - 1, 64 << 20, (64 << 20) + 4095] {
-            assert!(report.free.iter().all(|free| !(free.start..free.end()).contains(&kept)));
+            assert!(
+                report
+                    .free
+                    .iter()
+                    .all(|free| !(free.start..free.end()).contains(&kept))
+            );
         }
         assert!(report.free.range_count() > 200, "{options}");
     }
@@ -347,5 +364,66 @@ impl Fixture {
         let fs = report.partitions[0].fs.as_ref().unwrap();
         let why = fs.kept_whole_because.as_deref().unwrap();
         assert!(why.contains(reason), "{reason}: {why}");
+    }
+}
+
+/// The whole way: what a version has of each is every file, and no free space.
+#[test]
+fn a_version_has_every_file_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&directory.path().join("daemon")).unwrap();
+    for kind in [&XFS, &BTRFS, &NTFS] {
+        let fixture = Fixture::new(kind, "", 128);
+        fixture.fill(4);
+        let before = fixture.digests();
+        let source = fixture.image.to_str().unwrap();
+        let import = |image: &str, more: &[&str]| {
+            let words = ["image", "import", image, source];
+            daemon.json(words.iter().chain(more)).unwrap()
+        };
+        let number = |said: &serde_json::Value, name: &str| said[name].as_u64().unwrap();
+        let done = import(kind.name, &[]);
+        let report = look(&fixture.image);
+        let dropped = number(&done, "dropped_free_bytes");
+        assert_eq!(dropped, report.free.total_bytes());
+        // The disk is of noise: what is sent is what is in use, and a little more
+        // where chunks are cut by free space.
+        let disk_bytes = (128 * MIB) as u64;
+        let sent = number(&done, "sent_bytes");
+        assert!(
+            sent < disk_bytes - dropped + disk_bytes / 20,
+            "{} {sent} {dropped}",
+            kind.name
+        );
+        let said = daemon
+            .json(["image", "show", &format!("{}:1", kind.name)])
+            .unwrap();
+        let fs = &said["facts"]["partitions"][0]["fs"];
+        assert_eq!(
+            (fs["kind"].as_str(), fs["label"].as_str()),
+            (Some(kind.name), Some("TESTING"))
+        );
+        assert_eq!(fs["free_bytes"].as_u64(), Some(dropped));
+
+        // Whoever reads a disk that changes is not told that nothing uses it.
+        for option in ["--allow-changes", "--keep-free-space"] {
+            let image = format!("{}{option}", kind.name);
+            assert_eq!(number(&import(&image, &[option]), "dropped_free_bytes"), 0);
+        }
+        let mut expected = fs::read(&fixture.image).unwrap();
+        for range in report.free.iter() {
+            expected[range.start as usize..range.end() as usize].fill(0);
+        }
+        fs::remove_file(&fixture.image).unwrap();
+        daemon
+            .run(["image", "export", &format!("{}:1", kind.name), source])
+            .unwrap();
+        assert!(
+            fs::read(&fixture.image).unwrap() == expected,
+            "{}",
+            kind.name
+        );
+        fixture.check();
+        assert_eq!(fixture.digests(), before, "{}", kind.name);
     }
 }

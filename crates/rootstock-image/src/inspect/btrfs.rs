@@ -69,12 +69,16 @@ fn free_space(window: &Window<'_>, sb: &Superblock, chunks: Chunks) -> Result<Fr
         METADATA_ITEM => gaps.extent(key.object, sb.node_bytes, &mut free),
         BLOCK_GROUP_ITEM => groups.add(key, data),
         kind if REFERENCES.contains(&kind) => Ok(()),
-        kind => kept(format!("its extent tree has items of the unknown type {kind}")),
+        kind => kept(format!(
+            "its extent tree has items of the unknown type {kind}"
+        )),
     })?;
     if let Some(root) = roots.block_groups {
         trees.walk(&root, &mut |key, data| match key.kind {
             BLOCK_GROUP_ITEM => groups.add(key, data),
-            kind => kept(format!("its block group tree has items of the unknown type {kind}")),
+            kind => kept(format!(
+                "its block group tree has items of the unknown type {kind}"
+            )),
         })?;
     }
     let used = gaps.finish(&mut free);
@@ -190,11 +194,17 @@ impl<'a> Gaps<'a> {
     }
 
     fn extent(&mut self, start: u64, len: u64, free: &mut Free) -> Result<(), Refusal> {
-        while let Some(chunk) = self.chunks.get(self.chunk).filter(|c| c.range.end() <= start) {
+        while let Some(chunk) = self
+            .chunks
+            .get(self.chunk)
+            .filter(|c| c.range.end() <= start)
+        {
             self.close(chunk, free);
         }
         let chunk = self.chunks.get(self.chunk);
-        let end = start.checked_add(len).filter(|_| len > 0 && start >= self.end);
+        let end = start
+            .checked_add(len)
+            .filter(|_| len > 0 && start >= self.end);
         let (Some(chunk), Some(end)) = (chunk, end) else {
             return kept("it has impossible extents: run btrfs check on it");
         };
@@ -217,7 +227,10 @@ impl<'a> Gaps<'a> {
     fn close(&mut self, chunk: &Chunk, free: &mut Free) {
         self.gap(chunk, chunk.range.end(), free);
         self.chunk += 1;
-        self.end = self.chunks.get(self.chunk).map_or(0, |next| next.range.start);
+        self.end = self
+            .chunks
+            .get(self.chunk)
+            .map_or(0, |next| next.range.start);
     }
 
     fn finish(mut self, free: &mut Free) -> Vec<u64> {
@@ -245,7 +258,10 @@ impl Groups {
     }
 
     fn agree(&self, chunks: &Chunks, used: &[u64]) -> bool {
-        let found = chunks.iter().map(|chunk| chunk.range).zip(used.iter().copied());
+        let found = chunks
+            .iter()
+            .map(|chunk| chunk.range)
+            .zip(used.iter().copied());
         self.groups.iter().copied().eq(found)
     }
 }

@@ -7,7 +7,9 @@ use rootstock_core::{ByteRange, units::CHUNK_BYTES};
 
 use super::*;
 
+mod foreign;
 mod images;
+mod others;
 
 use images::{Disk, GptCopy, ext2, fat12, fat16, swap};
 

@@ -41,8 +41,13 @@ pub(super) fn read(window: &Window<'_>, found: &mut Found) -> Result<(), Refusal
         }
         group.free_extents(&mut free)?;
     }
-    if sb.free_blocks.is_some_and(|said| said != free.counted_blocks) {
-        return kept("its superblock and its groups count different free space: run xfs_repair on it");
+    if sb
+        .free_blocks
+        .is_some_and(|said| said != free.counted_blocks)
+    {
+        return kept(
+            "its superblock and its groups count different free space: run xfs_repair on it",
+        );
     }
     found.report.free_bytes = Some(free.bytes);
     found.report.used_bytes = Some(sb.blocks * sb.block_bytes - free.bytes);
@@ -199,7 +204,11 @@ impl<'a> Group<'a> {
         }
         let mut bytes = vec![0; self.sb.block_bytes as usize];
         self.window.read_exact_at(place.start, &mut bytes)?;
-        let (magic, head) = if self.sb.is_v5 { (b"AB3B", 56) } else { (b"ABTB", 16) };
+        let (magic, head) = if self.sb.is_v5 {
+            (b"AB3B", 56)
+        } else {
+            (b"ABTB", 16)
+        };
         let block = TreeBlock {
             head,
             records: be16_at(&bytes, 6).into(),

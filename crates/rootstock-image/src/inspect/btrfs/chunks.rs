@@ -42,7 +42,9 @@ impl Chunk {
         let (len, kind) = (le64_at(data, 0), le64_at(data, 24));
         let profile = kind & !KINDS;
         if profile != 0 && profile != TWICE {
-            return kept(format!("it has chunks of the profile {profile:#x}, which is not read here"));
+            return kept(format!(
+                "it has chunks of the profile {profile:#x}, which is not read here"
+            ));
         }
         let copies = if profile == TWICE { 2 } else { 1 };
         let place = |number: usize| {

@@ -25,7 +25,8 @@ const METADATA_UUID: u64 = 0x400;
 /// extended references, skinny metadata, no holes, a UUID of its own for metadata,
 /// simple quotas. Not among them are RAID 5 and 6, three and four copies, zones,
 /// the second extent tree and stripe trees.
-const INCOMPAT: u64 = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x100 | 0x200 | METADATA_UUID | 0x1_0000;
+const INCOMPAT: u64 =
+    0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x100 | 0x200 | METADATA_UUID | 0x1_0000;
 
 /// The free space tree, that it is valid, verity, the block group tree.
 const RO_COMPAT: u64 = 0x1 | 0x2 | 0x4 | GROUP_TREE;
@@ -67,7 +68,11 @@ impl Superblock {
         };
         let incompat = le64_at(bytes, 188);
         let ro_compat = le64_at(bytes, 180);
-        let uuid_place = if incompat & METADATA_UUID == 0 { 32 } else { 571 };
+        let uuid_place = if incompat & METADATA_UUID == 0 {
+            32
+        } else {
+            571
+        };
         Self {
             uuid: bytes_at(bytes, 32),
             label: bytes_at(bytes, 299),

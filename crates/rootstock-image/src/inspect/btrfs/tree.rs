@@ -118,7 +118,9 @@ impl Walk<'_, '_> {
     }
 
     fn item(&mut self, block: &Block, entry: usize, key: Key) -> Result<(), Refusal> {
-        let data = block.data(entry).filter(|_| self.last.is_none_or(|last| last < key));
+        let data = block
+            .data(entry)
+            .filter(|_| self.last.is_none_or(|last| last < key));
         let Some(data) = data else {
             return damaged();
         };
@@ -143,7 +145,11 @@ impl Block {
     }
 
     fn entry_bytes(&self) -> usize {
-        if self.level() == 0 { ITEM_BYTES } else { POINTER_BYTES }
+        if self.level() == 0 {
+            ITEM_BYTES
+        } else {
+            POINTER_BYTES
+        }
     }
 
     fn entry(&self, number: usize) -> &[u8] {

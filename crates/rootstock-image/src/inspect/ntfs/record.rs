@@ -36,7 +36,10 @@ pub(super) fn undo_fixups(bytes: &mut [u8]) -> bool {
     for piece in 0..pieces {
         let kept: [u8; 2] = bytes_at(bytes, at + 2 + piece * 2);
         let end = (piece + 1) * FIXUP_BYTES;
-        let Some(place) = bytes.get_mut(end - 2..end).filter(|place| **place == number) else {
+        let Some(place) = bytes
+            .get_mut(end - 2..end)
+            .filter(|place| **place == number)
+        else {
             return false;
         };
         place.copy_from_slice(&kept);
@@ -82,7 +85,10 @@ impl Record {
     /// The attributes of this type and name, in the record's order.
     pub(super) fn find(&self, kind: u32, name: &[u8]) -> Result<Vec<Attribute<'_>>, Refusal> {
         let mut found = Vec::new();
-        let mut rest = self.bytes.get(usize::from(le16_at(&self.bytes, 20))..).unwrap_or_default();
+        let mut rest = self
+            .bytes
+            .get(usize::from(le16_at(&self.bytes, 20))..)
+            .unwrap_or_default();
         while le32_at(rest, 0) != END {
             let len = le32_at(rest, 4) as usize;
             let Some((bytes, after)) = rest.split_at_checked(len).filter(|_| len >= 24) else {
@@ -99,7 +105,9 @@ impl Record {
 }
 
 pub(super) fn damaged<T>(number: u64) -> Result<T, Refusal> {
-    kept(format!("record {number} of its $MFT is damaged: run chkdsk on it"))
+    kept(format!(
+        "record {number} of its $MFT is damaged: run chkdsk on it"
+    ))
 }
 
 impl<'a> Attribute<'a> {

@@ -44,9 +44,9 @@ pub(super) fn check(table: &Table<'_>) -> Result<(), Refusal> {
 /// Section "$VOLUME_INFORMATION".
 fn check_flags(table: &Table<'_>) -> Result<(), Refusal> {
     let information = table.contents(files::VOLUME, VOLUME_INFORMATION, &[])?;
-    let Some(Contents::Resident(information)) = information.filter(|found| {
-        matches!(found, Contents::Resident(bytes) if bytes.len() >= 12)
-    }) else {
+    let Some(Contents::Resident(information)) =
+        information.filter(|found| matches!(found, Contents::Resident(bytes) if bytes.len() >= 12))
+    else {
         return kept("its $Volume is damaged: run chkdsk on it");
     };
     let version = (information[8], information[9]);

@@ -116,7 +116,10 @@ impl<'a> Table<'a> {
         for part in list_entries(&list, kind, name) {
             if part == number {
                 records.push(self.record(number)?);
-            } else if records.last().is_none_or(|last: &Record| last.number != part) {
+            } else if records
+                .last()
+                .is_none_or(|last: &Record| last.number != part)
+            {
                 let record = self.record(part)?;
                 if record.base() != number {
                     return damaged(part);

@@ -90,7 +90,11 @@ impl Superblock {
             group_blocks: be32_at(head, 84).into(),
             group_bits: head[124].into(),
             log_start: be64_at(head, 48),
-            meta_uuid: if incompat & META_UUID == 0 { uuid } else { bytes_at(head, 248) },
+            meta_uuid: if incompat & META_UUID == 0 {
+                uuid
+            } else {
+                bytes_at(head, 248)
+            },
             realtime_blocks: be64_at(head, 16),
             block_bits: head[120].into(),
             version,
@@ -119,8 +123,8 @@ impl Superblock {
     }
 
     fn check_sizes(&self) -> Result<(), Refusal> {
-        let block_fits = (9..=16).contains(&self.block_bits)
-            && self.block_bytes == 1 << self.block_bits;
+        let block_fits =
+            (9..=16).contains(&self.block_bits) && self.block_bytes == 1 << self.block_bits;
         let sector_fits = self.sector_bytes.is_power_of_two()
             && (512..=32 << 10).contains(&self.sector_bytes)
             && self.sector_bytes <= self.block_bytes;
@@ -147,7 +151,10 @@ impl Superblock {
             ("log_incompat", self.log_incompat),
         ];
         if !matches!(self.version & 0xf, 4 | 5) {
-            return kept(format!("its version {} is unknown here", self.version & 0xf));
+            return kept(format!(
+                "its version {} is unknown here",
+                self.version & 0xf
+            ));
         }
         if let Some((set, bits)) = unknown.iter().find(|(_, bits)| *bits != 0) {
             return kept(format!("it has features unknown here ({set} {bits:#x})"));
@@ -199,8 +206,7 @@ impl Superblock {
     /// Whether a block of metadata is this file system's and has the checksum
     /// that it says; version 4 has neither.
     pub(super) fn is_sealed(&self, bytes: &[u8], uuid_at: usize, sum_at: usize) -> bool {
-        !self.is_v5
-            || (bytes_at(bytes, uuid_at) == self.meta_uuid && has_checksum(bytes, sum_at))
+        !self.is_v5 || (bytes_at(bytes, uuid_at) == self.meta_uuid && has_checksum(bytes, sum_at))
     }
 }
 
