@@ -17,6 +17,7 @@ use rootstock_fuzz::{overlay, sparse::SparseDisk};
 use rootstock_image::{
     frame::Encoder,
     grid::{Grid, Region, RegionKind},
+    inspect::{FreeSpace, inspect},
     manifest::Manifest,
     recipe::{Finder, RecipeWriter},
     seal::Seal,
@@ -45,6 +46,9 @@ fn main() -> io::Result<()> {
         ("pack", packs()?),
         ("overlay", logs()?),
         ("inspect", disks()?),
+        ("xfs", xfs()?),
+        ("btrfs", btrfs()?),
+        ("ntfs", ntfs()?),
         ("trace", traces()?),
         ("dhcp", dhcp()),
         ("tftp", tftp()),
@@ -217,7 +221,11 @@ fn traces() -> io::Result<Seeds> {
     };
     let mut seeds = vec![("alone", with(&[]))];
     // The first byte of a disk's seed is the other target's own.
-    seeds.extend(disks()?.iter().map(|(name, disk)| (*name, with(&disk[1..]))));
+    seeds.extend(
+        disks()?
+            .iter()
+            .map(|(name, disk)| (*name, with(&disk[1..]))),
+    );
     Ok(seeds)
 }
 
@@ -351,6 +359,81 @@ fn logs() -> io::Result<Seeds> {
     let mut log = vec![0; file.len()? as usize];
     file.read_at(0, &mut log)?;
     Ok(vec![("three", [&[1], log.as_slice()].concat())])
+}
+
+/// A file system as its tool makes it on an empty disk.
+fn made(name: &str, options: &str, mib: u64) -> io::Result<Vec<u8>> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("disk");
+    fs::File::create(&path)?.set_len(mib << 20)?;
+    let options: Vec<&str> = options.split(' ').collect();
+    tool(name, &options, &path, "")?;
+    fs::read(&path)
+}
+
+/// A file system as an input; one that is kept whole would find little.
+fn as_input(disk: &[u8]) -> io::Result<Vec<u8>> {
+    let report = inspect(&disk.to_vec(), FreeSpace::Drop)?;
+    if report.free.is_empty() {
+        let words = format!("a seed is kept whole: {:?}", report.partitions);
+        return Err(io::Error::other(words));
+    }
+    Ok([vec![1], SparseDisk::to_input(disk)].concat())
+}
+
+fn xfs() -> io::Result<Seeds> {
+    let new = made(
+        "mkfs.xfs",
+        "-q -K --unsupported -b size=1024 -d agcount=2",
+        64,
+    )?;
+    let old = made(
+        "mkfs.xfs",
+        "-q -K --unsupported -m crc=0,finobt=0 -d agcount=2",
+        64,
+    )?;
+    Ok(vec![("5", as_input(&new)?), ("4", as_input(&old)?)])
+}
+
+fn btrfs() -> io::Result<Seeds> {
+    let mut twice = made("mkfs.btrfs", "-q -K -n 4096", 128)?;
+    // A copy of the superblock, which would make the input too long.
+    twice[64 << 20..][..4096].fill(0);
+    let mixed = made("mkfs.btrfs", "-q -K -n 4096 --mixed", 32)?;
+    Ok(vec![
+        ("twice", as_input(&twice)?),
+        ("mixed", as_input(&mixed)?),
+    ])
+}
+
+/// An NTFS without what makes it long and is not read: the log but its two
+/// restart areas, which say that it is empty, and the table of capital letters.
+fn ntfs() -> io::Result<Seeds> {
+    let mut disk = made("mkntfs", "-q -Q -F -c 4096", 4)?;
+    let empty = |page: &[u8]| page.iter().all(|byte| *byte == 0xff);
+    let log = disk.chunks(4096).position(empty);
+    let letters: Vec<u8> = (0..256_u16).flat_map(u16::to_le_bytes).take(128).collect();
+    let table = disk
+        .chunks(512)
+        .position(|sector| sector.starts_with(&letters));
+    let (Some(log), Some(table)) = (log, table) else {
+        return Err(io::Error::other(
+            "mkntfs makes its file systems otherwise now",
+        ));
+    };
+    for page in disk.chunks_mut(4096).filter(|page| empty(page)) {
+        page.fill(0);
+    }
+    for page in [log, log + 1] {
+        let page = &mut disk[page * 4096..][..4096];
+        page[..8].copy_from_slice(b"RSTR\x1e\0\x09\0");
+        page[17] = 16;
+        page[24] = 0x40;
+        page[28] = 1;
+        page[0x40 + 14] = 2;
+    }
+    disk[table * 512..][..128 << 10].fill(0);
+    Ok(vec![("small", as_input(&disk)?)])
 }
 
 /// Small disks, made with the tools that make real ones.

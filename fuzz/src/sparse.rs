@@ -54,6 +54,21 @@ impl SparseDisk {
         input
     }
 
+    /// Where the sectors that are there begin.
+    #[must_use]
+    pub fn places(&self) -> Vec<u64> {
+        let place = |number: &u64| number * SECTOR_BYTES as u64;
+        self.sectors.keys().map(place).collect()
+    }
+
+    /// Writes bytes that lie in one sector.
+    pub fn write(&mut self, offset_bytes: u64, bytes: &[u8]) {
+        let size = SECTOR_BYTES as u64;
+        let sector = self.sectors.entry(offset_bytes / size);
+        let at = (offset_bytes % size) as usize;
+        sector.or_insert([0; SECTOR_BYTES])[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
     /// Sets the two checksums of the GPT header in sector 1, if it has sane
     /// bounds: a mutation that breaks them is not what is looked for.
     pub fn mend_gpt(&mut self) {

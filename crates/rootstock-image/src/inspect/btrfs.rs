@@ -17,7 +17,7 @@ mod chunks;
 mod superblock;
 mod tree;
 
-use chunks::{Chunk, Chunks};
+use chunks::Chunk;
 use superblock::Superblock;
 use tree::{Key, Trees};
 
@@ -51,18 +51,18 @@ pub(super) fn read(window: &Window<'_>, found: &mut Found) -> Result<(), Refusal
     found.report.label = super::label_text(&sb.label);
     sb.check(&bytes, window.len_bytes())?;
     let chunks = chunks::read(window, &sb, &bytes)?;
-    let free = free_space(window, &sb, chunks)?;
+    let free = free_space(window, &sb, &chunks)?;
     found.report.free_bytes = Some(free.bytes);
     found.report.used_bytes = Some(sb.device_bytes - free.bytes);
     found.free = free.set;
     Ok(())
 }
 
-fn free_space(window: &Window<'_>, sb: &Superblock, chunks: Chunks) -> Result<Free, Refusal> {
-    let mut free = Free::outside(&chunks, sb.device_bytes);
-    let trees = Trees::new(window, sb, &chunks);
+fn free_space(window: &Window<'_>, sb: &Superblock, chunks: &[Chunk]) -> Result<Free, Refusal> {
+    let mut free = Free::outside(chunks, sb.device_bytes);
+    let trees = Trees::new(window, sb, chunks);
     let roots = roots(&trees)?;
-    let mut gaps = Gaps::new(&chunks);
+    let mut gaps = Gaps::new(chunks);
     let mut groups = Groups::default();
     trees.walk(&roots.extents, &mut |key, data| match key.kind {
         EXTENT_ITEM => gaps.extent(key.object, key.offset, &mut free),
@@ -82,7 +82,7 @@ fn free_space(window: &Window<'_>, sb: &Superblock, chunks: Chunks) -> Result<Fr
         })?;
     }
     let used = gaps.finish(&mut free);
-    if used.iter().sum::<u64>() != sb.used_bytes || !groups.agree(&chunks, &used) {
+    if used.iter().sum::<u64>() != sb.used_bytes || !groups.agree(chunks, &used) {
         return kept("its block groups count other extents than there are: run btrfs check on it");
     }
     Ok(free)
@@ -137,7 +137,7 @@ struct Free {
 
 impl Free {
     /// What no chunk is in.
-    fn outside(chunks: &Chunks, device_bytes: u64) -> Self {
+    fn outside(chunks: &[Chunk], device_bytes: u64) -> Self {
         let mut free = Self {
             set: FreeSet::new(),
             bytes: 0,
@@ -175,7 +175,7 @@ impl Free {
 
 /// Finds what lies between extents, which come in the order of their addresses.
 struct Gaps<'a> {
-    chunks: &'a Chunks,
+    chunks: &'a [Chunk],
     /// The chunk that is being filled, and where the last extent in it ended.
     chunk: usize,
     end: u64,
@@ -184,7 +184,7 @@ struct Gaps<'a> {
 }
 
 impl<'a> Gaps<'a> {
-    fn new(chunks: &'a Chunks) -> Self {
+    fn new(chunks: &'a [Chunk]) -> Self {
         Self {
             chunks,
             chunk: 0,
@@ -257,7 +257,7 @@ impl Groups {
         Ok(())
     }
 
-    fn agree(&self, chunks: &Chunks, used: &[u64]) -> bool {
+    fn agree(&self, chunks: &[Chunk], used: &[u64]) -> bool {
         let found = chunks
             .iter()
             .map(|chunk| chunk.range)

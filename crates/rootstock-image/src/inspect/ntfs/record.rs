@@ -133,8 +133,12 @@ impl<'a> Attribute<'a> {
         le16_at(self.bytes, 12) & CHANGED_FLAGS == 0
     }
 
-    pub(super) fn first_cluster(&self) -> u64 {
-        le64_at(self.bytes, 16)
+    /// Whether it is the part that begins with this cluster of the contents.
+    pub(super) fn begins_at(&self, cluster: u64) -> bool {
+        let first = self
+            .resident()
+            .map_or_else(|| le64_at(self.bytes, 16), |_| 0);
+        first == cluster
     }
 
     pub(super) fn allocated_bytes(&self) -> u64 {

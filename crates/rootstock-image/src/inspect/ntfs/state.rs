@@ -50,7 +50,7 @@ fn check_flags(table: &Table<'_>) -> Result<(), Refusal> {
         return kept("its $Volume is damaged: run chkdsk on it");
     };
     let version = (information[8], information[9]);
-    if !matches!(version, (1, 2) | (3, 0 | 1)) {
+    if !matches!(version, (3, 0 | 1)) {
         let (major, minor) = version;
         return kept(format!("its version {major}.{minor} is unknown here"));
     }

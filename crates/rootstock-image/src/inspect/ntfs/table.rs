@@ -108,66 +108,38 @@ impl<'a> Table<'a> {
             return damaged(number);
         }
         let list = base.find(ATTRIBUTE_LIST, &[])?;
-        let Some(list) = list.first() else {
-            return self.joined(number, &base.find(kind, name)?);
-        };
-        let list = self.attribute_list(number, list)?;
-        let mut records = Vec::new();
-        for part in list_entries(&list, kind, name) {
-            if part == number {
-                records.push(self.record(number)?);
-            } else if records
-                .last()
-                .is_none_or(|last: &Record| last.number != part)
-            {
-                let record = self.record(part)?;
-                if record.base() != number {
-                    return damaged(part);
+        let mut parts = Parts::None;
+        if let Some(list) = list.first() {
+            for (record, first_cluster) in list_entries(&self.attribute_list(list)?, kind, name) {
+                let record = self.record(record)?;
+                if record.number != number && record.base() != number {
+                    return damaged(record.number);
                 }
-                records.push(record);
+                let own = record.find(kind, name)?;
+                let Some(part) = own.iter().find(|part| part.begins_at(first_cluster)) else {
+                    return damaged(number);
+                };
+                parts = parts.with(part, self.volume)?;
+            }
+        } else {
+            for part in base.find(kind, name)? {
+                parts = parts.with(&part, self.volume)?;
             }
         }
-        records.dedup_by_key(|record| record.number);
-        let mut parts = Vec::new();
-        for record in &records {
-            parts.extend(record.find(kind, name)?);
-        }
-        self.joined(number, &parts)
+        parts.joined()
     }
 
     /// Section "$ATTRIBUTE_LIST".
-    fn attribute_list(&self, number: u64, list: &Attribute<'_>) -> Result<Vec<u8>, Refusal> {
-        match self.joined(number, &[*list])? {
+    fn attribute_list(&self, list: &Attribute<'_>) -> Result<Vec<u8>, Refusal> {
+        match Parts::None.with(list, self.volume)?.joined()? {
             Some(Contents::Resident(bytes)) => Ok(bytes),
             Some(Contents::Runs(data)) if data.written_bytes <= LIST_BYTES_MAX => {
                 let mut bytes = vec![0; data.written_bytes as usize];
                 data.read(self, 0, &mut bytes)?;
                 Ok(bytes)
             }
-            _ => damaged(number),
+            _ => torn(),
         }
-    }
-
-    /// Puts the parts of an attribute together; the first one has its sizes.
-    fn joined(&self, number: u64, parts: &[Attribute<'_>]) -> Result<Option<Contents>, Refusal> {
-        let Some((first, more)) = parts.split_first() else {
-            return Ok(None);
-        };
-        if let Some(bytes) = first.resident() {
-            return Ok(more.is_empty().then(|| Contents::Resident(bytes.to_vec())));
-        }
-        let mut data = Data::none(self.volume);
-        data.begin(first)?;
-        for part in parts {
-            if part.resident().is_some() || part.first_cluster() != data.clusters {
-                return damaged(number);
-            }
-            data.add(part, self.volume)?;
-        }
-        if data.bytes() < first.allocated_bytes() || data.bytes() < data.written_bytes {
-            return damaged(number);
-        }
-        Ok(Some(Contents::Runs(data)))
     }
 
     /// Where clusters are, in bytes of the partition.
@@ -177,8 +149,69 @@ impl<'a> Table<'a> {
     }
 }
 
-/// The records that have parts of an attribute, in its order.
-fn list_entries(list: &[u8], kind: u32, name: &[u8]) -> Vec<u64> {
+/// The parts of an attribute as they are put together.
+enum Parts {
+    None,
+    Resident(Vec<u8>),
+    Runs { data: Data, allocated_bytes: u64 },
+}
+
+impl Parts {
+    /// The first part of runs has the sizes of all.
+    fn with(self, part: &Attribute<'_>, volume: &Volume) -> Result<Self, Refusal> {
+        match (self, part.resident()) {
+            (Self::None, Some(bytes)) => Ok(Self::Resident(bytes.to_vec())),
+            (Self::None, None) => {
+                let mut data = Data::none(volume);
+                data.begin(part)?;
+                let allocated_bytes = part.allocated_bytes();
+                Self::Runs {
+                    data,
+                    allocated_bytes,
+                }
+                .with(part, volume)
+            }
+            (
+                Self::Runs {
+                    mut data,
+                    allocated_bytes,
+                },
+                None,
+            ) if part.begins_at(data.clusters) => {
+                data.add(part, volume)?;
+                Ok(Self::Runs {
+                    data,
+                    allocated_bytes,
+                })
+            }
+            _ => torn(),
+        }
+    }
+
+    fn joined(self) -> Result<Option<Contents>, Refusal> {
+        match self {
+            Self::None => Ok(None),
+            Self::Resident(bytes) => Ok(Some(Contents::Resident(bytes))),
+            Self::Runs {
+                data,
+                allocated_bytes,
+            } => {
+                if data.bytes() < allocated_bytes.max(data.written_bytes) {
+                    return torn();
+                }
+                Ok(Some(Contents::Runs(data)))
+            }
+        }
+    }
+}
+
+fn torn<T>() -> Result<T, Refusal> {
+    kept("the parts of a file of its own do not fit together: run chkdsk on it")
+}
+
+/// The parts of an attribute in its order: in which record each is, and the
+/// cluster of the contents that it begins with.
+fn list_entries(list: &[u8], kind: u32, name: &[u8]) -> Vec<(u64, u64)> {
     let mut records = Vec::new();
     let mut rest = list;
     loop {
@@ -190,7 +223,8 @@ fn list_entries(list: &[u8], kind: u32, name: &[u8]) -> Vec<u64> {
         let name_end = usize::from(name_at) + usize::from(name_len) * 2;
         let own_name = entry.get(name_at.into()..name_end);
         if le32_at(entry, 0) == kind && own_name == Some(name) {
-            records.push(le64_at(entry, 16) & ((1 << 48) - 1));
+            let record = le64_at(entry, 16) & ((1 << 48) - 1);
+            records.push((record, le64_at(entry, 8)));
         }
         rest = after;
     }

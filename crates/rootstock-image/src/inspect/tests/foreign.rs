@@ -355,9 +355,9 @@ const NTFS_CLUSTERS: usize = 256;
 
 /// Where its file table, log, bitmap, the copy of the table and a file are, in
 /// clusters, and how many of them.
-const NTFS_USED: [(u8, u8); 6] = [(0, 1), (4, 16), (20, 32), (60, 1), (100, 4), (120, 8)];
+const NTFS_USED: [(u8, u8); 6] = [(0, 1), (4, 16), (20, 32), (60, 2), (100, 4), (120, 8)];
 
-pub(super) const NTFS_FREE_CLUSTERS: u64 = 256 - 1 - 16 - 32 - 1 - 4 - 8;
+pub(super) const NTFS_FREE_CLUSTERS: u64 = 256 - 1 - 16 - 32 - 2 - 4 - 8;
 
 /// The file of a system that sleeps, where there is one.
 pub(super) const NTFS_ASLEEP: usize = 120 * CLUSTER;
@@ -408,6 +408,32 @@ pub(super) fn ntfs() -> Vec<u8> {
         for cluster in usize::from(start)..usize::from(start) + usize::from(len) {
             image.0[60 * CLUSTER + cluster / 8] |= 1 << (cluster % 8);
         }
+    }
+    image.0
+}
+
+/// The same with a `$Bitmap` whose parts are in two records of their own.
+pub(super) fn ntfs_in_parts() -> Vec<u8> {
+    let mut image = Image(ntfs());
+    let entry = |record: u8, cluster: u8| {
+        let mut entry = vec![0x80, 0, 0, 0, 32, 0, 0, 26];
+        entry.extend([cluster, 0, 0, 0, 0, 0, 0, 0]);
+        entry.extend([record, 0, 0, 0, 0, 0, 1, 0]);
+        entry.extend([0; 8]);
+        entry
+    };
+    let list = [entry(9, 0), entry(10, 1)].concat();
+    ntfs_file(&mut image, 6, &[ntfs_attribute(0x20, &list, None)]);
+    ntfs_file(
+        &mut image,
+        9,
+        &[ntfs_attribute(0x80, &[0x11, 1, 60, 0], Some(2048))],
+    );
+    let mut second = ntfs_attribute(0x80, &[0x11, 1, 61, 0], Some(0));
+    second[16] = 1;
+    ntfs_file(&mut image, 10, &[second]);
+    for record in [9, 10] {
+        image.put(ntfs_record(record) + 32, &[6]);
     }
     image.0
 }

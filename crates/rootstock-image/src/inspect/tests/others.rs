@@ -7,7 +7,7 @@ use super::{
     super::{FreeSpace, inspect},
     foreign::{
         BTRFS_FREE_BYTES, BTRFS_HEAD, NTFS_ASLEEP, NTFS_FREE_CLUSTERS, NTFS_LOG, XFS_FREE_BLOCKS,
-        XFS_LOG, btrfs, mend, ntfs, ntfs_record, xfs,
+        XFS_LOG, btrfs, mend, ntfs, ntfs_in_parts, ntfs_record, xfs,
     },
     look, why,
 };
@@ -222,6 +222,30 @@ fn ntfs_clusters() {
 }
 
 #[test]
+fn ntfs_attribute_lists() {
+    let image = ntfs_in_parts();
+    assert_eq!(free_bytes(&image, "ntfs"), NTFS_FREE_CLUSTERS * 1024);
+    let entry = ntfs_record(6) + 56 + 24;
+    refused(&image, entry + 32, &[0x81], "do not fit together");
+    refused(&image, entry + 8, &[1], "record 6 of its $MFT is damaged");
+    refused(&image, entry + 16, &[10], "record 6 of its $MFT is damaged");
+    refused(&image, entry + 16, &[8], "record 8 of its $MFT is damaged");
+    refused(&image, entry + 16, &[200], "shorter than it says");
+    refused(
+        &image,
+        ntfs_record(10) + 56 + 64,
+        &[0],
+        "do not fit together",
+    );
+    refused(
+        &image,
+        ntfs_record(10) + 56 + 65,
+        &[1, 255],
+        "clusters that it does not have",
+    );
+}
+
+#[test]
 fn ntfs_logs() {
     let page = |number: u8, flags: u8| {
         let mut page = vec![0; 4096];
@@ -264,7 +288,7 @@ proptest! {
     /// Checksums are set right again, or nothing behind them would be reached.
     #[test]
     fn damage_ends_in_a_report(
-        sample in 0..4_usize,
+        sample in 0..5_usize,
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
         cut in prop::option::weighted(0.1, any::<prop::sample::Index>()),
     ) {
@@ -272,6 +296,7 @@ proptest! {
             0 => (xfs(), &[(0, 256), (512, 64), (1536, 64), (4096, 100), (8192, 100), (9216, 100), (XFS_LOG, 9000)]),
             1 => (btrfs(false), &[(BTRFS_HEAD, 1024), (0x10_0000, 4096), (0x18_0000, 0x5000)]),
             2 => (btrfs(true), &[(BTRFS_HEAD, 1024), (0x10_0000, 4096), (0x18_0000, 0x5000)]),
+            3 => (ntfs_in_parts(), &[(10_240, 200), (13_312, 200), (14_336, 200)]),
             _ => (ntfs(), &[(0, 96), (4096, 200), (6144, 200), (7168, 200), (9216, 300), (10_240, 200), (12_288, 200)]),
         };
         let all: usize = places.iter().map(|(_, len)| len).sum();

@@ -252,7 +252,7 @@ mod tests {
                         {"number": 1, "start_bytes": 1048576, "len_bytes": 536870912, "type_name": "EFI system",
                          "fs": {"kind": "fat32", "label": "EFI", "used_bytes": 12000000}},
                         {"number": 2, "start_bytes": 537919488, "len_bytes": 8050966528_u64, "type_name": "Linux root",
-                         "fs": {"kind": "xfs", "kept_whole_because": "the free space of xfs is not looked for"}}]},
+                         "fs": {"kind": "f2fs", "kept_whole_because": "the free space of f2fs is not looked for"}}]},
             "boot_set": {"chunk_count": 507, "raw_bytes": 126000000, "frame_bytes": 37500000, "boots": 3},
             "live_copies": {"rarest_count": 3, "machine_count": 12},
             "volumes": ["seat-1"],
@@ -283,7 +283,7 @@ mod tests {
 
         PARTITION    START     SIZE  TYPE        FILE SYSTEM  LABEL     USED  REMARK
         gpt 1      1.05 MB   537 MB  EFI system  fat32        EFI    12.0 MB
-        gpt 2       538 MB  8.05 GB  Linux root  xfs          -            -  kept whole: the free space of xfs is not looked for
+        gpt 2       538 MB  8.05 GB  Linux root  f2fs         -            -  kept whole: the free space of f2fs is not looked for
         ");
     }
 
