@@ -102,8 +102,9 @@ mod tests {
 
     #[test]
     fn text_is_read_or_refused() {
+        type Expected = Result<Vec<(&'static str, &'static str)>, TextError>;
         let long_key = [&[b'k'; 64][..], b"=v\0"].concat();
-        let cases: [(&[u8], Result<Vec<(&str, &str)>, TextError>); 8] = [
+        let cases: [(&[u8], Expected); 8] = [
             (b"", Ok(vec![])),
             (b"A=b\0C=d=e\0", Ok(vec![("A", "b"), ("C", "d=e")])),
             (b"A=\0\0", Ok(vec![("A", "")])),
