@@ -55,7 +55,8 @@ pub use rollout::{
 pub use settings::{FillSwitch, Setting, SettingError, Settings};
 pub use swarm::{Metered, Rack, SwarmCopies, SwarmMode};
 pub use volume::{
-    Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize, VolumeSnapshot,
+    ChapMode, Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize,
+    VolumeShare, VolumeShareSet, VolumeShared, VolumeSnapshot, VolumeUnshare,
 };
 
 /// The media type of problem documents (RFC 9457, section 3).

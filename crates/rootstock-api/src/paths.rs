@@ -57,6 +57,10 @@ pub const VOLUME_RESIZE: &str = "/v1/volumes/{volume}/resize";
 pub const VOLUME_RESET: &str = "/v1/volumes/{volume}/reset";
 /// Copies a volume as it is now into a new one.
 pub const VOLUME_SNAPSHOT: &str = "/v1/volumes/{volume}/snapshot";
+/// Shares a volume over iSCSI.
+pub const VOLUME_SHARE: &str = "/v1/volumes/{volume}/share";
+/// Ends a share.
+pub const VOLUME_UNSHARE: &str = "/v1/volumes/{volume}/unshare";
 /// Makes a volume's contents a new version.
 pub const VOLUME_COMMIT: &str = "/v1/volumes/{volume}/commit";
 /// All nodes; PATCH changes those of a host list.
@@ -255,6 +259,18 @@ pub fn volume_reset(volume: &VolumeName) -> String {
 #[must_use]
 pub fn volume_snapshot(volume: &VolumeName) -> String {
     format!("{VOLUMES}/{volume}/snapshot")
+}
+
+/// [`VOLUME_SHARE`] of this volume.
+#[must_use]
+pub fn volume_share(volume: &VolumeName) -> String {
+    format!("{VOLUMES}/{volume}/share")
+}
+
+/// [`VOLUME_UNSHARE`] of this volume.
+#[must_use]
+pub fn volume_unshare(volume: &VolumeName) -> String {
+    format!("{VOLUMES}/{volume}/unshare")
 }
 
 /// [`VOLUME_COMMIT`] of this volume.

@@ -35,6 +35,88 @@ pub struct Volume {
     /// Addresses of the clients that have it open.
     #[serde(default)]
     pub clients: Vec<String>,
+    /// The iSCSI name of its target.
+    #[serde(default)]
+    pub target: String,
+    /// The initiators that may use it over iSCSI.
+    #[serde(default)]
+    pub shares: Vec<VolumeShare>,
+}
+
+/// An initiator that may use a volume over iSCSI.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeShare {
+    /// Its iSCSI name.
+    pub initiator: String,
+    /// The network that it must come from, if from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// What it must prove.
+    pub chap: ChapMode,
+}
+
+/// What is proved by a CHAP secret.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChapMode {
+    /// Nothing.
+    #[default]
+    None,
+    /// The initiator that it is who it says.
+    OneWay,
+    /// Both, to each other.
+    Mutual,
+}
+
+impl ChapMode {
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::OneWay => "one-way",
+            Self::Mutual => "mutual",
+        }
+    }
+}
+
+/// Shares a volume with an initiator over iSCSI, or changes how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeShareSet {
+    /// Its iSCSI name: `iqn.…`, `eui.…` or `naa.…`.
+    pub initiator: String,
+    /// The network that it must come from: `10.0.0.0/24`, or one address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// What it must prove; the secrets are made anew.
+    #[serde(default)]
+    pub chap: ChapMode,
+}
+
+/// Ends a share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeUnshare {
+    /// The initiator's iSCSI name.
+    pub initiator: String,
+}
+
+/// A volume that is shared. The secrets are shown this once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeShared {
+    /// The target's iSCSI name.
+    pub target: String,
+    /// Where it is found; nowhere when the daemon serves no iSCSI.
+    pub addresses: Vec<String>,
+    /// With whom it is shared.
+    pub share: VolumeShare,
+    /// What the initiator must know; its user name may be any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// What the target proves to know; its user name is the target's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mutual_secret: Option<String>,
 }
 
 /// Makes a volume.

@@ -21,6 +21,7 @@ mod reboots;
 mod recipes;
 mod rollouts;
 mod schema;
+mod shares;
 mod strategies;
 mod tokens;
 mod traces;
@@ -49,6 +50,7 @@ pub use rollouts::{
     RolloutReboot, RolloutRow, RolloutState, RolloutTerms,
 };
 pub use schema::{Catalog, SCHEMA_VERSION};
+pub use shares::{SHARES_PER_VOLUME_MAX, Secret, ShareRow};
 pub use strategies::STRATEGIES_MAX;
 pub use tokens::{Role, TOKENS_MAX, TokenRow};
 pub use traces::{

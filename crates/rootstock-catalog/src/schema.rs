@@ -13,7 +13,7 @@ use sqlx::{
 use crate::error::{CatalogError, OpenError, failed};
 
 /// The newest schema that this release knows.
-pub const SCHEMA_VERSION: i64 = 11;
+pub const SCHEMA_VERSION: i64 = 12;
 
 /// How long a statement waits for another's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -152,6 +152,11 @@ fn migrator() -> Migrator {
             11,
             "personal",
             include_str!("../migrations/sqlite/0011_personal.sql"),
+        ),
+        migration(
+            12,
+            "iscsi",
+            include_str!("../migrations/sqlite/0012_iscsi.sql"),
         ),
     ])
 }

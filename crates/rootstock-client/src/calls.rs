@@ -253,6 +253,23 @@ impl Client {
         self.send(Method::POST, &paths::volume_snapshot(volume), &snapshot)
     }
 
+    /// Shares a volume with an initiator over iSCSI.
+    pub fn volume_share(
+        &self,
+        volume: &VolumeName,
+        share: &VolumeShareSet,
+    ) -> Answer<VolumeShared> {
+        self.send(Method::POST, &paths::volume_share(volume), share)
+    }
+
+    /// Ends a share; the volume says with whom it is shared still.
+    pub fn volume_unshare(&self, volume: &VolumeName, initiator: &str) -> Answer<Volume> {
+        let unshare = VolumeUnshare {
+            initiator: initiator.to_owned(),
+        };
+        self.send(Method::POST, &paths::volume_unshare(volume), &unshare)
+    }
+
     /// Makes a volume's contents a new version.
     pub fn volume_commit(
         &self,

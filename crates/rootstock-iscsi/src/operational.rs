@@ -219,7 +219,11 @@ impl Negotiation {
                 return Some(ours.to_string());
             }
             "MaxBurstLength" => self.agreed.burst_bytes_max = settled,
-            "FirstBurstLength" => self.agreed.first_burst_bytes_max = settled,
+            "FirstBurstLength" => {
+                let settled = settled.min(self.agreed.burst_bytes_max);
+                self.agreed.first_burst_bytes_max = settled;
+                return Some(settled.to_string());
+            }
             "DefaultTime2Wait" => self.agreed.time_to_wait_seconds = settled,
             "DefaultTime2Retain" => self.agreed.time_to_retain_seconds = settled,
             "MaxOutstandingR2T" => self.agreed.outstanding_r2t_max = settled,

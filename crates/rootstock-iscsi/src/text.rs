@@ -87,6 +87,18 @@ impl TextWriter {
         self.bytes.push(0);
     }
 
+    /// Bytes so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether nothing was written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// The text as it goes into a PDU.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {

@@ -31,6 +31,8 @@ pub struct Config {
     pub api: ApiConfig,
     /// The NBD server.
     pub nbd: NbdConfig,
+    /// The iSCSI target.
+    pub iscsi: IscsiConfig,
     /// The chunk store.
     pub store: StoreConfig,
     /// The log.
@@ -47,6 +49,7 @@ impl Default for Config {
             data: "/var/lib/rootstock".into(),
             api: ApiConfig::default(),
             nbd: NbdConfig::default(),
+            iscsi: IscsiConfig::default(),
             store: StoreConfig::default(),
             log: LogConfig::default(),
             boot: BootConfig::default(),
@@ -95,6 +98,31 @@ impl Default for NbdConfig {
             listen: vec![NbdAddress::Tcp("127.0.0.1:10809".to_owned())],
             tls: NbdTls::Off,
             connections_max: 4096,
+        }
+    }
+}
+
+/// `[iscsi]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IscsiConfig {
+    /// Where it listens: `HOST:PORT`; nowhere when empty.
+    pub listen: Vec<TcpAddress>,
+    /// What the names of targets begin with: `PREFIX:volume.NAME`.
+    pub prefix: String,
+    /// The most sessions at once.
+    pub sessions_max: u32,
+    /// The most sessions at once from one address.
+    pub sessions_per_address_max: u32,
+}
+
+impl Default for IscsiConfig {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            prefix: "iqn.2026-11.rootstock".to_owned(),
+            sessions_max: 1024,
+            sessions_per_address_max: 256,
         }
     }
 }
@@ -192,6 +220,31 @@ pub enum NbdAddress {
     Unix(PathBuf),
     /// `HOST:PORT`.
     Tcp(String),
+}
+
+/// `HOST:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcpAddress(pub String);
+
+impl FromStr for TcpAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if is_host_port(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(AddressError {
+            text: text.chars().take(200).collect(),
+            what: "an address",
+            expected: "HOST:PORT",
+        })
+    }
+}
+
+impl fmt::Display for TcpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// A text that is no address.
@@ -293,6 +346,7 @@ pub(crate) use as_text;
 
 as_text!(ApiAddress);
 as_text!(NbdAddress);
+as_text!(TcpAddress);
 
 /// Sizes are numbers of bytes, or texts such as `512M`.
 mod size {

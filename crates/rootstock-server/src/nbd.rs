@@ -15,7 +15,7 @@ pub mod memory;
 mod pool;
 mod serve;
 mod shared;
-mod transport;
+pub(crate) mod transport;
 
 #[cfg(test)]
 mod tests;

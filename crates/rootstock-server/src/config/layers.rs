@@ -33,6 +33,10 @@ const KEYS: &[(&str, Kind)] = &[
     ("nbd.listen", Kind::List),
     ("nbd.tls", Kind::Text),
     ("nbd.connections_max", Kind::Number),
+    ("iscsi.listen", Kind::List),
+    ("iscsi.prefix", Kind::Text),
+    ("iscsi.sessions_max", Kind::Number),
+    ("iscsi.sessions_per_address_max", Kind::Number),
     ("store.cache_bytes", Kind::Text),
     ("store.pack_bytes", Kind::Text),
     ("store.scrub_rate_bytes", Kind::Text),
@@ -370,6 +374,10 @@ mod tests {
         nbd.listen = ["[::]:10809", "unix:/n.sock"]  # environment ROOTSTOCK_NBD_LISTEN
         nbd.tls = "off"  # default
         nbd.connections_max = 4096  # default
+        iscsi.listen = []  # default
+        iscsi.prefix = "iqn.2026-11.rootstock"  # default
+        iscsi.sessions_max = 1024  # default
+        iscsi.sessions_per_address_max = 256  # default
         store.cache_bytes = 1073741824  # file FILE
         store.pack_bytes = 16777216  # default
         store.scrub_rate_bytes = 8388608  # default

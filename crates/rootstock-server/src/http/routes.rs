@@ -89,6 +89,8 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(volumes::reset))
         .routes(routes!(volumes::snapshot))
         .routes(routes!(volumes::commit))
+        .routes(routes!(volumes::share))
+        .routes(routes!(volumes::unshare))
         .routes(routes!(nodes::list, nodes::create, nodes::set))
         .routes(routes!(nodes::watch))
         .routes(routes!(nodes::export))

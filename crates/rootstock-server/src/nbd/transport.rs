@@ -28,14 +28,14 @@ const UNIX_SEND_BUFFER_BYTES: usize = 1 << 20;
 
 /// A connected socket.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 impl Socket {
     /// Sets what every connection needs.
-    pub(super) fn prepare(&self, write_timeout: Duration) -> io::Result<()> {
+    pub(crate) fn prepare(&self, write_timeout: Duration) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => {
                 stream.set_nodelay(true)?;
@@ -53,7 +53,7 @@ impl Socket {
     }
 
     /// Who is at the other end, for people: an address, or a process.
-    pub(super) fn client(&self) -> String {
+    pub(crate) fn client(&self) -> String {
         match self {
             Self::Tcp(stream) => stream
                 .peer_addr()
@@ -66,17 +66,17 @@ impl Socket {
     }
 
     /// Ends the stream of requests: the reader sees its end.
-    pub(super) fn close_read(&self) {
+    pub(crate) fn close_read(&self) {
         self.close(Shutdown::Read);
     }
 
     /// Says that no more replies come.
-    pub(super) fn close_write(&self) {
+    pub(crate) fn close_write(&self) {
         self.close(Shutdown::Write);
     }
 
     /// Ends everything, also a send that waits.
-    pub(super) fn close_both(&self) {
+    pub(crate) fn close_both(&self) {
         self.close(Shutdown::Both);
     }
 
@@ -135,7 +135,7 @@ impl AsFd for Socket {
 
 /// How long a receive waits for the first byte.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Wait {
+pub(crate) enum Wait {
     Forever,
     /// `WouldBlock` when there is nothing.
     Never,
@@ -145,13 +145,13 @@ pub(super) enum Wait {
 
 /// Whether a send is followed by another at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum More {
+pub(crate) enum More {
     Follows,
     Nothing,
 }
 
 /// Waits until the socket or the event is readable.
-pub(super) fn wait_readable(
+pub(crate) fn wait_readable(
     socket: &Socket,
     event: Option<&OwnedFd>,
     deadline: Option<Instant>,
@@ -185,18 +185,18 @@ pub(super) fn wait_readable(
 }
 
 /// The stream over a socket.
-pub(super) struct Transport {
-    pub(super) socket: Arc<Socket>,
+pub(crate) struct Transport {
+    pub(crate) socket: Arc<Socket>,
     tls: Option<Box<rustls::ServerConnection>>,
 }
 
 impl Transport {
-    pub(super) const fn new(socket: Arc<Socket>) -> Self {
+    pub(crate) const fn new(socket: Arc<Socket>) -> Self {
         Self { socket, tls: None }
     }
 
     /// Goes on in TLS: the handshake, until the deadline.
-    pub(super) fn start_tls(
+    pub(crate) fn start_tls(
         &mut self,
         config: &Arc<rustls::ServerConfig>,
         deadline: Instant,
@@ -212,7 +212,7 @@ impl Transport {
     }
 
     /// Receives at least a byte, or 0 at the end of the stream.
-    pub(super) fn recv(&mut self, buffer: &mut [u8], wait: Wait) -> io::Result<usize> {
+    pub(crate) fn recv(&mut self, buffer: &mut [u8], wait: Wait) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else {
             return self.socket.recv(buffer, wait);
         };
@@ -230,7 +230,7 @@ impl Transport {
     }
 
     /// Sends all of the slices.
-    pub(super) fn send(&mut self, mut slices: &mut [IoSlice<'_>], more: More) -> io::Result<()> {
+    pub(crate) fn send(&mut self, mut slices: &mut [IoSlice<'_>], more: More) -> io::Result<()> {
         while !slices.is_empty() {
             let len = match &mut self.tls {
                 None => self.socket.send(slices, more)?,
@@ -246,7 +246,7 @@ impl Transport {
     }
 
     /// Says goodbye inside TLS; nothing is said in the clear.
-    pub(super) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
             // The peer may be gone; it has all it asked for.

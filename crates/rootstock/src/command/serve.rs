@@ -39,6 +39,9 @@ pub(crate) struct ServeArgs {
     /// Where NBD clients connect: HOST:PORT or unix:PATH; repeatable
     #[arg(long, value_name = "ADDRESS")]
     nbd: Vec<String>,
+    /// Where iSCSI initiators connect: HOST:PORT; repeatable
+    #[arg(long, value_name = "ADDRESS")]
+    iscsi: Vec<String>,
     /// Where machines are booted: auto, off, or IFACE=dhcp|proxy|observe|auto|off;
     /// repeatable [default: auto]
     #[arg(long, value_name = "WHERE")]
@@ -146,6 +149,7 @@ fn layers(args: &ServeArgs, global: &Global) -> Layers {
         ("--data", "data", data),
         ("--api", "api.listen", list(&global.api)),
         ("--nbd", "nbd.listen", list(&args.nbd)),
+        ("--iscsi", "iscsi.listen", list(&args.iscsi)),
         ("--boot", "boot.interfaces", list(&args.boot)),
         ("--log", "log.filter", args.log.clone()),
     ];

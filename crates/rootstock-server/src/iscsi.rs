@@ -1,0 +1,179 @@
+//! The iSCSI target: volumes as disks for machines that run no agent.
+//!
+//! A session has one connection, and a connection a thread of its own, as with
+//! NBD (`docs/decisions/0005`): its commands are carried out one after the other,
+//! in the order in which they came. What the protocol says is in `rootstock-iscsi`,
+//! what a command means in `rootstock-scsi`; here are sockets, devices and who may
+//! use them.
+
+mod connection;
+mod disk;
+mod execute;
+mod login;
+mod serve;
+mod shared;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    any::Any,
+    io,
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rootstock_volume::BlockDevice;
+
+use shared::Shared;
+
+/// What there is to connect to, and who may.
+pub(crate) trait Targets: Send + Sync {
+    /// What an initiator at an address may use, and what it has to prove for it.
+    fn offered(&self, initiator: &str, address: IpAddr) -> Vec<Offer>;
+
+    /// Opens a target for one session of `client`; none when it cannot be used now.
+    fn open(&self, target: &str, client: &str) -> Option<OpenTarget>;
+
+    /// What was reserved of it before the daemon started, as it was kept.
+    fn reservations(&self, target: &str) -> Option<String>;
+
+    /// Keeps what is reserved of it; false when it cannot.
+    fn keep_reservations(&self, target: &str, state: &str) -> bool;
+}
+
+/// A target that an initiator may use.
+pub(crate) struct Offer {
+    /// Its iSCSI name.
+    pub(crate) target: String,
+    /// What has to be proved; nothing, when none.
+    pub(crate) account: Option<rootstock_iscsi::Account>,
+}
+
+/// A target in use.
+pub(crate) struct OpenTarget {
+    /// The device, the same for all sessions.
+    pub(crate) device: Arc<dyn BlockDevice>,
+    /// A number that no other device has, before or after.
+    pub(crate) identity: u64,
+    /// Dropped when the session ends.
+    pub(crate) lease: Box<dyn Any + Send>,
+}
+
+/// What initiators may cost.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// Connections at once. When all are taken, a newcomer takes the place of the
+    /// oldest that has not logged in; when there is none, it is closed.
+    pub(crate) connections_max: usize,
+    /// Connections at once from one address.
+    pub(crate) per_address_max: usize,
+    /// From connecting to the full-feature phase.
+    pub(crate) login_timeout: Duration,
+    /// How long an initiator may leave answers unread.
+    pub(crate) write_timeout: Duration,
+    /// Silence after which it is asked for a sign of life, and after which again
+    /// it is given up.
+    pub(crate) silence: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 1024,
+            per_address_max: 256,
+            login_timeout: Duration::from_secs(15),
+            write_timeout: Duration::from_secs(60),
+            silence: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What the target has done since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Stats {
+    /// Sessions now, those that log in among them.
+    pub(crate) sessions: u64,
+    /// Connections ever accepted.
+    pub(crate) connections_total: u64,
+    /// Connections closed because there was no room for them.
+    pub(crate) refused_total: u64,
+    /// Logins that failed.
+    pub(crate) logins_failed_total: u64,
+    /// Commands carried out.
+    pub(crate) commands_total: u64,
+    /// Bytes read by initiators.
+    pub(crate) read_bytes_total: u64,
+    /// Bytes written by initiators.
+    pub(crate) written_bytes_total: u64,
+}
+
+/// Serves targets on sockets until the handle is shut down.
+pub(crate) fn start(
+    listeners: Vec<TcpListener>,
+    limits: Limits,
+    targets: Arc<dyn Targets>,
+) -> io::Result<Handle> {
+    let shared = Arc::new(Shared::new(limits, targets)?);
+    let mut handle = Handle {
+        addresses: Vec::new(),
+        threads: Vec::new(),
+        shared,
+    };
+    for listener in listeners {
+        handle.addresses.push(listener.local_addr()?);
+        handle
+            .threads
+            .push(connection::listen(listener, &handle.shared)?);
+    }
+    Ok(handle)
+}
+
+/// A running target; shut down when dropped, without patience.
+pub(crate) struct Handle {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Handle {
+    /// The addresses listened on.
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What was done so far.
+    pub(crate) fn stats(&self) -> Stats {
+        self.shared.stats()
+    }
+
+    /// Ends the sessions of an initiator with a target, which it may not use any more.
+    pub(crate) fn expel(&self, initiator: &str, target: &str) {
+        self.shared.expel(initiator, target);
+    }
+
+    /// Stops listening, lets the sessions answer what they have received for up
+    /// to `patience`, and joins all threads.
+    pub(crate) fn shutdown(mut self, patience: Duration) {
+        self.finish(patience);
+    }
+
+    fn finish(&mut self, patience: Duration) {
+        if self.threads.is_empty() {
+            return;
+        }
+        self.shared.stop();
+        self.shared.close(Instant::now() + patience);
+        for thread in self.threads.drain(..) {
+            shared::join(thread);
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.finish(Duration::ZERO);
+    }
+}
