@@ -26,6 +26,9 @@ pub struct Site {
     pub role: TokenRole,
     /// Where NBD clients connect: `HOST:PORT` or `unix:PATH`.
     pub nbd: Vec<String>,
+    /// Where iSCSI initiators connect: `HOST:PORT`.
+    #[serde(default)]
+    pub iscsi: Vec<String>,
 }
 
 /// What the store holds.

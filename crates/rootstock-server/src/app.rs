@@ -13,6 +13,7 @@ use crate::{
     config::Config,
     http::ApiError,
     imports::Sessions,
+    iscsi,
     leases::Leases,
     metrics::Metrics,
     nbd::NbdHandle,
@@ -57,6 +58,7 @@ pub(crate) struct App {
     verify_places: Arc<Semaphore>,
     pub(crate) started: Timestamp,
     nbd: Mutex<Nbd>,
+    iscsi: Mutex<Iscsi>,
 }
 
 impl App {
@@ -88,6 +90,7 @@ impl App {
             verify_places: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
             started: Timestamp::now(),
             nbd: Mutex::default(),
+            iscsi: Mutex::default(),
         }
     }
 
@@ -134,6 +137,26 @@ impl App {
     /// The NBD server, once it runs and until it stops.
     pub(crate) fn nbd(&self) -> MutexGuard<'_, Nbd> {
         self.nbd.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The iSCSI target, once it runs and until it stops.
+    pub(crate) fn iscsi(&self) -> MutexGuard<'_, Iscsi> {
+        self.iscsi.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The iSCSI target, as the API shows it.
+#[derive(Default)]
+pub(crate) struct Iscsi {
+    pub(crate) handle: Option<iscsi::Handle>,
+}
+
+impl Iscsi {
+    /// Where initiators connect.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let addresses = self.handle.as_ref().map(iscsi::Handle::addresses);
+        let addresses = addresses.unwrap_or_default().iter();
+        addresses.map(ToString::to_string).collect()
     }
 }
 

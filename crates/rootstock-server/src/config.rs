@@ -21,6 +21,9 @@ pub const CONFIG_FILE: &str = "/etc/rootstock/rootstock.toml";
 /// The most NBD connections at once that may be configured.
 pub const NBD_CONNECTIONS_MAX: u32 = 65_536;
 
+/// The most iSCSI sessions at once that may be configured.
+pub const ISCSI_SESSIONS_MAX: u32 = 16_384;
+
 /// The configuration of a daemon. Every key of the file is one of these fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -21,10 +21,11 @@ use crate::{
     data_dir::{DataDir, DataDirError},
     exports::DaemonExports,
     http::{self, ApiServer, ListenError},
-    imports,
+    imports, iscsi,
     nbd::{self, NbdLimits, NbdListener, NbdServer},
     recipes, rollouts, scrub,
     stop::Stop,
+    targets::DaemonTargets,
     tls::{self, PeerAuthority, TlsError},
     traces,
     volumes::{self, Volumes},
@@ -90,6 +91,15 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The iSCSI target.
+    #[error("cannot serve iSCSI on {address}")]
+    Iscsi {
+        /// Where.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// A part of the start failed in an unforeseen way.
     #[error("the start was interrupted")]
     Interrupted(#[source] tokio::task::JoinError),
@@ -114,6 +124,7 @@ pub struct Daemon {
     workers: JoinSet<()>,
     https: Vec<SocketAddr>,
     nbd: Vec<SocketAddr>,
+    iscsi: Vec<SocketAddr>,
     /// Dropped last: the lock on the directory goes with it.
     data: DataDir,
 }
@@ -177,6 +188,7 @@ impl Daemon {
             .await
             .map_err(|error| StartError::Volumes(error.0))?;
         let nbd = start_nbd(&app, tls)?;
+        let iscsi = start_iscsi(&app)?;
         let (stop, stopped) = Stop::new();
         let router = http::router(Arc::clone(&app));
         let api = tokio::spawn(server.serve(router, stopped.clone(), SHUTDOWN_PATIENCE));
@@ -197,6 +209,7 @@ impl Daemon {
             release = env!("CARGO_PKG_VERSION"),
             ?https,
             ?nbd,
+            ?iscsi,
             "daemon started"
         );
         Ok(Self {
@@ -206,6 +219,7 @@ impl Daemon {
             workers,
             https,
             nbd,
+            iscsi,
             data,
         })
     }
@@ -220,6 +234,12 @@ impl Daemon {
     #[must_use]
     pub fn nbd_addresses(&self) -> &[SocketAddr] {
         &self.nbd
+    }
+
+    /// Where iSCSI initiators connect, with the ports that the system chose.
+    #[must_use]
+    pub fn iscsi_addresses(&self) -> &[SocketAddr] {
+        &self.iscsi
     }
 
     /// The certificate that HTTPS clients are to trust when the daemon made its
@@ -241,7 +261,11 @@ impl Daemon {
         self.app.nodes.close();
         // Clients first: what they wrote is flushed when they have gone.
         let nbd = self.app.nbd().handle.take();
+        let iscsi = self.app.iscsi().handle.take();
         let closed = tokio::task::spawn_blocking(move || {
+            if let Some(iscsi) = iscsi {
+                iscsi.shutdown(SHUTDOWN_PATIENCE);
+            }
             if let Some(nbd) = nbd {
                 nbd.shutdown(SHUTDOWN_PATIENCE);
             }
@@ -328,6 +352,39 @@ fn start_nbd(
     nbd.addresses = addresses.chain(unix.map(ToString::to_string)).collect();
     nbd.handle = Some(handle);
     Ok(tcp)
+}
+
+/// Binds the iSCSI addresses and serves them.
+fn start_iscsi(app: &Arc<App>) -> Result<Vec<SocketAddr>, StartError> {
+    let config = &app.config.iscsi;
+    if config.listen.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        let bound = std::net::TcpListener::bind(&address.0);
+        listeners.push(bound.map_err(|source| StartError::Iscsi {
+            address: address.to_string(),
+            source,
+        })?);
+    }
+    let limits = iscsi::Limits {
+        connections_max: config.sessions_max as usize,
+        per_address_max: config.sessions_per_address_max as usize,
+        ..iscsi::Limits::default()
+    };
+    let targets = DaemonTargets {
+        app: Arc::clone(app),
+        runtime: Handle::current(),
+    };
+    let started = iscsi::start(listeners, limits, Arc::new(targets));
+    let handle = started.map_err(|source| StartError::Iscsi {
+        address: "the addresses of iscsi.listen".to_owned(),
+        source,
+    })?;
+    let addresses = handle.addresses().to_vec();
+    app.iscsi().handle = Some(handle);
+    Ok(addresses)
 }
 
 fn remove_nbd_sockets(config: &Config) {

@@ -1,4 +1,4 @@
-//! The daemon: the HTTP API, the NBD exports, the collector and the scrubber.
+//! The daemon: the HTTP API, the NBD exports, the iSCSI target, the collector and the scrubber.
 //!
 //! [`Daemon::start`] takes a [`Config`] and owns everything until
 //! [`Daemon::shutdown`]; several may run in one process on different data
@@ -15,6 +15,7 @@ mod exports;
 mod facts;
 mod http;
 mod imports;
+mod iscsi;
 mod leases;
 mod metrics;
 pub mod nbd;
@@ -25,6 +26,7 @@ mod rollouts;
 mod scrub;
 mod sizes;
 mod stop;
+mod targets;
 mod tls;
 mod traces;
 mod verify;

@@ -8,7 +8,7 @@ use std::{
 
 use toml::{Table, Value};
 
-use super::{CONFIG_FILE, Config, NBD_CONNECTIONS_MAX};
+use super::{CONFIG_FILE, Config, ISCSI_SESSIONS_MAX, IscsiConfig, NBD_CONNECTIONS_MAX};
 
 /// How a key is written in an environment variable or a flag.
 #[derive(Clone, Copy)]
@@ -301,6 +301,28 @@ fn set(table: &mut Table, key: &str, value: Value) {
     }
 }
 
+fn check_iscsi(config: &IscsiConfig) -> Result<(), ConfigError> {
+    let together = |text: &str| Err(ConfigError::Together(text.to_owned()));
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-');
+    // The rest is for the volume's name.
+    if !config.prefix.starts_with("iqn.")
+        || config.prefix.len() > 128
+        || !config.prefix.chars().all(fits)
+    {
+        return together(
+            "iscsi.prefix is not the beginning of an iSCSI name: write iqn.YEAR-MONTH.DOMAIN, the domain's parts in reverse",
+        );
+    }
+    for count in [config.sessions_max, config.sessions_per_address_max] {
+        if count == 0 || count > ISCSI_SESSIONS_MAX {
+            return together(
+                "iscsi.sessions_max or iscsi.sessions_per_address_max is out of bounds: 1 to 16384",
+            );
+        }
+    }
+    Ok(())
+}
+
 /// What single values cannot show.
 fn check(config: &Config) -> Result<(), ConfigError> {
     let together = |text: &str| Err(ConfigError::Together(text.to_owned()));
@@ -313,6 +335,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if config.nbd.connections_max == 0 || config.nbd.connections_max > NBD_CONNECTIONS_MAX {
         return together("nbd.connections_max is out of bounds: 1 to 65536");
     }
+    check_iscsi(&config.iscsi)?;
     if !(1 << 20..=1 << 30).contains(&config.store.pack_bytes) {
         return together("store.pack_bytes is out of bounds: 1M to 1G");
     }

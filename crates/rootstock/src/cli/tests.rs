@@ -247,6 +247,8 @@ fn help_teaches() {
       snapshot  Copy a volume as it is now into a new one
       commit    Make a volume's contents a new version (café and lab words: apply, keep)
       reset     Drop what was written to a volume (empty its writeback)
+      share     Let an initiator use a volume over iSCSI
+      unshare   Let it use the volume no longer
 
     Options:
       -h, --help  Print help

@@ -50,6 +50,10 @@ fn text(site: &Site, store: &StoreReport, recipes: &RecipeList) -> String {
             "nbd",
             output::or_dash((!site.nbd.is_empty()).then(|| site.nbd.join(", "))),
         ),
+        (
+            "iscsi",
+            output::or_dash((!site.iscsi.is_empty()).then(|| site.iscsi.join(", "))),
+        ),
         ("site key", site.public_key.clone()),
         ("you are", site.role.as_str().to_owned()),
         (
@@ -111,6 +115,7 @@ mod tests {
             started: "now".to_owned(),
             role: TokenRole::Admin,
             nbd: vec!["127.0.0.1:10809".to_owned()],
+            iscsi: Vec::new(),
         };
         let store = StoreReport {
             chunk_count: 8000,
@@ -135,6 +140,7 @@ mod tests {
         insta::assert_snapshot!(text(&site, &store, &recipes), @r"
         daemon    release 0.1.0, running since now
         nbd       127.0.0.1:10809
+        iscsi     -
         site key  abababababababababababababababababababababababababababababababab
         you are   admin
         stored    790 MB in 8000 chunks for 4.10 GB of versions

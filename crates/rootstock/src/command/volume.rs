@@ -1,7 +1,10 @@
 //! `rootstock volume`: writable clones.
 
 use clap::{Args, Subcommand};
-use rootstock_api::{Outcome, Volume, VolumeCommit, VolumeCommitted, VolumeCreate};
+use rootstock_api::{
+    ChapMode, Outcome, Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeShare,
+    VolumeShareSet, VolumeShared,
+};
 use rootstock_core::{ImageName, TagName, VersionSpec, VolumeName, units::parse_size_bytes};
 use serde_json::json;
 
@@ -31,6 +34,10 @@ pub(crate) enum VolumeCommand {
     Commit(CommitArgs),
     /// Drop what was written to a volume (empty its writeback)
     Reset(NameArgs),
+    /// Let an initiator use a volume over iSCSI
+    Share(ShareArgs),
+    /// Let it use the volume no longer
+    Unshare(UnshareArgs),
 }
 
 /// Which volume.
@@ -104,6 +111,43 @@ pub(crate) struct CommitArgs {
     message: Option<String>,
 }
 
+/// With whom a volume is shared, and how.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Nobody may use a volume over iSCSI who is not named here. With --chap the daemon makes
+a secret and shows it this once; sharing again makes another. open-iscsi keeps its own
+name in /etc/iscsi/initiatorname.iscsi.
+
+Examples:
+  rootstock volume share seat-7 --initiator iqn.1993-08.org.debian:01:abc --chap
+  rootstock volume share seat-7 --initiator iqn.2010-04.org.ipxe:seat-7 --from 10.0.0.7")]
+pub(crate) struct ShareArgs {
+    /// The volume
+    name: VolumeName,
+    /// The initiator's name: iqn.…, eui.… or naa.…
+    #[arg(long, value_name = "NAME")]
+    initiator: String,
+    /// Make a secret that the initiator must know
+    #[arg(long)]
+    chap: bool,
+    /// Make a second secret, by which the initiator knows the target; implies --chap
+    #[arg(long)]
+    mutual: bool,
+    /// Only from this network or address: 10.0.0.0/24
+    #[arg(long, value_name = "CIDR")]
+    from: Option<String>,
+}
+
+/// With whom a volume is not shared any more.
+#[derive(Debug, Args)]
+pub(crate) struct UnshareArgs {
+    /// The volume
+    name: VolumeName,
+    /// The initiator's name
+    #[arg(long, value_name = "NAME")]
+    initiator: String,
+}
+
 /// Does what the command says.
 pub(crate) fn run(command: &VolumeCommand, session: &Session) -> anyhow::Result<()> {
     let client = session.client()?;
@@ -142,7 +186,76 @@ pub(crate) fn run(command: &VolumeCommand, session: &Session) -> anyhow::Result<
             client.volume_reset(&args.name)?;
             done(session, &args.name, "reset")
         }
+        VolumeCommand::Share(args) => share(args, session),
+        VolumeCommand::Unshare(args) => {
+            let volume = client.volume_unshare(&args.name, &args.initiator)?;
+            if session.json() {
+                return output::json(&volume);
+            }
+            output::line(&format!(
+                "{} is not shared with {} any more",
+                volume.name, args.initiator
+            ))
+        }
     }
+}
+
+fn share(args: &ShareArgs, session: &Session) -> anyhow::Result<()> {
+    let chap = match (args.chap, args.mutual) {
+        (_, true) => ChapMode::Mutual,
+        (true, false) => ChapMode::OneWay,
+        (false, false) => ChapMode::None,
+    };
+    let shared = session.client()?.volume_share(
+        &args.name,
+        &VolumeShareSet {
+            initiator: args.initiator.clone(),
+            from: args.from.clone(),
+            chap,
+        },
+    )?;
+    if session.json() {
+        return output::json(&shared);
+    }
+    output::line(&shared_text(&shared))
+}
+
+fn shared_text(shared: &VolumeShared) -> String {
+    let addresses = &shared.addresses;
+    let mut fields = vec![
+        ("target", shared.target.clone()),
+        (
+            "at",
+            if addresses.is_empty() {
+                "nowhere: the daemon serves no iSCSI (iscsi.listen)".to_owned()
+            } else {
+                addresses.join(", ")
+            },
+        ),
+        ("initiator", share_text(&shared.share)),
+    ];
+    if let Some(secret) = &shared.secret {
+        fields.push(("user name", format!("any, such as {}", shared.share.initiator)));
+        fields.push(("secret", format!("{secret}   (shown this once)")));
+    }
+    if let Some(secret) = &shared.mutual_secret {
+        fields.push(("its name", shared.target.clone()));
+        fields.push(("its secret", format!("{secret}   (shown this once)")));
+    }
+    output::fields(&fields)
+}
+
+fn share_text(share: &VolumeShare) -> String {
+    let mut text = share.initiator.clone();
+    if let Some(from) = &share.from {
+        text.push_str(&format!(" from {from}"));
+    }
+    match share.chap {
+        ChapMode::None => {}
+        ChapMode::OneWay => text.push_str(", CHAP"),
+        ChapMode::Mutual => text.push_str(", mutual CHAP"),
+    }
+    text
 }
 
 fn told(session: &Session, volume: &Volume, how: &str) -> anyhow::Result<()> {
@@ -204,6 +317,7 @@ fn table(volumes: &[Volume]) -> String {
 
 fn show(volume: &Volume) -> String {
     let clients = &volume.clients;
+    let shares: Vec<_> = volume.shares.iter().map(share_text).collect();
     output::fields(&[
         ("volume", volume.name.to_string()),
         ("from", volume.base.to_string()),
@@ -220,6 +334,11 @@ fn show(volume: &Volume) -> String {
         ),
         ("made", output::time(&volume.created)),
         ("export", volume.export.clone()),
+        ("target", volume.target.clone()),
+        (
+            "initiators",
+            output::or_dash((!shares.is_empty()).then(|| shares.join("; "))),
+        ),
         (
             "clients",
             output::or_dash((!clients.is_empty()).then(|| clients.join(", "))),
@@ -277,20 +396,44 @@ mod tests {
             created: "now".to_owned(),
             export: "volume/seat-7".to_owned(),
             clients: vec!["10.0.0.7:40112".to_owned()],
+            target: "iqn.2026-11.rootstock:volume.seat-7".to_owned(),
+            shares: vec![VolumeShare {
+                initiator: "iqn.2010-04.org.ipxe:seat-7".to_owned(),
+                from: Some("10.0.0.0/24".to_owned()),
+                chap: ChapMode::OneWay,
+            }],
         };
         assert_snapshot!(table(std::slice::from_ref(&volume)), @r"
         VOLUME  FROM      SIZE  WRITTEN  CLIENTS  MADE
         seat-7  lab:3  8.59 GB  41.0 MB        1  now   ephemeral
         ");
         assert_snapshot!(show(&volume), @r"
-        volume   seat-7
-        from     lab:3
-        size     8.59 GB
-        written  41.0 MB
-        writes   dropped when the last client leaves
-        made     now
-        export   volume/seat-7
-        clients  10.0.0.7:40112
+        volume      seat-7
+        from        lab:3
+        size        8.59 GB
+        written     41.0 MB
+        writes      dropped when the last client leaves
+        made        now
+        export      volume/seat-7
+        target      iqn.2026-11.rootstock:volume.seat-7
+        initiators  iqn.2010-04.org.ipxe:seat-7 from 10.0.0.0/24, CHAP
+        clients     10.0.0.7:40112
+        ");
+        let shared = VolumeShared {
+            target: volume.target,
+            addresses: vec!["10.0.0.1:3260".to_owned()],
+            share: volume.shares[0].clone(),
+            secret: Some("abcdefghijkmnpqr".to_owned()),
+            mutual_secret: Some("stuvwxyz23456789".to_owned()),
+        };
+        assert_snapshot!(shared_text(&shared), @r"
+        target      iqn.2026-11.rootstock:volume.seat-7
+        at          10.0.0.1:3260
+        initiator   iqn.2010-04.org.ipxe:seat-7 from 10.0.0.0/24, CHAP
+        user name   any, such as iqn.2010-04.org.ipxe:seat-7
+        secret      abcdefghijkmnpqr   (shown this once)
+        its name    iqn.2026-11.rootstock:volume.seat-7
+        its secret  stuvwxyz23456789   (shown this once)
         ");
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     boot, collector, exports,
     http::{ApiError, auth::Caller, extract::ApiJson, progress::Progress},
     metrics::Gauge,
+    iscsi,
     nbd::NbdHandle,
     recipes,
 };
@@ -151,6 +152,45 @@ fn gauges(app: &App) -> Vec<Gauge> {
             ),
         ]);
     }
+    if let Some(iscsi) = app.iscsi().handle.as_ref().map(iscsi::Handle::stats) {
+        gauges.extend([
+            gauge(
+                "rootstock_iscsi_sessions",
+                "iSCSI sessions, those that log in among them.",
+                iscsi.sessions,
+            ),
+            counter(
+                "rootstock_iscsi_connections_total",
+                "iSCSI connections accepted.",
+                iscsi.connections_total,
+            ),
+            counter(
+                "rootstock_iscsi_connections_refused_total",
+                "iSCSI connections for which there was no room.",
+                iscsi.refused_total,
+            ),
+            counter(
+                "rootstock_iscsi_logins_failed_total",
+                "iSCSI logins that failed.",
+                iscsi.logins_failed_total,
+            ),
+            counter(
+                "rootstock_iscsi_commands_total",
+                "SCSI commands carried out.",
+                iscsi.commands_total,
+            ),
+            counter(
+                "rootstock_iscsi_read_bytes_total",
+                "Bytes read over iSCSI.",
+                iscsi.read_bytes_total,
+            ),
+            counter(
+                "rootstock_iscsi_written_bytes_total",
+                "Bytes written over iSCSI.",
+                iscsi.written_bytes_total,
+            ),
+        ]);
+    }
     gauges
 }
 
@@ -164,6 +204,7 @@ pub(crate) async fn site(State(app): State<Arc<App>>, caller: Caller) -> ApiJson
         started: app.started.to_string(),
         role: caller.role,
         nbd: app.nbd().addresses.clone(),
+        iscsi: app.iscsi().addresses(),
     })
 }
 

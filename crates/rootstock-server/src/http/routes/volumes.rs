@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{extract::State, http::StatusCode};
 use rootstock_api::{
     HolderKind, Problem, Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList,
-    VolumeResize, VolumeSnapshot, paths,
+    VolumeResize, VolumeShare, VolumeShareSet, VolumeShared, VolumeSnapshot, VolumeUnshare, paths,
 };
 use rootstock_catalog::{VolumeRow, VolumeState};
 use rootstock_core::VolumeName;
@@ -19,7 +19,7 @@ use crate::{
         extract::{ApiJson, ApiPath},
     },
     leases::Key,
-    volumes,
+    targets, volumes,
 };
 
 /// All volumes
@@ -30,7 +30,8 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<ApiJson<VolumeLi
     let ready = rows
         .into_iter()
         .filter(|row| row.state == VolumeState::Ready);
-    let volumes = ready.map(|row| describe(&app, row)).collect();
+    // With whom each is shared is shown by itself: there may be many.
+    let volumes = ready.map(|row| describe(&app, row, Vec::new())).collect();
     Ok(ApiJson(VolumeList { volumes }))
 }
 
@@ -49,7 +50,7 @@ pub(crate) async fn create(
         ephemeral,
     } = request;
     let row = volumes::create(&app, name, &from, size_bytes, ephemeral).await?;
-    Ok((StatusCode::CREATED, ApiJson(describe(&app, row))))
+    Ok((StatusCode::CREATED, ApiJson(describe(&app, row, Vec::new()))))
 }
 
 /// A volume
@@ -61,7 +62,8 @@ pub(crate) async fn show(
     ApiPath(volume): ApiPath<VolumeName>,
 ) -> Result<ApiJson<Volume>, ApiError> {
     let row = app.catalog.volume(&volume).await?;
-    Ok(ApiJson(describe(&app, row)))
+    let shares = targets::shares(&app, &volume).await?;
+    Ok(ApiJson(describe(&app, row, shares)))
 }
 
 /// Deletes a volume that nobody has open
@@ -113,7 +115,34 @@ pub(crate) async fn snapshot(
     ApiJson(request): ApiJson<VolumeSnapshot>,
 ) -> Result<(StatusCode, ApiJson<Volume>), ApiError> {
     let row = volumes::snapshot(&app, &volume, request.name).await?;
-    Ok((StatusCode::CREATED, ApiJson(describe(&app, row))))
+    Ok((StatusCode::CREATED, ApiJson(describe(&app, row, Vec::new()))))
+}
+
+/// Shares a volume with an iSCSI initiator; secrets are shown this once
+#[utoipa::path(post, path = paths::VOLUME_SHARE, tag = "volumes", operation_id = "volume_share",
+    params(("volume" = String, Path, description = "The volume's name")),
+    request_body = VolumeShareSet,
+    responses((status = 200, body = VolumeShared), (status = "default", body = Problem)))]
+pub(crate) async fn share(
+    State(app): State<Arc<App>>,
+    ApiPath(volume): ApiPath<VolumeName>,
+    ApiJson(request): ApiJson<VolumeShareSet>,
+) -> Result<ApiJson<VolumeShared>, ApiError> {
+    Ok(ApiJson(targets::share(&app, volume, request).await?))
+}
+
+/// Ends a share, and the sessions that there are
+#[utoipa::path(post, path = paths::VOLUME_UNSHARE, tag = "volumes", operation_id = "volume_unshare",
+    params(("volume" = String, Path, description = "The volume's name")),
+    request_body = VolumeUnshare,
+    responses((status = 200, body = Volume), (status = "default", body = Problem)))]
+pub(crate) async fn unshare(
+    State(app): State<Arc<App>>,
+    ApiPath(volume): ApiPath<VolumeName>,
+    ApiJson(request): ApiJson<VolumeUnshare>,
+) -> Result<ApiJson<Volume>, ApiError> {
+    targets::unshare(&app, &volume, &request.initiator).await?;
+    show(State(app), ApiPath(volume)).await
 }
 
 /// Makes a volume's contents a new version
@@ -132,7 +161,7 @@ pub(crate) async fn commit(
     Ok(ApiJson(committed))
 }
 
-fn describe(app: &App, row: VolumeRow) -> Volume {
+fn describe(app: &App, row: VolumeRow, shares: Vec<VolumeShare>) -> Volume {
     let (size_bytes, used_bytes) = app.volumes.measure(&row);
     let uses = app.leases.of(&Key::Volume(row.name.clone()));
     let clients = uses.into_iter().map(|held| held.holder);
@@ -145,6 +174,8 @@ fn describe(app: &App, row: VolumeRow) -> Volume {
         created: row.created.to_string(),
         export: volume_name(&row.name),
         clients: clients.map(|holder| holder.name).collect(),
+        target: targets::target_name(app, &row.name),
+        shares,
         name: row.name,
     }
 }

@@ -1,0 +1,172 @@
+//! The logical unit of a target, shared by all its sessions.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use rootstock_scsi::{
+    Access, BlockSize, Identity, InitiatorPort, Limits, LogicalUnit, Naa, NexusHandle, NexusId,
+    Reservations, Unit,
+};
+
+use super::{OpenTarget, Targets};
+
+/// The longest transfer of one command, in bytes.
+pub(super) const TRANSFER_BYTES_MAX: u32 = 8 << 20;
+
+/// There is one portal group, and one target port.
+const PORTAL_GROUP: u16 = 1;
+const RELATIVE_PORT: u16 = 1;
+
+const BLOCK_SIZE: BlockSize = BlockSize::B512;
+
+/// A logical unit. The device behind it is each session's own.
+pub(super) struct Disk {
+    target: String,
+    identity: u64,
+    unit: Mutex<LogicalUnit>,
+    /// Shared by writes, alone for commands that read and write in one step.
+    pub(super) writes: RwLock<()>,
+    /// For each session, how often others have ended its commands.
+    epochs: Mutex<HashMap<NexusHandle, (NexusId, Arc<AtomicU64>)>>,
+}
+
+impl Disk {
+    fn new(name: &str, target: &OpenTarget, kept: Option<Reservations>) -> Self {
+        let device = &target.device;
+        let unit = Unit {
+            block_size: BLOCK_SIZE,
+            blocks: device.size_bytes() / u64::from(BLOCK_SIZE.bytes()),
+            access: if device.read_only() {
+                Access::ReadOnly
+            } else {
+                Access::ReadWrite
+            },
+            limits: Limits::for_transfers(TRANSFER_BYTES_MAX, BLOCK_SIZE),
+            identity: Identity {
+                product: "VOLUME".to_owned(),
+                revision: env!("CARGO_PKG_VERSION").to_owned(),
+                serial: format!("{:016x}", target.identity),
+                naa: Naa::locally_assigned(target.identity),
+                target_name: name.to_owned(),
+                portal_group_tag: PORTAL_GROUP,
+                relative_port: RELATIVE_PORT,
+            },
+        };
+        Self {
+            target: name.to_owned(),
+            identity: target.identity,
+            unit: Mutex::new(LogicalUnit::new(unit, kept)),
+            writes: RwLock::default(),
+            epochs: Mutex::default(),
+        }
+    }
+
+    /// Its target's name.
+    pub(super) fn target(&self) -> &str {
+        &self.target
+    }
+
+    pub(super) const fn block_bytes() -> u64 {
+        BLOCK_SIZE.bytes() as u64
+    }
+
+    pub(super) fn unit(&self) -> MutexGuard<'_, LogicalUnit> {
+        self.unit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Attaches a session; none when there are too many.
+    pub(super) fn attach(self: &Arc<Self>, initiator: InitiatorPort) -> Option<Attached> {
+        let nexus = NexusId {
+            initiator,
+            relative_port: RELATIVE_PORT,
+        };
+        let handle = self.unit().attach(nexus.clone()).ok()?;
+        let epoch = Arc::new(AtomicU64::new(0));
+        self.epochs().insert(handle, (nexus, Arc::clone(&epoch)));
+        Some(Attached {
+            disk: Arc::clone(self),
+            handle,
+            epoch,
+        })
+    }
+
+    /// Has other sessions forget their commands.
+    pub(super) fn abort_others(&self, by: NexusHandle) {
+        for (handle, (_, epoch)) in self.epochs().iter() {
+            if *handle != by {
+                epoch.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// Has the sessions of these nexuses forget their commands.
+    pub(super) fn abort(&self, nexuses: &[NexusId]) {
+        for (nexus, epoch) in self.epochs().values() {
+            if nexuses.contains(nexus) {
+                epoch.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    fn epochs(&self) -> MutexGuard<'_, HashMap<NexusHandle, (NexusId, Arc<AtomicU64>)>> {
+        self.epochs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A session's place at a disk, given back when dropped.
+pub(super) struct Attached {
+    pub(super) disk: Arc<Disk>,
+    pub(super) handle: NexusHandle,
+    epoch: Arc<AtomicU64>,
+}
+
+impl Attached {
+    /// Changes when others have ended this session's commands.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.disk.epochs().remove(&self.handle);
+        self.disk.unit().detach(self.handle);
+    }
+}
+
+/// All logical units that are in use, or of which something is reserved.
+#[derive(Default)]
+pub(super) struct Disks(Mutex<HashMap<String, Arc<Disk>>>);
+
+impl Disks {
+    pub(super) fn open(&self, name: &str, target: &OpenTarget, targets: &dyn Targets) -> Arc<Disk> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = |disk: &Arc<Disk>| {
+            Arc::strong_count(disk) == 1 && *disk.unit().reservations() == Reservations::default()
+        };
+        all.retain(|_, disk| !idle(disk));
+        let known = all.get(name).filter(|disk| disk.identity == target.identity);
+        if let Some(disk) = known {
+            return Arc::clone(disk);
+        }
+        let kept = targets.reservations(name).and_then(|text| read(name, &text));
+        let disk = Arc::new(Disk::new(name, target, kept));
+        all.insert(name.to_owned(), Arc::clone(&disk));
+        disk
+    }
+}
+
+fn read(target: &str, text: &str) -> Option<Reservations> {
+    match serde_json::from_str(text) {
+        Ok(kept) => Some(kept),
+        Err(error) => {
+            tracing::error!(target, %error, "kept reservations cannot be read, and are void");
+            None
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The target against an initiator made by hand.

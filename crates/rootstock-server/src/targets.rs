@@ -1,0 +1,324 @@
+//! What iSCSI initiators can open: the volumes that are shared with them.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use rootstock_api::{ChapMode, ProblemCode, VolumeShare, VolumeShareSet, VolumeShared};
+use rootstock_catalog::{Secret, ShareRow};
+use rootstock_core::{Digest, VolumeName};
+use rootstock_iscsi::Account;
+use tokio::runtime::Handle;
+
+use crate::{
+    app::App,
+    exports::DaemonExports,
+    http::{ApiError, chain},
+    iscsi::{Offer, OpenTarget, Targets},
+};
+
+/// The longest iSCSI name (RFC 7143, section 4.2.7.2), in bytes.
+const NAME_BYTES_MAX: usize = 223;
+
+/// Characters of a CHAP secret. Windows takes 12 to 16, and no other initiator
+/// wants fewer than 12.
+const SECRET_CHARACTERS: usize = 16;
+
+/// Letters and digits that are not taken for one another: 32 of them, so that a
+/// secret has 80 bits.
+const SECRET_ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+
+/// The daemon's targets. iSCSI sessions have threads of their own, so that they may
+/// wait here for the catalog.
+pub(crate) struct DaemonTargets {
+    pub(crate) app: Arc<App>,
+    pub(crate) runtime: Handle,
+}
+
+impl Targets for DaemonTargets {
+    fn offered(&self, initiator: &str, address: IpAddr) -> Vec<Offer> {
+        let rows = match self.runtime.block_on(self.app.catalog.shares_with(initiator)) {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::error!(error = chain(&error), "shares not read");
+                return Vec::new();
+            }
+        };
+        let from_there = rows
+            .into_iter()
+            .filter(|row| may_come_from(row.addresses.as_deref(), address));
+        let offer = |row: ShareRow| {
+            let target = target_name(&self.app, &row.volume);
+            Offer {
+                account: account(&row, &target),
+                target,
+            }
+        };
+        from_there.map(offer).collect()
+    }
+
+    fn open(&self, target: &str, client: &str) -> Option<OpenTarget> {
+        let volume = volume_of(&self.app, target)?;
+        let exports = DaemonExports {
+            app: Arc::clone(&self.app),
+            runtime: self.runtime.clone(),
+        };
+        let row = self.runtime.block_on(self.app.catalog.volume(&volume));
+        let opened = row
+            .map_err(ApiError::from)
+            .and_then(|row| Ok((row, exports.volume(&volume, client)?)));
+        match opened {
+            Ok((row, export)) => Some(OpenTarget {
+                device: export.device,
+                identity: identity(&row.directory),
+                lease: export.lease,
+            }),
+            Err(error) => {
+                tracing::warn!(target, detail = error.0.detail, "iSCSI target not opened");
+                None
+            }
+        }
+    }
+
+    fn reservations(&self, target: &str) -> Option<String> {
+        let volume = volume_of(&self.app, target)?;
+        let kept = self.runtime.block_on(self.app.catalog.reservations(&volume));
+        kept.unwrap_or_else(|error| {
+            tracing::error!(target, error = chain(&error), "reservations not read");
+            None
+        })
+    }
+
+    fn keep_reservations(&self, target: &str, state: &str) -> bool {
+        let Some(volume) = volume_of(&self.app, target) else {
+            return false;
+        };
+        let kept = self
+            .runtime
+            .block_on(self.app.catalog.set_reservations(&volume, state));
+        if let Err(error) = &kept {
+            tracing::error!(target, error = chain(error), "reservations not kept");
+        }
+        kept.is_ok()
+    }
+}
+
+/// The iSCSI name of a volume's target.
+pub(crate) fn target_name(app: &App, volume: &VolumeName) -> String {
+    format!("{}:volume.{volume}", app.config.iscsi.prefix)
+}
+
+fn volume_of(app: &App, target: &str) -> Option<VolumeName> {
+    let name = target.strip_prefix(&app.config.iscsi.prefix)?;
+    name.strip_prefix(":volume.")?.parse().ok()
+}
+
+fn account(row: &ShareRow, target: &str) -> Option<Account> {
+    let bytes = |secret: &Secret| secret.reveal().as_bytes().to_vec();
+    let mutual = row.mutual_secret.as_ref();
+    row.secret.as_ref().map(|secret| Account {
+        secret: bytes(secret),
+        mutual: mutual.map(|secret| (target.to_owned(), bytes(secret))),
+    })
+}
+
+/// A volume's files are its own for ever, and so is what is computed from where
+/// they lie.
+fn identity(directory: &str) -> u64 {
+    let digest = Digest::of(directory.as_bytes());
+    let bytes = digest.as_bytes().first_chunk::<8>();
+    bytes.map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+/// Shares a volume with an initiator. What it was shared under before is void.
+pub(crate) async fn share(
+    app: &App,
+    volume: VolumeName,
+    request: VolumeShareSet,
+) -> Result<VolumeShared, ApiError> {
+    let initiator = check_initiator(&request.initiator)?;
+    if let Some(from) = &request.from {
+        check_addresses(from)?;
+    }
+    let secret = |wanted: bool| wanted.then(draw_secret).transpose();
+    let row = ShareRow {
+        addresses: request.from,
+        secret: secret(request.chap != ChapMode::None)?,
+        mutual_secret: secret(request.chap == ChapMode::Mutual)?,
+        created: Timestamp::now(),
+        initiator,
+        volume,
+    };
+    app.catalog.set_share(&row).await?;
+    let target = target_name(app, &row.volume);
+    expel(app, &row.initiator, &target);
+    tracing::info!(volume = %row.volume, initiator = row.initiator, "volume shared over iSCSI");
+    let reveal = |secret: &Option<Secret>| secret.as_ref().map(|it| it.reveal().to_owned());
+    Ok(VolumeShared {
+        target,
+        addresses: app.iscsi().addresses(),
+        secret: reveal(&row.secret),
+        mutual_secret: reveal(&row.mutual_secret),
+        share: describe(row),
+    })
+}
+
+/// Ends a share, and the sessions that there are.
+pub(crate) async fn unshare(
+    app: &App,
+    volume: &VolumeName,
+    initiator: &str,
+) -> Result<(), ApiError> {
+    let initiator = initiator.to_ascii_lowercase();
+    app.catalog.volume(volume).await?;
+    if !app.catalog.remove_share(volume, &initiator).await? {
+        let detail = format!("volume '{volume}' is not shared with '{}'", initiator.escape_debug());
+        return Err(ApiError::new(ProblemCode::BadValue, detail)
+            .with_hint("`rootstock volume show` shows the initiators"));
+    }
+    expel(app, &initiator, &target_name(app, volume));
+    tracing::info!(%volume, initiator, "volume not shared over iSCSI any more");
+    Ok(())
+}
+
+/// A volume's shares, as they are shown: without their secrets.
+pub(crate) async fn shares(app: &App, volume: &VolumeName) -> Result<Vec<VolumeShare>, ApiError> {
+    let rows = app.catalog.shares_of(volume).await?;
+    Ok(rows.into_iter().map(describe).collect())
+}
+
+fn describe(row: ShareRow) -> VolumeShare {
+    VolumeShare {
+        initiator: row.initiator,
+        from: row.addresses,
+        chap: match (row.secret, row.mutual_secret) {
+            (None, _) => ChapMode::None,
+            (Some(_), None) => ChapMode::OneWay,
+            (Some(_), Some(_)) => ChapMode::Mutual,
+        },
+    }
+}
+
+fn expel(app: &App, initiator: &str, target: &str) {
+    if let Some(handle) = app.iscsi().handle.as_ref() {
+        handle.expel(initiator, target);
+    }
+}
+
+fn draw_secret() -> Result<Secret, ApiError> {
+    let mut bytes = [0; SECRET_CHARACTERS];
+    getrandom::fill(&mut bytes).map_err(|error| ApiError::internal("draw a secret", &error))?;
+    let letter = |byte: &u8| char::from(SECRET_ALPHABET[usize::from(*byte) % 32]);
+    Ok(Secret::new(bytes.iter().map(letter).collect()))
+}
+
+/// An iSCSI name in one of its three forms (RFC 7143, section 4.2.7.2), in lower
+/// case: names that differ in case only are the same.
+fn check_initiator(name: &str) -> Result<String, ApiError> {
+    let lower = name.to_lowercase();
+    let known = ["iqn.", "eui.", "naa."]
+        .iter()
+        .any(|form| lower.len() > form.len() && lower.starts_with(form));
+    let fits = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | ':' | '_');
+    if known && name.len() <= NAME_BYTES_MAX && lower.chars().all(fits) {
+        return Ok(lower);
+    }
+    let start: String = name.chars().take(NAME_BYTES_MAX).collect();
+    let detail = format!("'{}' is not an initiator's name", start.escape_debug());
+    Err(ApiError::new(ProblemCode::BadName, detail).with_hint(
+        "it begins with 'iqn.', 'eui.' or 'naa.'; open-iscsi keeps it in /etc/iscsi/initiatorname.iscsi",
+    ))
+}
+
+fn check_addresses(text: &str) -> Result<(), ApiError> {
+    if parse_addresses(text).is_some() {
+        return Ok(());
+    }
+    let start: String = text.chars().take(100).collect();
+    let detail = format!("'{}' is not a network", start.escape_debug());
+    Err(ApiError::new(ProblemCode::BadValue, detail)
+        .with_hint("write NETWORK/BITS such as 10.0.0.0/24, or one address"))
+}
+
+/// A network's first address and its length in bits, as 128-bit numbers; a family
+/// has a range of its own.
+fn parse_addresses(text: &str) -> Option<(u128, u32)> {
+    let (address, bits) = match text.split_once('/') {
+        Some((address, bits)) => (address, Some(bits)),
+        None => (text, None),
+    };
+    let address: IpAddr = address.parse().ok()?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let bits = bits.map_or(Some(most), |bits| bits.parse().ok())?;
+    (bits <= most).then(|| (number(address), bits + 128 - most))
+}
+
+fn may_come_from(addresses: Option<&str>, address: IpAddr) -> bool {
+    let Some(text) = addresses else {
+        return true;
+    };
+    // What cannot be read lets nobody in.
+    let Some((network, bits)) = parse_addresses(text) else {
+        return false;
+    };
+    let differ = network ^ number(address.to_canonical());
+    differ.checked_shr(128 - bits).unwrap_or(0) == 0
+}
+
+/// IPv4 addresses lie where IPv6 maps them (RFC 4291, section 2.5.5.2).
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_let_in_whom_they_name() {
+        for (network, address, expected) in [
+            (None, "10.0.0.7", true),
+            (Some("10.0.0.0/24"), "10.0.0.7", true),
+            (Some("10.0.0.0/24"), "::ffff:10.0.0.7", true),
+            (Some("10.0.0.0/24"), "10.0.1.7", false),
+            (Some("10.0.0.7"), "10.0.0.7", true),
+            (Some("10.0.0.7"), "10.0.0.8", false),
+            (Some("0.0.0.0/0"), "192.0.2.1", true),
+            (Some("0.0.0.0/0"), "2001:db8::1", false),
+            (Some("::/0"), "2001:db8::1", true),
+            (Some("2001:db8::/32"), "2001:db8:1::1", true),
+            (Some("2001:db8::/32"), "2001:db9::1", false),
+            (Some("nonsense"), "10.0.0.7", false),
+        ] {
+            let address = address.parse().expect("an address");
+            assert_eq!(may_come_from(network, address), expected, "{network:?} {address}");
+        }
+        for bad in ["", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0/8", "::/129", "/8"] {
+            assert!(check_addresses(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn initiators_have_names_in_three_forms() {
+        let good = "iqn.1993-08.org.Debian:01:abc";
+        assert_eq!(check_initiator(good).expect("good"), good.to_lowercase());
+        assert!(check_initiator("eui.02004567A425678D").is_ok());
+        let long = format!("iqn.{}", "a".repeat(NAME_BYTES_MAX));
+        for bad in ["", "iqn.", "host", "iqn.a b", "iqn.a\n", "iqn.a/b", &long] {
+            assert!(check_initiator(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn secrets_differ_and_fit_everywhere() {
+        let (one, other) = (draw_secret().expect("one"), draw_secret().expect("another"));
+        assert_eq!(one.reveal().len(), SECRET_CHARACTERS);
+        assert_ne!(one, other);
+        assert_eq!(format!("{one:?}"), "Secret");
+    }
+}
