@@ -12,6 +12,7 @@ const RANKS: [(&str, u32); 17] = [
     ("rootstock-iscsi", 1),
     ("rootstock-nbd", 1),
     ("rootstock-netboot", 1),
+    ("rootstock-scsi", 1),
     ("rootstock-swarm", 1),
     ("rootstock-api", 1),
     ("rootstock-store", 2),
