@@ -1,6 +1,7 @@
 //! Who may log in to what.
 
 use std::{
+    any::Any,
     net::IpAddr,
     sync::{Arc, atomic::Ordering},
     time::Instant,
@@ -10,9 +11,10 @@ use rootstock_iscsi::{
     Account, Admission as Consent, Credentials, Digests, Established, Login, Progress, Question,
     Status,
 };
+use rootstock_volume::BlockDevice;
 
 use super::{
-    Offer, OpenTarget,
+    Offer,
     connection::{ConnectionError, Wire, io_error},
     disk::Disk,
     serve::SEGMENT_BYTES_MAX,
@@ -37,7 +39,8 @@ pub(super) struct Opened {
 /// What a normal session works with. Dropped in this order.
 pub(super) struct Work {
     pub(super) disk: Arc<Disk>,
-    pub(super) target: OpenTarget,
+    pub(super) device: Arc<dyn BlockDevice>,
+    _lease: Box<dyn Any + Send>,
 }
 
 /// Brings a connection to the full-feature phase; `None` when the initiator left or
@@ -183,7 +186,11 @@ impl Desk<'_> {
                 let client = format!("{} at {}", key.initiator, self.client);
                 let target = shared.targets.open(name, &client)?;
                 let disk = shared.disks.open(name, &target, shared.targets.as_ref());
-                Some(Work { disk, target })
+                Some(Work {
+                    disk,
+                    device: target.device,
+                    _lease: target.lease,
+                })
             }
         };
         let settled = self

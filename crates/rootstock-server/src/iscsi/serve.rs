@@ -17,7 +17,7 @@ use rootstock_volume::{Segment, Segments};
 
 use super::{
     connection::{ConnectionError, Wire, io_error},
-    disk::{Attached, TRANSFER_BYTES_MAX},
+    disk::{Attached, Disk, TRANSFER_BYTES_MAX},
     execute::{Execution, Outcome},
     login::{Opened, Work},
     shared::{Admission, Counters},
@@ -228,9 +228,9 @@ impl Desk<'_> {
             return self.reply(session, command.tag, &reply, 0, out);
         }
         let action = {
-            let size_bytes = self.work.target.device.size_bytes();
+            let size_bytes = self.work.device.size_bytes();
             let mut unit = self.work.disk.unit();
-            unit.resize(size_bytes / u64::from(unit.unit().block_size.bytes()));
+            unit.resize(size_bytes / Disk::block_bytes());
             unit.start(self.attached.handle, &command.cdb)
         };
         let wanted = action.data_out();
@@ -340,7 +340,7 @@ impl Desk<'_> {
             action => {
                 let execution = Execution {
                     disk: &self.work.disk,
-                    device: self.work.target.device.as_ref(),
+                    device: self.work.device.as_ref(),
                     data,
                 };
                 match execution.run(&action) {
