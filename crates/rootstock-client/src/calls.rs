@@ -13,7 +13,8 @@ use rootstock_api::{
     RecipeList, RolloutDetail, RolloutList, RolloutStart, RolloutStarted, SEAL_HEADER, ScrubStatus,
     Site, StoreReport, TagSet, TagTarget, TokenCreate, TokenCreated, TokenList, VERSION_HEADER,
     VerifyEvent, VerifyReport, VersionDetail, Volume, VolumeCommit, VolumeCommitted, VolumeCreate,
-    VolumeList, VolumeResize, VolumeShareSet, VolumeShared, VolumeSnapshot, VolumeUnshare, paths, record,
+    VolumeList, VolumeResize, VolumeShareSet, VolumeShared, VolumeSnapshot, VolumeUnshare, paths,
+    record,
 };
 use rootstock_core::{
     ChunkId, ImageName, NodeName, ProfileName, TagName, VersionSelector, VersionSpec, VolumeName,

@@ -18,9 +18,9 @@ pub mod text;
 
 pub use chap::{Algorithm, Exchange, Reflected};
 pub use frame::{Digests, Frame, FrameError, HEADER_BYTES, decode, encode};
-pub use login::{Account, Admission, Credentials, Established, Login, LoginError, Progress, Question, Status};
-pub use operational::{Operational, OperationalError};
-pub use session::{
-    Command, Completion, Event, RejectReason, Session, SessionError, TaskFunction,
+pub use login::{
+    Account, Admission, Credentials, Established, Login, LoginError, Progress, Question, Status,
 };
+pub use operational::{Operational, OperationalError};
+pub use session::{Command, Completion, Event, RejectReason, Session, SessionError, TaskFunction};
 pub use text::{TextError, TextWriter, pairs};

@@ -278,7 +278,10 @@ impl Login {
         };
         let known = *self.stage.get_or_insert(stage);
         // Section 6.3: to a later stage, and never while text goes on.
-        let later = matches!((stage, next), (Stage::Security, 1 | 3) | (Stage::Operational, 3));
+        let later = matches!(
+            (stage, next),
+            (Stage::Security, 1 | 3) | (Stage::Operational, 3)
+        );
         if known != stage || (more && transit) || (transit && !later) {
             return Err(Status::InitiatorError);
         }

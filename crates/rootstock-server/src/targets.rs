@@ -1,9 +1,6 @@
 //! What iSCSI initiators can open: the volumes that are shared with them.
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 use rootstock_api::{ChapMode, ProblemCode, VolumeShare, VolumeShareSet, VolumeShared};
@@ -39,7 +36,10 @@ pub(crate) struct DaemonTargets {
 
 impl Targets for DaemonTargets {
     fn offered(&self, initiator: &str, address: IpAddr) -> Vec<Offer> {
-        let rows = match self.runtime.block_on(self.app.catalog.shares_with(initiator)) {
+        let rows = match self
+            .runtime
+            .block_on(self.app.catalog.shares_with(initiator))
+        {
             Ok(rows) => rows,
             Err(error) => {
                 tracing::error!(error = chain(&error), "shares not read");
@@ -84,7 +84,9 @@ impl Targets for DaemonTargets {
 
     fn reservations(&self, target: &str) -> Option<String> {
         let volume = volume_of(&self.app, target)?;
-        let kept = self.runtime.block_on(self.app.catalog.reservations(&volume));
+        let kept = self
+            .runtime
+            .block_on(self.app.catalog.reservations(&volume));
         kept.unwrap_or_else(|error| {
             tracing::error!(target, error = chain(&error), "reservations not read");
             None
@@ -174,7 +176,10 @@ pub(crate) async fn unshare(
     let initiator = initiator.to_ascii_lowercase();
     app.catalog.volume(volume).await?;
     if !app.catalog.remove_share(volume, &initiator).await? {
-        let detail = format!("volume '{volume}' is not shared with '{}'", initiator.escape_debug());
+        let detail = format!(
+            "volume '{volume}' is not shared with '{}'",
+            initiator.escape_debug()
+        );
         return Err(ApiError::new(ProblemCode::BadValue, detail)
             .with_hint("`rootstock volume show` shows the initiators"));
     }
@@ -296,7 +301,11 @@ mod tests {
             (Some("nonsense"), "10.0.0.7", false),
         ] {
             let address = address.parse().expect("an address");
-            assert_eq!(may_come_from(network, address), expected, "{network:?} {address}");
+            assert_eq!(
+                may_come_from(network, address),
+                expected,
+                "{network:?} {address}"
+            );
         }
         for bad in ["", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0/8", "::/129", "/8"] {
             assert!(check_addresses(bad).is_err(), "{bad}");

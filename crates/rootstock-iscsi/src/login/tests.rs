@@ -220,15 +220,35 @@ fn nobody_gets_around_the_proof() {
 fn what_is_missing_or_wrong_is_told_by_its_status() {
     let long = "x".repeat(300);
     for (flags, text, expected) in [
-        (FINAL | 1, "TargetName=iqn.a ".to_owned(), Status::MissingParameter),
-        (FINAL | 1, format!("InitiatorName={IQN} "), Status::MissingParameter),
-        (FINAL | 1, format!("InitiatorName={long} TargetName=a "), Status::InitiatorError),
-        (FINAL | 1, format!("InitiatorName={IQN} SessionType=Odd "), Status::SessionType),
+        (
+            FINAL | 1,
+            "TargetName=iqn.a ".to_owned(),
+            Status::MissingParameter,
+        ),
+        (
+            FINAL | 1,
+            format!("InitiatorName={IQN} "),
+            Status::MissingParameter,
+        ),
+        (
+            FINAL | 1,
+            format!("InitiatorName={long} TargetName=a "),
+            Status::InitiatorError,
+        ),
+        (
+            FINAL | 1,
+            format!("InitiatorName={IQN} SessionType=Odd "),
+            Status::SessionType,
+        ),
         (FINAL | 1, "no pairs ".to_owned(), Status::InitiatorError),
         (FINAL | 0x40 | 1, first(""), Status::InitiatorError),
         (FINAL | 8 | 3, first(""), Status::InitiatorError),
         (FINAL, first(""), Status::InitiatorError),
-        (FINAL | 4 | 3, first("MaxConnections=0"), Status::InitiatorError),
+        (
+            FINAL | 4 | 3,
+            first("MaxConnections=0"),
+            Status::InitiatorError,
+        ),
     ] {
         let (progress, heard) = Initiator::new().say(flags, &text);
         assert_eq!(progress, Progress::Failed(expected), "{text}");

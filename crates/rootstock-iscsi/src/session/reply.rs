@@ -128,7 +128,9 @@ impl Session {
                 .word(36, number)
                 .word(40, offset as u32);
             if last {
-                header = header.byte(1, FINAL | WITH_STATUS | flag).word(44, residual);
+                header = header
+                    .byte(1, FINAL | WITH_STATUS | flag)
+                    .word(44, residual);
             } else if offset + len == burst_end {
                 header = header.byte(1, FINAL);
             }
@@ -208,7 +210,10 @@ fn residual(expected: u32, length: u64) -> (u8, u32) {
         let over = u32::try_from(length - expected).unwrap_or(u32::MAX);
         (OVERFLOW, over)
     } else if length < expected {
-        (UNDERFLOW, u32::try_from(expected - length).unwrap_or(u32::MAX))
+        (
+            UNDERFLOW,
+            u32::try_from(expected - length).unwrap_or(u32::MAX),
+        )
     } else {
         (0, 0)
     }

@@ -84,7 +84,13 @@ impl Harness {
         heard
     }
 
-    fn command(&mut self, tag: u32, flags: u8, expected: u32, data: &[u8]) -> (Option<Event>, Vec<Heard>) {
+    fn command(
+        &mut self,
+        tag: u32,
+        flags: u8,
+        expected: u32,
+        data: &[u8],
+    ) -> (Option<Event>, Vec<Heard>) {
         let header = Header::new(opcode::COMMAND, flags)
             .word(16, tag)
             .word(20, expected)
@@ -93,7 +99,15 @@ impl Harness {
         self.send(header, data)
     }
 
-    fn data_out(&mut self, tag: u32, transfer_tag: u32, number: u32, offset: u32, last: u8, data: &[u8]) -> (Option<Event>, Vec<Heard>) {
+    fn data_out(
+        &mut self,
+        tag: u32,
+        transfer_tag: u32,
+        number: u32,
+        offset: u32,
+        last: u8,
+        data: &[u8],
+    ) -> (Option<Event>, Vec<Heard>) {
         let header = Header::new(opcode::DATA_OUT, last)
             .word(16, tag)
             .word(20, transfer_tag)
@@ -125,13 +139,27 @@ fn data_to_the_initiator_keep_both_limits_and_end_with_the_status() {
     assert!(matches!(event, Some(Event::Command(command)) if command.reads));
     let data: Vec<u8> = (0..2500_u32).map(|at| at as u8).collect();
     let mut out = Vec::new();
-    it.session.data_in(1, 2500, |out, at, len| out.extend_from_slice(&data[at..at + len]), &mut out);
+    it.session.data_in(
+        1,
+        2500,
+        |out, at, len| out.extend_from_slice(&data[at..at + len]),
+        &mut out,
+    );
     let heard = it.hear(&out);
     let flags: Vec<u8> = heard.iter().map(|pdu| pdu.header[1]).collect();
     assert_eq!(flags, [0, FINAL, 0, FINAL, FINAL | 3]);
-    assert_eq!(heard.iter().flat_map(|pdu| pdu.data.clone()).collect::<Vec<_>>(), data);
+    assert_eq!(
+        heard
+            .iter()
+            .flat_map(|pdu| pdu.data.clone())
+            .collect::<Vec<_>>(),
+        data
+    );
     let last = heard.last().unwrap();
-    assert_eq!((last.word(24), last.word(36), last.word(40), last.word(44)), (50, 4, 2048, 500));
+    assert_eq!(
+        (last.word(24), last.word(36), last.word(40), last.word(44)),
+        (50, 4, 2048, 500)
+    );
     assert_eq!(last.word(28), 11);
     assert_eq!(last.word(32), 11 + WINDOW_COMMANDS - 1);
     assert_eq!(it.session.tasks(), 0);
@@ -139,20 +167,37 @@ fn data_to_the_initiator_keep_both_limits_and_end_with_the_status() {
 
 #[test]
 fn residuals_are_told_in_both_directions() {
-    for (expected, length, flag, residual) in [(512, 512, 0, 0), (512, 0, 2, 512), (200, 512, 4, 312)] {
+    for (expected, length, flag, residual) in
+        [(512, 512, 0, 0), (512, 0, 2, 512), (200, 512, 4, 312)]
+    {
         let mut it = Harness::new(terms());
         it.command(1, FINAL | 0x20, expected, &[]);
         let mut out = Vec::new();
-        it.session.respond(1, &Completion { status: 0, sense: &[], length_bytes: Some(length) }, &mut out);
+        it.session.respond(
+            1,
+            &Completion {
+                status: 0,
+                sense: &[],
+                length_bytes: Some(length),
+            },
+            &mut out,
+        );
         let heard = it.hear(&out);
-        assert_eq!((heard[0].header[1], heard[0].word(44)), (FINAL | flag, residual), "{expected} {length}");
+        assert_eq!(
+            (heard[0].header[1], heard[0].word(44)),
+            (FINAL | flag, residual),
+            "{expected} {length}"
+        );
     }
 }
 
 /// Immediate, unsolicited and solicited data of one command, in that order.
 #[test]
 fn data_come_in_all_ways_at_once() {
-    let mut it = Harness::new(Operational { initial_r2t: false, ..terms() });
+    let mut it = Harness::new(Operational {
+        initial_r2t: false,
+        ..terms()
+    });
     let data: Vec<u8> = (0..2600_u32).map(|at| (at / 7) as u8).collect();
     it.command(1, 0x20, 2600, &data[..300]);
     let (now, heard) = it.gather(1, 2600);
@@ -160,24 +205,45 @@ fn data_come_in_all_ways_at_once() {
     let (event, heard) = it.data_out(1, NO_TAG, 0, 300, FINAL, &data[300..1000]);
     assert_eq!(event, None);
     let r2t = &heard[0];
-    assert_eq!((r2t.header[0], r2t.word(24), r2t.word(36), r2t.word(40), r2t.word(44)), (opcode::R2T, 50, 0, 1000, 1024));
+    assert_eq!(
+        (
+            r2t.header[0],
+            r2t.word(24),
+            r2t.word(36),
+            r2t.word(40),
+            r2t.word(44)
+        ),
+        (opcode::R2T, 50, 0, 1000, 1024)
+    );
     let tag = r2t.word(20);
-    assert_eq!(it.data_out(1, tag, 0, 1000, 0, &data[1000..1500]), (None, vec![]));
+    assert_eq!(
+        it.data_out(1, tag, 0, 1000, 0, &data[1000..1500]),
+        (None, vec![])
+    );
     let (event, heard) = it.data_out(1, tag, 1, 1500, FINAL, &data[1500..2024]);
     assert_eq!(event, None);
-    assert_eq!((heard[0].word(36), heard[0].word(40), heard[0].word(44)), (1, 2024, 576));
+    assert_eq!(
+        (heard[0].word(36), heard[0].word(40), heard[0].word(44)),
+        (1, 2024, 576)
+    );
     let (event, _) = it.data_out(1, heard[0].word(20), 0, 2024, FINAL, &data[2024..]);
     assert_eq!(event, Some(Event::Data { tag: 1, data }));
 }
 
 #[test]
 fn more_data_than_the_command_needs_are_not_kept() {
-    let mut it = Harness::new(Operational { initial_r2t: false, ..terms() });
+    let mut it = Harness::new(Operational {
+        initial_r2t: false,
+        ..terms()
+    });
     it.command(1, 0x20, 1000, &[1; 300]);
     let (now, _) = it.gather(1, 200);
     assert_eq!(now, Some(vec![1; 200]));
     // What is on its way is passed over.
-    assert_eq!(it.data_out(1, NO_TAG, 0, 300, FINAL, &[2; 700]), (None, vec![]));
+    assert_eq!(
+        it.data_out(1, NO_TAG, 0, 300, FINAL, &[2; 700]),
+        (None, vec![])
+    );
 }
 
 #[test]
@@ -198,31 +264,57 @@ fn wrong_data_end_their_task_only() {
         let tag = heard[0].word(20) + wrong;
         let (event, heard) = it.data_out(1, tag, number, offset, flags, &vec![0; len]);
         assert_eq!(event, Some(Event::Dropped(vec![1])));
-        assert_eq!((heard[0].header[3], heard[0].data[14], heard[0].data[15]), (2, 0x0c, 0x0d));
-        assert!(matches!(it.command(2, FINAL, 0, &[]).0, Some(Event::Command(_))));
+        assert_eq!(
+            (heard[0].header[3], heard[0].data[14], heard[0].data[15]),
+            (2, 0x0c, 0x0d)
+        );
+        assert!(matches!(
+            it.command(2, FINAL, 0, &[]).0,
+            Some(Event::Command(_))
+        ));
     }
 }
 
 #[test]
 fn data_that_were_not_agreed_on_are_refused() {
-    let mut it = Harness::new(Operational { immediate_data: false, ..terms() });
+    let mut it = Harness::new(Operational {
+        immediate_data: false,
+        ..terms()
+    });
     let (event, heard) = it.command(1, FINAL | 0x20, 512, &[0; 4]);
     assert_eq!(event, None);
-    assert_eq!((heard[0].header[3], heard[0].data[14], heard[0].data[15]), (2, 0x0c, 0x0c));
+    assert_eq!(
+        (heard[0].header[3], heard[0].data[14], heard[0].data[15]),
+        (2, 0x0c, 0x0c)
+    );
 }
 
 #[test]
 fn the_window_drops_what_is_outside_and_a_gap_ends_the_session() {
     let mut it = Harness::new(terms());
-    let nop = |number, immediate: u8| Header::new(opcode::NOP_OUT | immediate, FINAL).word(16, 9).word(20, NO_TAG).word(24, number);
+    let nop = |number, immediate: u8| {
+        Header::new(opcode::NOP_OUT | immediate, FINAL)
+            .word(16, 9)
+            .word(20, NO_TAG)
+            .word(24, number)
+    };
     assert_eq!(it.send(nop(9, 0), b"x"), (None, vec![]));
     assert_eq!(it.send(nop(10 + WINDOW_COMMANDS, 0), b"x"), (None, vec![]));
     let (_, heard) = it.send(nop(10, 0x40), b"ping");
-    assert_eq!((heard[0].data.as_slice(), heard[0].word(28)), (&b"ping"[..], 10));
+    assert_eq!(
+        (heard[0].data.as_slice(), heard[0].word(28)),
+        (&b"ping"[..], 10)
+    );
     let (_, heard) = it.send(nop(10, 0), b"ping");
     assert_eq!(heard[0].word(28), 11);
     let (outcome, _) = it.try_send(nop(13, 0), b"x");
-    assert_eq!(outcome, Err(SessionError::Gap { number: 13, expected: 11 }));
+    assert_eq!(
+        outcome,
+        Err(SessionError::Gap {
+            number: 13,
+            expected: 11
+        })
+    );
 }
 
 #[test]
@@ -234,7 +326,15 @@ fn the_window_closes_and_opens_with_its_tasks() {
     assert_eq!(it.session.tasks(), WINDOW_COMMANDS as usize);
     assert_eq!(it.command(1000, FINAL, 0, &[]), (None, vec![]));
     let mut out = Vec::new();
-    it.session.respond(0, &Completion { status: 0, sense: &[], length_bytes: None }, &mut out);
+    it.session.respond(
+        0,
+        &Completion {
+            status: 0,
+            sense: &[],
+            length_bytes: None,
+        },
+        &mut out,
+    );
     let heard = it.hear(&out);
     assert_eq!(heard[0].word(32), 10 + WINDOW_COMMANDS);
 }
@@ -254,27 +354,60 @@ fn one_large_transfer_waits_for_another() {
 
 #[test]
 fn tasks_are_managed() {
-    let abort = |number, referenced| Header::new(opcode::TASK_MANAGEMENT | 0x40, FINAL | 1).bytes(8, &LUN).word(16, 99).word(20, referenced).word(24, number).word(32, 5);
+    let abort = |number, referenced| {
+        Header::new(opcode::TASK_MANAGEMENT | 0x40, FINAL | 1)
+            .bytes(8, &LUN)
+            .word(16, 99)
+            .word(20, referenced)
+            .word(24, number)
+            .word(32, 5)
+    };
     let mut it = Harness::new(terms());
     it.command(1, FINAL | 0x20, 512, &[]);
     let (event, heard) = it.send(abort(11, 77), &[]);
     assert_eq!((event, heard[0].header[2]), (None, 1));
     let (event, _) = it.send(abort(11, 1), &[]);
-    assert_eq!(event, Some(Event::TaskManagement { tag: 99, function: TaskFunction::AbortTask, lun: LUN, dropped: vec![1] }));
+    assert_eq!(
+        event,
+        Some(Event::TaskManagement {
+            tag: 99,
+            function: TaskFunction::AbortTask,
+            lun: LUN,
+            dropped: vec![1]
+        })
+    );
     let mut out = Vec::new();
     it.session.task_management_done(99, 0, &mut out);
-    assert_eq!(it.hear(&out)[0].header[..3], [opcode::TASK_MANAGEMENT_RESPONSE, FINAL, 0]);
-    let reassign = Header::new(opcode::TASK_MANAGEMENT | 0x40, FINAL | 8).word(16, 99).word(24, 11);
+    assert_eq!(
+        it.hear(&out)[0].header[..3],
+        [opcode::TASK_MANAGEMENT_RESPONSE, FINAL, 0]
+    );
+    let reassign = Header::new(opcode::TASK_MANAGEMENT | 0x40, FINAL | 8)
+        .word(16, 99)
+        .word(24, 11);
     assert_eq!(it.send(reassign, &[]).1[0].header[2], 4);
 }
 
 #[test]
 fn targets_are_told_in_as_many_pieces_as_it_takes() {
     let mut it = Harness::new(terms());
-    let ask = |transfer_tag| Header::new(opcode::TEXT | 0x40, FINAL).word(16, 4).word(20, transfer_tag).word(24, 10);
+    let ask = |transfer_tag| {
+        Header::new(opcode::TEXT | 0x40, FINAL)
+            .word(16, 4)
+            .word(20, transfer_tag)
+            .word(24, 10)
+    };
     let (event, _) = it.send(ask(NO_TAG), b"SendTargets=All\0");
-    assert_eq!(event, Some(Event::SendTargets { tag: 4, target: None }));
-    let targets: Vec<_> = (0..20).map(|at| (format!("iqn.t:{at}"), "10.0.0.1:3260".to_owned())).collect();
+    assert_eq!(
+        event,
+        Some(Event::SendTargets {
+            tag: 4,
+            target: None
+        })
+    );
+    let targets: Vec<_> = (0..20)
+        .map(|at| (format!("iqn.t:{at}"), "10.0.0.1:3260".to_owned()))
+        .collect();
     let mut out = Vec::new();
     it.session.targets(4, &targets, &mut out);
     let mut heard = it.hear(&out);
@@ -296,11 +429,23 @@ fn targets_are_told_in_as_many_pieces_as_it_takes() {
 
 #[test]
 fn a_logout_is_answered() {
-    for (reason, cid, response, leaves) in [(0, 9, 0, true), (1, 1, 0, true), (1, 9, 1, false), (2, 1, 2, false)] {
+    for (reason, cid, response, leaves) in [
+        (0, 9, 0, true),
+        (1, 1, 0, true),
+        (1, 9, 1, false),
+        (2, 1, 2, false),
+    ] {
         let mut it = Harness::new(terms());
-        let header = Header::new(opcode::LOGOUT | 0x40, FINAL | reason).word(16, 4).half(20, cid).word(24, 10);
+        let header = Header::new(opcode::LOGOUT | 0x40, FINAL | reason)
+            .word(16, 4)
+            .half(20, cid)
+            .word(24, 10);
         let (event, heard) = it.send(header, &[]);
-        assert_eq!((event == Some(Event::Logout), heard[0].header[2]), (leaves, response), "{reason}");
+        assert_eq!(
+            (event == Some(Event::Logout), heard[0].header[2]),
+            (leaves, response),
+            "{reason}"
+        );
     }
 }
 
@@ -310,7 +455,10 @@ fn strange_pdus_are_refused_with_their_header() {
     for (opcode, reason) in [(0x1c, 5), (opcode::SNACK, 3)] {
         let header = Header::new(opcode, FINAL).word(16, 4).word(24, 10);
         let (_, heard) = it.send(header, &[]);
-        assert_eq!((heard[0].header[0], heard[0].header[2]), (opcode::REJECT, reason));
+        assert_eq!(
+            (heard[0].header[0], heard[0].header[2]),
+            (opcode::REJECT, reason)
+        );
         assert_eq!(heard[0].data[..2], [opcode, FINAL]);
     }
 }

@@ -29,7 +29,10 @@ pub(super) struct Task {
 enum Sequence {
     None,
     /// Without an R2T, up to the first burst.
-    Unsolicited { next_number: u32, end: usize },
+    Unsolicited {
+        next_number: u32,
+        end: usize,
+    },
     /// By an R2T.
     Solicited {
         transfer_tag: u32,
@@ -68,8 +71,7 @@ impl Task {
     /// Whether a command came with data that it must not have (section 13.11).
     pub(super) fn misplaced(&self, immediate_bytes: usize, terms: &Operational) -> bool {
         let most = terms.first_burst_bytes_max.min(self.expected_bytes) as usize;
-        immediate_bytes > 0
-            && (!self.writes || !terms.immediate_data || immediate_bytes > most)
+        immediate_bytes > 0 && (!self.writes || !terms.immediate_data || immediate_bytes > most)
     }
 
     fn limit(&self) -> usize {

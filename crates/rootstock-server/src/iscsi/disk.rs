@@ -18,6 +18,9 @@ use super::{OpenTarget, Targets};
 /// The longest transfer of one command, in bytes.
 pub(super) const TRANSFER_BYTES_MAX: u32 = 8 << 20;
 
+/// The longest WRITE SAME, in blocks: what its short form can say.
+const WRITE_SAME_BLOCKS_MAX: u64 = 65_535;
+
 /// There is one portal group, and one target port.
 const PORTAL_GROUP: u16 = 1;
 const RELATIVE_PORT: u16 = 1;
@@ -46,7 +49,10 @@ impl Disk {
             } else {
                 Access::ReadWrite
             },
-            limits: Limits::for_transfers(TRANSFER_BYTES_MAX, BLOCK_SIZE),
+            limits: Limits {
+                write_same_blocks_max: WRITE_SAME_BLOCKS_MAX,
+                ..Limits::for_transfers(TRANSFER_BYTES_MAX, BLOCK_SIZE)
+            },
             identity: Identity {
                 product: "VOLUME".to_owned(),
                 revision: env!("CARGO_PKG_VERSION").to_owned(),
@@ -150,11 +156,15 @@ impl Disks {
             Arc::strong_count(disk) == 1 && *disk.unit().reservations() == Reservations::default()
         };
         all.retain(|_, disk| !idle(disk));
-        let known = all.get(name).filter(|disk| disk.identity == target.identity);
+        let known = all
+            .get(name)
+            .filter(|disk| disk.identity == target.identity);
         if let Some(disk) = known {
             return Arc::clone(disk);
         }
-        let kept = targets.reservations(name).and_then(|text| read(name, &text));
+        let kept = targets
+            .reservations(name)
+            .and_then(|text| read(name, &text));
         let disk = Arc::new(Disk::new(name, target, kept));
         all.insert(name.to_owned(), Arc::clone(&disk));
         disk

@@ -193,9 +193,7 @@ impl Desk<'_> {
                 })
             }
         };
-        let settled = self
-            .admission
-            .settle(key, established.tsih, question.cid);
+        let settled = self.admission.settle(key, established.tsih, question.cid);
         settled.then_some(work)
     }
 

@@ -234,6 +234,10 @@ impl Desk<'_> {
             unit.start(self.attached.handle, &command.cdb)
         };
         let wanted = action.data_out();
+        if is_empty_comparison(command, wanted) {
+            let reply = Reply::from(Sense::INVALID_FIELD_IN_CDB);
+            return self.reply(session, command.tag, &reply, 0, out);
+        }
         if wanted == DataOut::None {
             return self.finish(session, command.tag, action, &[], out);
         }
@@ -368,7 +372,12 @@ impl Desk<'_> {
             }
         };
         let target = self.work.disk.target();
-        if self.admission.shared.targets.keep_reservations(target, &text) {
+        if self
+            .admission
+            .shared
+            .targets
+            .keep_reservations(target, &text)
+        {
             reply
         } else {
             Sense::INTERNAL_FAILURE.into()
@@ -404,6 +413,17 @@ impl Desk<'_> {
     fn sense_format(&self) -> SenseFormat {
         self.work.disk.unit().sense_format()
     }
+}
+
+/// A COMPARE AND WRITE of no blocks whose initiator means to send some: their
+/// number did not fit its one byte.
+fn is_empty_comparison(command: &Command, wanted: DataOut) -> bool {
+    const COMPARE_AND_WRITE: u8 = 0x89;
+    let opcode = command.cdb.first();
+    opcode == Some(&COMPARE_AND_WRITE)
+        && wanted == DataOut::None
+        && command.writes
+        && command.expected_bytes > 0
 }
 
 fn count_written(counters: &Counters, action: &Action, data: &[u8], reply: &Reply) {

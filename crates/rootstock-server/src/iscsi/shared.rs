@@ -161,9 +161,10 @@ impl Shared {
         if full || alike >= self.limits.per_address_max {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             // A flood of silent connections cannot lock others out.
-            let oldest = connections.open.iter().find(|(_, open)| {
-                open.session.is_none() && (full || open.address == address)
-            });
+            let oldest = connections
+                .open
+                .iter()
+                .find(|(_, open)| open.session.is_none() && (full || open.address == address));
             let oldest = *oldest?.0;
             if let Some(open) = connections.open.remove(&oldest) {
                 open.socket.close_both();
@@ -191,7 +192,10 @@ impl Shared {
     pub(super) fn standing(&self, key: &SessionKey, tsih: u16, cid: u16) -> Standing {
         let mut connections = self.lock();
         if tsih != 0 {
-            let sessions = connections.open.values().filter_map(|open| open.session.as_ref());
+            let sessions = connections
+                .open
+                .values()
+                .filter_map(|open| open.session.as_ref());
             let mut same = sessions.filter(|session| session.tsih == tsih && session.key == *key);
             return match same.next() {
                 Some(session) if session.cid == cid => Standing::Number(tsih),
@@ -203,7 +207,10 @@ impl Shared {
         loop {
             connections.last_tsih = connections.last_tsih.checked_add(1).unwrap_or(1);
             let number = connections.last_tsih;
-            let mut sessions = connections.open.values().filter_map(|open| open.session.as_ref());
+            let mut sessions = connections
+                .open
+                .values()
+                .filter_map(|open| open.session.as_ref());
             if !sessions.any(|session| session.tsih == number) {
                 return Standing::Number(number);
             }
@@ -218,7 +225,11 @@ impl Shared {
                 let same = open.session.as_ref().is_some_and(|it| it.key == *key);
                 (same && *id != admission.id).then(|| Arc::clone(&open.socket))
             };
-            connections.open.iter().filter_map(alike).collect::<Vec<_>>()
+            connections
+                .open
+                .iter()
+                .filter_map(alike)
+                .collect::<Vec<_>>()
         };
         for socket in others(&self.lock()) {
             socket.close_both();

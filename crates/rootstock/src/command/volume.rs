@@ -235,7 +235,10 @@ fn shared_text(shared: &VolumeShared) -> String {
         ("initiator", share_text(&shared.share)),
     ];
     if let Some(secret) = &shared.secret {
-        fields.push(("user name", format!("any, such as {}", shared.share.initiator)));
+        fields.push((
+            "user name",
+            format!("any, such as {}", shared.share.initiator),
+        ));
         fields.push(("secret", format!("{secret}   (shown this once)")));
     }
     if let Some(secret) = &shared.mutual_secret {

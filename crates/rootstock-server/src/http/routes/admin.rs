@@ -16,8 +16,8 @@ use crate::{
     app::{App, hex},
     boot, collector, exports,
     http::{ApiError, auth::Caller, extract::ApiJson, progress::Progress},
-    metrics::Gauge,
     iscsi,
+    metrics::Gauge,
     nbd::NbdHandle,
     recipes,
 };

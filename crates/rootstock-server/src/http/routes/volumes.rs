@@ -50,7 +50,10 @@ pub(crate) async fn create(
         ephemeral,
     } = request;
     let row = volumes::create(&app, name, &from, size_bytes, ephemeral).await?;
-    Ok((StatusCode::CREATED, ApiJson(describe(&app, row, Vec::new()))))
+    Ok((
+        StatusCode::CREATED,
+        ApiJson(describe(&app, row, Vec::new())),
+    ))
 }
 
 /// A volume
@@ -115,7 +118,10 @@ pub(crate) async fn snapshot(
     ApiJson(request): ApiJson<VolumeSnapshot>,
 ) -> Result<(StatusCode, ApiJson<Volume>), ApiError> {
     let row = volumes::snapshot(&app, &volume, request.name).await?;
-    Ok((StatusCode::CREATED, ApiJson(describe(&app, row, Vec::new()))))
+    Ok((
+        StatusCode::CREATED,
+        ApiJson(describe(&app, row, Vec::new())),
+    ))
 }
 
 /// Shares a volume with an iSCSI initiator; secrets are shown this once
