@@ -56,6 +56,7 @@ fn main() -> io::Result<()> {
         ("recipe", recipes()),
         ("peer", peers()),
         ("scsi", scsi()),
+        ("iscsi", iscsi()),
         ("planted", vec![("other", b"RS".to_vec())]),
     ];
     for (target, seeds) in all {
@@ -168,6 +169,47 @@ fn nbd_server() -> Seeds {
 }
 
 /// Each command of each length once, and a fight for a reservation.
+/// A login in one step, and then a read, a write and a logout.
+fn iscsi() -> Seeds {
+    let pdu = |opcode: u8, flags: u8, words: &[(usize, u32)], data: &[u8]| {
+        let mut bytes = vec![0; 48];
+        (bytes[0], bytes[1]) = (opcode, flags);
+        bytes[7] = data.len() as u8;
+        for (at, word) in words {
+            bytes[*at..at + 4].copy_from_slice(&word.to_be_bytes());
+        }
+        bytes.extend_from_slice(data);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    };
+    let names = b"InitiatorName=iqn.a\0TargetName=iqn.t\0InitialR2T=No\0";
+    let session = [
+        vec![0],
+        pdu(0x43, 0x87, &[(24, 1)], names),
+        pdu(
+            0x01,
+            0xc0,
+            &[(16, 1), (20, 512), (24, 1), (32, 0x2800_0000)],
+            &[],
+        ),
+        pdu(
+            0x01,
+            0x20,
+            &[(16, 2), (20, 64), (24, 2), (32, 0x2a00_0000)],
+            &[1; 8],
+        ),
+        pdu(0x05, 0x80, &[(16, 2), (20, u32::MAX), (40, 8)], &[2; 56]),
+        pdu(
+            0x44,
+            0x80,
+            &[(16, 3), (20, u32::MAX), (24, 3)],
+            b"SendTargets=All\0",
+        ),
+        pdu(0x46, 0x80, &[(16, 4), (24, 3)], &[]),
+    ];
+    vec![("session", session.concat())]
+}
+
 fn scsi() -> Seeds {
     let step = |nexus: u8, cdb: &[u8], data: &[u8]| {
         let mut bytes = vec![nexus];

@@ -69,6 +69,18 @@ const STEPS: [&[Need]; 3] = [
             "nbd",
             "a peer: the kernel's NBD client, in a guest",
         ),
+        need(
+            "iscsi-test-cu",
+            "libiscsi-bin",
+            "libiscsi-utils",
+            "a peer: iSCSI initiators, and a suite for targets",
+        ),
+        need(
+            "/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so",
+            "qemu-block-extra",
+            "qemu-kvm-block-iscsi",
+            "a peer: QEMU's iSCSI initiator",
+        ),
         need("fio", "fio", "fio", "a peer: load with checked content"),
         need(
             "mke2fs",

@@ -1,0 +1,109 @@
+//! Arbitrary bytes of an iSCSI initiator, from the login on: what goes out is whole
+//! PDUs, tasks stay within their bounds, and nobody is let in without the secret.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use rootstock_iscsi::{
+    Account, Admission, Credentials, Digests, Event, Login, Progress, Session, decode,
+    session::WINDOW_COMMANDS,
+};
+
+const SEGMENT_BYTES_MAX: usize = 8192;
+const TASKS_MAX: usize = WINDOW_COMMANDS as usize + 16;
+
+// The first byte says whether a secret has to be proved; the rest is what the
+// initiator sends.
+fuzz_target!(|data: &[u8]| {
+    let Some((&flags, mut input)) = data.split_first() else {
+        return;
+    };
+    let secret = flags & 1 != 0;
+    let Some(mut session) = login(&mut input, secret) else {
+        return;
+    };
+    assert!(!secret, "let in without the secret");
+    let mut out = Vec::new();
+    while let Ok(Some((frame, used))) = decode(input, session.digests(), SEGMENT_BYTES_MAX) {
+        input = &input[used..];
+        let Ok(event) = session.receive(&frame, &mut out) else {
+            return;
+        };
+        answer(&mut session, event, &mut out);
+        assert!(session.tasks() <= TASKS_MAX);
+        whole(&mut out, session.digests());
+    }
+});
+
+fn login(input: &mut &[u8], secret: bool) -> Option<Session> {
+    let mut login = Login::new(SEGMENT_BYTES_MAX as u32);
+    let mut out = Vec::new();
+    loop {
+        let (frame, used) = decode(input, Digests::default(), SEGMENT_BYTES_MAX).ok()??;
+        let mut progress = login.receive(&frame, &mut out).ok()?;
+        *input = &input[used..];
+        if let Progress::Ask(_) = progress {
+            let credentials = secret.then(|| Credentials {
+                accounts: vec![Account {
+                    secret: b"sixteen bytes of it".to_vec(),
+                    mutual: None,
+                }],
+                identifier: 1,
+                challenge: vec![7; 16],
+            });
+            progress = login.admit(
+                Admission {
+                    tsih: 1,
+                    credentials,
+                },
+                &mut out,
+            );
+        }
+        whole(&mut out, Digests::default());
+        match progress {
+            Progress::Done(established) => return Some(Session::new(&established)),
+            Progress::Failed(_) => return None,
+            Progress::More | Progress::Ask(_) => {}
+        }
+    }
+}
+
+/// Commands are answered by what their first byte says, or not at all.
+fn answer(session: &mut Session, event: Option<Event>, out: &mut Vec<u8>) {
+    match event {
+        Some(Event::Command(command)) => match command.cdb[0] % 4 {
+            0 => {
+                let fill = |out: &mut Vec<u8>, _: usize, len: usize| out.resize(out.len() + len, 5);
+                session.data_in(command.tag, 3000, fill, out);
+            }
+            1 => {}
+            _ => {
+                if let Some(data) = session.gather(command.tag, 4096, out) {
+                    assert!(data.len() <= 4096);
+                }
+            }
+        },
+        Some(Event::Data { data, .. }) => assert!(data.len() <= 4096),
+        Some(Event::SendTargets { tag, .. }) => {
+            let target = ("iqn.t".to_owned(), "10.0.0.1:3260".to_owned());
+            session.targets(tag, &vec![target; 300], out);
+        }
+        Some(Event::TaskManagement { tag, .. }) => session.task_management_done(tag, 0, out),
+        Some(Event::Dropped(_) | Event::Logout) | None => {}
+    }
+}
+
+/// Takes what was written, which is whole PDUs.
+fn whole(out: &mut Vec<u8>, digests: Digests) {
+    let mut rest = out.as_slice();
+    while !rest.is_empty() {
+        match decode(rest, digests, 1 << 24) {
+            Ok(Some((frame, used))) => {
+                assert!(frame.data_intact);
+                rest = &rest[used..];
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    out.clear();
+}
