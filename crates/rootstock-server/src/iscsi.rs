@@ -13,9 +13,6 @@ mod login;
 mod serve;
 mod shared;
 
-#[cfg(test)]
-mod tests;
-
 use std::{
     any::Any,
     io,

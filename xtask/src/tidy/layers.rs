@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 /// Each crate's rank. A crate may depend on those of lower rank only.
-const RANKS: [(&str, u32); 17] = [
+const RANKS: [(&str, u32); 18] = [
     ("rootstock-core", 0),
     ("rootstock-image", 1),
     ("rootstock-iscsi", 1),

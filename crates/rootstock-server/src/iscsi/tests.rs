@@ -1,1 +1,0 @@
-//! The target against an initiator made by hand.
