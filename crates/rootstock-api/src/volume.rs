@@ -103,7 +103,7 @@ pub struct VolumeUnshare {
 }
 
 /// A volume that is shared. The secrets are shown this once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VolumeShared {
     /// The target's iSCSI name.
     pub target: String,
@@ -117,6 +117,15 @@ pub struct VolumeShared {
     /// What the target proves to know; its user name is the target's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mutual_secret: Option<String>,
+}
+
+impl std::fmt::Debug for VolumeShared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VolumeShared")
+            .field("target", &self.target)
+            .field("share", &self.share)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Makes a volume.
