@@ -6,11 +6,12 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 /// Each crate's rank. A crate may depend on those of lower rank only.
-const RANKS: [(&str, u32); 16] = [
+const RANKS: [(&str, u32); 17] = [
     ("rootstock-core", 0),
     ("rootstock-image", 1),
     ("rootstock-nbd", 1),
     ("rootstock-netboot", 1),
+    ("rootstock-scsi", 1),
     ("rootstock-swarm", 1),
     ("rootstock-api", 1),
     ("rootstock-store", 2),
