@@ -90,7 +90,7 @@ pub enum Form {
     Long,
 }
 
-/// MODE SENSE (SPC-4 6.11, 6.12).
+/// MODE SENSE (SPC-4 6.13, 6.14).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModeSense {
     /// The command's form.
@@ -107,7 +107,7 @@ pub struct ModeSense {
     pub allocation: u32,
 }
 
-/// A block descriptor in mode parameters (SBC-3 6.5.2).
+/// A block descriptor in mode parameters (SBC-3 6.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockDescriptor {
     /// None (DBD).
@@ -118,7 +118,7 @@ pub enum BlockDescriptor {
     Long,
 }
 
-/// PC (SPC-4 6.11.1, table 165).
+/// PC (SPC-4 6.13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PageControl {
     /// What holds now.
@@ -467,7 +467,7 @@ impl Fields<'_> {
             return Err(Sense::LBA_OUT_OF_RANGE);
         }
         if blocks == 0 && matches!(kind, Transfer::WriteSame | Transfer::Prefetch) {
-            // To the end of the unit (SBC-3 5.43, 5.12).
+            // To the end of the unit (SBC-3 5.43, 5.8).
             blocks = self.unit.blocks - lba;
         }
         let max = self.blocks_max(kind);
@@ -487,7 +487,7 @@ impl Fields<'_> {
         match self.cdb[0] >> 5 {
             0 => {
                 let lba = self.u32(0) & 0x001f_ffff;
-                // SBC-3 5.15: zero stands for 256 here, and here only.
+                // SBC-2, READ(6): zero stands for 256 here, and here only.
                 let blocks = match self.cdb[4] {
                     0 => 256,
                     blocks => blocks.into(),
@@ -514,7 +514,7 @@ impl Fields<'_> {
     }
 
     fn transfer_of(&self, kind: Transfer, range: ByteRange) -> Result<Action, Sense> {
-        // DPO needs nothing: it is advice for a cache (SBC-3 4.15).
+        // DPO needs nothing: it is advice for a cache (SBC-3 4.15, caches).
         let durability = if self.cdb[0] >> 5 != 0 && self.cdb[1] & 0x08 != 0 {
             Durability::Forced
         } else {
@@ -533,7 +533,7 @@ impl Fields<'_> {
         })
     }
 
-    /// SBC-3 5.29, table 105: BYTCHK.
+    /// SBC-3 5.29, BYTCHK.
     fn verify(&self, range: ByteRange) -> Result<Action, Sense> {
         match (self.cdb[1] >> 1) & 0x03 {
             0b00 => Ok(Action::Verify { range }),

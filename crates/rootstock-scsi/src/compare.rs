@@ -36,7 +36,7 @@ pub fn one_block(medium: &[u8], block: &[u8]) -> Result<(), Sense> {
 }
 
 /// Sets those bits of a piece of the medium that are set in the initiator's
-/// data for it (SBC-3 5.12).
+/// data for it (SBC-3 5.5).
 pub fn set_bits(medium: &mut [u8], data: &[u8]) {
     for (byte, more) in medium.iter_mut().zip(data) {
         *byte |= more;

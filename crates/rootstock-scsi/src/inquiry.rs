@@ -13,7 +13,7 @@ const SERIAL_BYTES_MAX: usize = 64;
 /// The longest target name in bytes (RFC 7143 4.2.7.1).
 const NAME_BYTES_MAX: usize = 223;
 
-/// The vital product data pages there are (SPC-4 7.8.14).
+/// The vital product data pages there are (SPC-4 7.8, supported pages).
 const PAGES: [u8; 6] = [0x00, 0x80, 0x83, 0xb0, 0xb1, 0xb2];
 
 /// Answers INQUIRY.
@@ -30,7 +30,7 @@ pub(crate) fn reply(unit: &Unit, page: Option<u8>, allocation: u32) -> Result<Re
         0xb2 => provisioning(),
         _ => return Err(Sense::command_byte(2)),
     };
-    // SPC-4 7.8.1, table 370. PAGE LENGTH is the whole even where less fits.
+    // SPC-4 7.8. PAGE LENGTH is the whole even where less fits.
     let mut data = vec![0, page];
     data.extend_from_slice(&(body.len() as u16).to_be_bytes());
     data.extend_from_slice(&body);
@@ -46,7 +46,7 @@ pub(crate) fn absent() -> Vec<u8> {
     data
 }
 
-// SPC-4 6.6.2, table 174.
+// SPC-4 6.6.2.
 fn header(peripheral: u8) -> Vec<u8> {
     // SPC-4; RESPONSE DATA FORMAT 2; TPGS 01b; CMDQUE.
     let mut data = vec![peripheral, 0, 0x06, 0x02, 0, 0x10, 0, 0x02];
@@ -59,7 +59,7 @@ fn standard(unit: &Unit) -> Vec<u8> {
     data.extend_from_slice(&padded(&unit.identity.product, 16));
     data.extend_from_slice(&padded(&unit.identity.revision, 4));
     data.resize(58, 0);
-    // SAM-5, SPC-4, SBC-3, iSCSI (SPC-4 6.6.2, table 179).
+    // SAM-5, SPC-4, SBC-3, iSCSI (SPC-4 6.6.2, version descriptors).
     for descriptor in [0x00a0_u16, 0x0460, 0x04c0, 0x0960] {
         data.extend_from_slice(&descriptor.to_be_bytes());
     }
@@ -68,7 +68,7 @@ fn standard(unit: &Unit) -> Vec<u8> {
     data
 }
 
-/// Printable ASCII (SPC-4 4.3.1), not longer than the field.
+/// Printable ASCII (SPC-4 4.3), not longer than the field.
 fn ascii(text: &str, bytes_max: usize) -> Vec<u8> {
     text.bytes()
         .take(bytes_max)
@@ -96,7 +96,7 @@ enum Of {
     Device = 0x20,
 }
 
-/// CODE SET (SPC-4 7.4.3).
+/// CODE SET (SPC-4 7.8.6).
 #[derive(Debug, Clone, Copy)]
 enum Code {
     Binary = 1,
@@ -108,18 +108,18 @@ enum Code {
 fn designators(unit: &Unit) -> Vec<u8> {
     let identity = &unit.identity;
     let mut page = Vec::new();
-    // 7.8.6.6: NAA.
+    // NAA.
     designator(&mut page, Of::Unit, 3, Code::Binary, identity.naa.bytes());
-    // 7.8.6.4: T10 vendor ID, with the serial number to make it unique.
+    // T10 vendor ID, with the serial number to make it unique.
     let mut vendor = VENDOR.to_vec();
     vendor.extend_from_slice(&ascii(&identity.serial, SERIAL_BYTES_MAX));
     designator(&mut page, Of::Unit, 1, Code::Ascii, &vendor);
-    // 7.8.6.7 and 7.8.6.8: relative target port, target port group.
+    // Relative target port, target port group.
     let relative = u32::from(identity.relative_port).to_be_bytes();
     designator(&mut page, Of::Port, 4, Code::Binary, &relative);
     let group = u32::from(TARGET_PORT_GROUP).to_be_bytes();
     designator(&mut page, Of::Port, 5, Code::Binary, &group);
-    // 7.8.6.11: SCSI name strings of the port and of the device.
+    // SCSI name strings of the port and of the device.
     let device = name(&identity.target_name);
     let port = format!("{device},t,0x{:04x}", identity.portal_group_tag);
     designator(&mut page, Of::Port, 8, Code::Utf8, &terminated(&port));
@@ -154,7 +154,7 @@ fn terminated(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The block limits page (SBC-3 6.6.4).
+/// The block limits page (SBC-3 6.6).
 fn block_limits(unit: &Unit) -> Vec<u8> {
     let limits = &unit.limits;
     let physical = 1_u32 << unit.block_size.physical_exponent();
@@ -179,14 +179,14 @@ fn block_limits(unit: &Unit) -> Vec<u8> {
     page
 }
 
-/// The block device characteristics page (SBC-3 6.6.2): it does not rotate.
+/// The block device characteristics page (SBC-3 6.6): it does not rotate.
 fn characteristics() -> Vec<u8> {
     let mut page = vec![0, 1];
     page.resize(0x3c, 0);
     page
 }
 
-/// The logical block provisioning page (SBC-3 6.6.5): LBPU, LBPWS, LBPWS10,
+/// The logical block provisioning page (SBC-3 6.6): LBPU, LBPWS, LBPWS10,
 /// LBPRZ; thin provisioning.
 fn provisioning() -> Vec<u8> {
     vec![0, 0x80 | 0x40 | 0x20 | 0x04, 0x02, 0]

@@ -10,7 +10,7 @@ const DESCRIPTORS_MAX: usize = 256;
 const HEADER_BYTES: u32 = 8;
 const DESCRIPTOR_BYTES: u32 = 16;
 
-/// Whether a stretch takes space (SBC-3 5.4.2, table 40).
+/// Whether a stretch takes space (SBC-3 5.4.2, PROVISIONING STATUS).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Provisioning {
@@ -74,7 +74,7 @@ impl LbaStatus {
         self.encode(&list.descriptors)
     }
 
-    // SBC-3 5.4.2, tables 38 and 39.
+    // SBC-3 5.4.2.
     fn encode(&self, descriptors: &[Descriptor]) -> Reply {
         let mut data = Vec::with_capacity(8 + 16 * descriptors.len());
         // PARAMETER DATA LENGTH counts from behind itself.

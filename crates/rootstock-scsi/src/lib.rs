@@ -33,6 +33,8 @@ pub mod reply;
 mod report;
 pub mod reservation;
 pub mod sense;
+#[cfg(test)]
+mod testing;
 pub mod unit;
 
 pub use action::{Action, DataOut, Parameters};

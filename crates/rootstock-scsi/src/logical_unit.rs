@@ -148,7 +148,7 @@ impl LogicalUnit {
         Ok(handle)
     }
 
-    /// Forgets a session. Its RESERVE ends (SPC-2 5.5.1); what it registered
+    /// Forgets a session. Its RESERVE ends (SPC-2 5.5); what it registered
     /// stays.
     pub fn detach(&mut self, nexus: NexusHandle) {
         self.nexuses.remove(&nexus);
@@ -234,7 +234,7 @@ impl LogicalUnit {
                 Reply::good()
             }
             Command::Release => {
-                // Another's is not ended, and that is no error (SPC-2 7.16).
+                // Another's is not ended, and that is no error (SPC-2).
                 if self.reserved == Some(handle) {
                     self.reserved = None;
                 }
@@ -369,7 +369,7 @@ impl LogicalUnit {
         {
             return Err(Refusal::Conflict);
         }
-        // SPC-2 5.5.3.1, CRH 0: the two kinds of reservation exclude each other.
+        // SPC-2 5.5, and CRH 0 of our capabilities: the two kinds of reservation exclude each other.
         let excluded = match reach {
             Reach::Reserve => !self.reservations.is_empty(),
             Reach::Reservation => self.reserved.is_some(),
@@ -411,7 +411,7 @@ impl LogicalUnit {
     }
 }
 
-/// SBC-3 table 13: to start a unit, and to allow removal, is always allowed.
+/// SBC-3 4.17: to start a unit, and to allow removal, is always allowed.
 fn reach(row: &Opcode, cdb: &[u8; CDB_BYTES_MAX]) -> Reach {
     match row.code {
         0x1b if cdb[4] & 0xf1 == 0x01 => Reach::Free,
@@ -420,7 +420,7 @@ fn reach(row: &Opcode, cdb: &[u8; CDB_BYTES_MAX]) -> Reach {
     }
 }
 
-/// SPC-2 table 9: what another's RESERVE does not hold up. RELEASE is carried
+/// SPC-2 5.5: what another's RESERVE does not hold up. RELEASE is carried
 /// out, and does nothing.
 const fn passes_reserve(code: u8, reach: Reach) -> bool {
     match code {

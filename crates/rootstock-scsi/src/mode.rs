@@ -42,13 +42,13 @@ const SWP: u8 = 0x08;
 /// A page with its header, as it holds now.
 fn page(code: u8, mode: Mode) -> Vec<u8> {
     match code {
-        // SBC-3 6.5.5: WCE.
+        // SBC-3 6.5, the caching page: WCE.
         CACHING => {
             let mut page = vec![CACHING, 0x12, 0x04];
             page.resize(20, 0);
             page
         }
-        // SPC-4 7.5.8: QUEUE ALGORITHM MODIFIER 1, commands are not put in
+        // SPC-4 7.5, the control page: QUEUE ALGORITHM MODIFIER 1, commands are not put in
         // order.
         CONTROL => {
             let d_sense = match mode.sense_format {
@@ -61,7 +61,7 @@ fn page(code: u8, mode: Mode) -> Vec<u8> {
             };
             vec![CONTROL, 0x0a, d_sense, 0x10, swp, 0, 0, 0, 0, 0, 0, 0]
         }
-        // SPC-4 7.5.11: nothing is reported.
+        // SPC-4 7.5, the informational exceptions page: nothing is reported.
         _ => {
             let mut page = vec![INFORMATIONAL_EXCEPTIONS, 0x0a];
             page.resize(12, 0);
@@ -81,7 +81,7 @@ fn changeable(code: u8) -> Vec<u8> {
     mask
 }
 
-/// MODE SENSE (SPC-4 6.11, 6.12).
+/// MODE SENSE (SPC-4 6.13, 6.14).
 pub(crate) fn sense(unit: &Unit, mode: Mode, asked: ModeSense) -> Result<Reply, Sense> {
     let one = [asked.page];
     let codes: &[u8] = match (asked.page, asked.subpage) {
@@ -107,10 +107,10 @@ pub(crate) fn sense(unit: &Unit, mode: Mode, asked: ModeSense) -> Result<Reply, 
     Ok(cut(data, asked.allocation))
 }
 
-/// SPC-4 7.5.5, tables 445 and 446, with the block descriptor.
+/// The mode parameter header (SPC-4 7.5) with the block descriptor.
 fn header(unit: &Unit, mode: Mode, asked: ModeSense, pages_bytes: usize) -> Vec<u8> {
     let descriptor = block_descriptor(unit, asked.descriptor);
-    // SBC-3 6.5.1: WP, DPOFUA.
+    // The device-specific parameter (SBC-3 6.5): WP, DPOFUA.
     let protected = unit.access == Access::ReadOnly || mode.software_access == Access::ReadOnly;
     let specific = if protected { 0x90 } else { 0x10 };
     let len = descriptor.len() as u8;
@@ -127,7 +127,7 @@ fn header(unit: &Unit, mode: Mode, asked: ModeSense, pages_bytes: usize) -> Vec<
     data
 }
 
-/// SBC-3 6.5.2.
+/// SBC-3 6.5, mode parameter block descriptors.
 fn block_descriptor(unit: &Unit, which: BlockDescriptor) -> Vec<u8> {
     let block = unit.block_size.bytes().to_be_bytes();
     let mut bytes = Vec::new();
@@ -147,7 +147,7 @@ fn block_descriptor(unit: &Unit, which: BlockDescriptor) -> Vec<u8> {
     bytes
 }
 
-/// MODE SELECT (SPC-4 6.9): the parameters after this list.
+/// MODE SELECT (SPC-4 6.11): the parameters after this list.
 ///
 /// # Errors
 /// PARAMETER LIST LENGTH ERROR for a list that ends too early, INVALID FIELD IN
@@ -202,7 +202,7 @@ fn control(page: &[u8]) -> Mode {
 }
 
 /// Where the pages begin. MODE DATA LENGTH is reserved, MEDIUM TYPE and the
-/// device-specific parameter are passed over (SBC-3 6.5.1), a block descriptor
+/// device-specific parameter are passed over (SBC-3 6.5), a block descriptor
 /// may only say what is so.
 fn check_header(unit: &Unit, form: Form, list: &[u8]) -> Result<usize, Sense> {
     let header = match form {

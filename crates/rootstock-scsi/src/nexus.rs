@@ -32,7 +32,7 @@ impl InitiatorPort {
     }
 }
 
-/// The protocol identifier of iSCSI (SPC-4 7.6.1, table 362).
+/// The protocol identifier of iSCSI (SPC-4 7.6.1).
 pub(crate) const PROTOCOL_ISCSI: u8 = 5;
 
 /// An I_T nexus (SAM-5 4.8).

@@ -7,8 +7,8 @@ use crate::sense::Sense;
 /// The longest command in bytes.
 pub const CDB_BYTES_MAX: usize = 16;
 
-/// How a command meets another nexus's reservation (SPC-4 table 65, SBC-3
-/// table 13).
+/// How a command meets another nexus's reservation (SPC-4 5.12 and SBC-3 4.17,
+/// the tables of allowed commands).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     /// Always allowed.
@@ -135,42 +135,43 @@ pub static OPCODES: [Opcode; 54] = [
     row(0x00, Free, Kept, &[0x00, 0, 0, 0, 0, 0]),
     // REQUEST SENSE (SPC-4 6.39)
     row(0x03, Free, Kept, &[0x03, 0x01, 0, 0, 0xff, 0]),
-    // READ(6) (SBC-3 5.15), WRITE(6) (5.32)
+    // READ(6), WRITE(6) (SBC-2)
     row(0x08, Reads, Kept, &[0x08, 0x1f, 0xff, 0xff, 0xff, 0]),
     row(0x0a, Writes, Changed, &[0x0a, 0x1f, 0xff, 0xff, 0xff, 0]),
     // INQUIRY (SPC-4 6.6)
     row(0x12, Free, Kept, &[0x12, 0x01, 0xff, 0xff, 0xff, 0]),
-    // MODE SELECT(6) (SPC-4 6.9)
+    // MODE SELECT(6) (SPC-4 6.11)
     row(0x15, Writes, Kept, &[0x15, 0x10, 0, 0, 0xff, 0]),
-    // RESERVE(6), RELEASE(6) (SPC-2 7.21, 7.16)
+    // RESERVE(6), RELEASE(6) (SPC-2)
     row(0x16, Reserve, Kept, &[0x16, 0, 0, 0, 0, 0]),
     row(0x17, Reserve, Kept, &[0x17, 0, 0, 0, 0, 0]),
-    // MODE SENSE(6) (SPC-4 6.11)
+    // MODE SENSE(6) (SPC-4 6.13)
     row(0x1a, Reads, Kept, &[0x1a, 0x08, 0xff, 0xff, 0xff, 0]),
     // START STOP UNIT (SBC-3 5.25)
     row(0x1b, Writes, Kept, &[0x1b, 0x01, 0, 0, 0x05, 0]),
-    // PREVENT ALLOW MEDIUM REMOVAL (SBC-3 5.14)
+    // PREVENT ALLOW MEDIUM REMOVAL (SBC-3 5.10)
     row(0x1e, Writes, Kept, &[0x1e, 0, 0, 0, 0x03, 0]),
     // READ CAPACITY(10) (SBC-3 5.15)
     row(0x25, Free, Kept, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
-    // READ(10), WRITE(10), WRITE AND VERIFY(10), VERIFY(10)
+    // READ(10) (SBC-3 5.11), WRITE(10) (5.33), WRITE AND VERIFY(10) (5.37),
+    // VERIFY(10) (5.29)
     row(0x28, Reads, Kept, &[0x28, 0x18, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0]),
     row(0x2a, Writes, Changed, &[0x2a, 0x18, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0]),
     row(0x2e, Writes, Changed, &[0x2e, 0x12, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0]),
     row(0x2f, Reads, Kept, &[0x2f, 0x16, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0]),
-    // PRE-FETCH(10) (SBC-3 5.12), SYNCHRONIZE CACHE(10) (5.26)
+    // PRE-FETCH(10) (SBC-3 5.8), SYNCHRONIZE CACHE(10) (5.26)
     row(0x34, Reads, Kept, &[0x34, 0x02, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0]),
     row(0x35, Writes, Kept, &[0x35, 0x02, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0]),
     // WRITE SAME(10) (SBC-3 5.43)
     row(0x41, Writes, Changed, &[0x41, 0x08, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0]),
     // UNMAP (SBC-3 5.28)
     row(0x42, Writes, Changed, &[0x42, 0, 0, 0, 0, 0, 0x1f, 0xff, 0xff, 0]),
-    // MODE SELECT(10) (SPC-4 6.10)
+    // MODE SELECT(10) (SPC-4 6.12)
     row(0x55, Writes, Kept, &[0x55, 0x10, 0, 0, 0, 0, 0, 0xff, 0xff, 0]),
-    // RESERVE(10), RELEASE(10) (SPC-2 7.22, 7.17)
+    // RESERVE(10), RELEASE(10) (SPC-2)
     row(0x56, Reserve, Kept, &[0x56, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
     row(0x57, Reserve, Kept, &[0x57, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
-    // MODE SENSE(10) (SPC-4 6.12)
+    // MODE SENSE(10) (SPC-4 6.14)
     row(0x5a, Reads, Kept, &[0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0]),
     // PERSISTENT RESERVE IN (SPC-4 6.15)
     action(0x5e, 0x00, Free, Kept, &[0x5e, 0x1f, 0, 0, 0, 0, 0, 0xff, 0xff, 0]),
@@ -185,7 +186,7 @@ pub static OPCODES: [Opcode; 54] = [
     action(0x5f, 0x04, Reservation, Kept, &[0x5f, 0x1f, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0]),
     action(0x5f, 0x05, Reservation, Kept, &[0x5f, 0x1f, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0]),
     action(0x5f, 0x06, Reservation, Kept, &[0x5f, 0x1f, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0]),
-    // READ(16), COMPARE AND WRITE (SBC-3 5.2), WRITE(16), ORWRITE(16) (5.10),
+    // READ(16), COMPARE AND WRITE (SBC-3 5.2), WRITE(16), ORWRITE(16) (5.5),
     // WRITE AND VERIFY(16), VERIFY(16)
     row(0x88, Reads, Kept, &[0x88, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f, 0]),
     row(0x89, Writes, Changed, &[0x89, 0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0xff, 0x1f, 0]),

@@ -59,7 +59,7 @@ fn unmap_descriptor(bytes: &[u8]) -> (u64, u64) {
 
 /// WRITE SAME (SBC-3 5.43, 5.44): zeros take no space, whether UNMAP asks for
 /// it or not; anything else is written, even where UNMAP is set, since it would
-/// not be read back otherwise (4.7.3.4.4).
+/// not be read back otherwise (SBC-3 4.7).
 pub(crate) fn write_same(
     range: ByteRange,
     block_bytes: u32,

@@ -26,7 +26,7 @@ pub struct ReportLuns {
     allocation: u32,
 }
 
-/// SELECT REPORT (SPC-4 6.33, table 291).
+/// SELECT REPORT (SPC-4 6.33).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Select {
     Units,
@@ -194,7 +194,7 @@ fn with_action(code: u8, action: u16) -> Option<&'static Opcode> {
         .find(|row| row.code == code && row.service_action.map(u16::from) == Some(action))
 }
 
-// SPC-4 6.35.2, tables 298 and 299.
+// SPC-4 6.35.2.
 fn all_opcodes(timeouts: Timeouts) -> Vec<u8> {
     let mut list = Vec::new();
     for row in &OPCODES {
@@ -213,7 +213,7 @@ fn all_opcodes(timeouts: Timeouts) -> Vec<u8> {
     data
 }
 
-// SPC-4 6.35.3, table 300. SUPPORT: 001b not, 011b as the standard says.
+// SPC-4 6.35.3. SUPPORT: 001b not, 011b as the standard says.
 fn one_opcode(row: Option<&Opcode>, timeouts: Timeouts) -> Vec<u8> {
     let Some(row) = row else {
         return vec![0, 0x01, 0, 0];

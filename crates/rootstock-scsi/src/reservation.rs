@@ -3,7 +3,7 @@
 //!
 //! The state is one plain value. A driver keeps it ([`crate::Action::Persist`])
 //! and gives it back after a restart; what then remains is decided by the
-//! APTPL bit of the last registration (SPC-4 5.12.3).
+//! APTPL bit of the last registration (SPC-4 5.12, preserving through power loss).
 
 mod out;
 mod report;
@@ -77,7 +77,7 @@ impl OutAction {
     }
 }
 
-/// TYPE of a reservation (SPC-4 6.15.3.4).
+/// TYPE of a reservation (SPC-4 6.15.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -113,7 +113,7 @@ struct Row {
     writes: Allowed,
 }
 
-/// SPC-4 table 65 and SBC-3 table 13, which differ only by the kind of command
+/// The tables of SPC-4 5.12 and SBC-3 4.17, which differ only by the kind of command
 /// and of reservation.
 #[rustfmt::skip]
 const CONFLICTS: [Row; 6] = {
@@ -143,7 +143,7 @@ impl Kind {
         self.row().code
     }
 
-    /// Whether every registered nexus holds it (SPC-4 5.12.10).
+    /// Whether every registered nexus holds it (SPC-4 5.12, reservation holders).
     pub(crate) const fn is_of_all(self) -> bool {
         matches!(
             self,
@@ -152,7 +152,7 @@ impl Kind {
     }
 
     /// Whether others lose something when it ends, and are told (SPC-4
-    /// 5.12.11.2.2).
+    /// 5.12, releasing).
     pub(crate) const fn concerns_registered(self) -> bool {
         !matches!(self, Self::WriteExclusive | Self::ExclusiveAccess)
     }
@@ -205,13 +205,13 @@ impl Default for Reservations {
 }
 
 impl Reservations {
-    /// What is left of a kept value after a restart (SPC-4 5.12.3): everything
+    /// What is left of a kept value after a restart (SPC-4 5.12, preserving through power loss): everything
     /// if APTPL was set, else nothing. So is a value that cannot have been
     /// made here.
     #[must_use]
     pub fn after_restart(self) -> Self {
         if self.through_power_loss && self.is_sound() {
-            // PRGENERATION starts again (SPC-4 5.12.2).
+            // PRGENERATION starts again (SPC-4 6.15.2).
             Self {
                 generation: 0,
                 ..self

@@ -24,7 +24,7 @@ pub enum SenseKey {
     Miscompare = 0xe,
 }
 
-/// Where an initiator's mistake is (SPC-4 4.5.2.4.2, field pointer).
+/// Where an initiator's mistake is (SPC-4 4.5.2, field pointer).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
     /// In the command.
@@ -90,7 +90,7 @@ impl Sense {
     /// WRITE PROTECTED: the unit is read-only.
     pub const WRITE_PROTECTED: Self = Self::new(SenseKey::DataProtect, 0x27, 0x00);
     /// SPACE ALLOCATION FAILED WRITE PROTECT: no room for a write
-    /// (SBC-3 4.7.3.6).
+    /// (SBC-3 4.7).
     pub const NO_SPACE: Self = Self::new(SenseKey::DataProtect, 0x27, 0x07);
     /// UNRECOVERED READ ERROR.
     pub const READ_FAILED: Self = Self::new(SenseKey::MediumError, 0x11, 0x00);
@@ -169,7 +169,7 @@ impl Sense {
         }
     }
 
-    // SPC-4 4.5.3, table 53.
+    // SPC-4 4.5.3.
     fn fixed(&self) -> Vec<u8> {
         let mut bytes = vec![0; 18];
         bytes[0] = 0x70;
@@ -187,7 +187,7 @@ impl Sense {
         bytes
     }
 
-    // SPC-4 4.5.2, tables 28, 30 and 34.
+    // SPC-4 4.5.2.
     fn descriptors(&self) -> Vec<u8> {
         let mut bytes = vec![0x72, self.key as u8, self.code.0, self.code.1, 0, 0, 0, 0];
         if let Some(information) = self.information {
@@ -205,7 +205,7 @@ impl Sense {
 }
 
 impl Field {
-    // SPC-4 4.5.2.4.2, table 36: SKSV, C/D, BPV, BIT POINTER, FIELD POINTER.
+    // SPC-4 4.5.2, field pointer: SKSV, C/D, BPV, BIT POINTER, FIELD POINTER.
     fn pointer(self) -> [u8; 3] {
         let (flags, byte, bit) = match self {
             Self::Command { byte, bit } => (0xc0, byte, bit),

@@ -60,7 +60,7 @@ impl Unit {
     }
 }
 
-/// The limits that initiators are told (SBC-3 6.6.4, the block limits page).
+/// The limits that initiators are told (SBC-3 6.6, the block limits page).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The longest read, write, comparison or verification, in blocks.
@@ -127,7 +127,7 @@ pub enum Naa {
 }
 
 impl Naa {
-    /// A locally assigned identifier (SPC-4 7.8.6.6.4) from 60 of these bits.
+    /// A locally assigned identifier (SPC-4 7.8.6.6) from 60 of these bits.
     #[must_use]
     pub const fn locally_assigned(bits: u64) -> Self {
         Self::Short((bits & (u64::MAX >> 4) | 3 << 60).to_be_bytes())

@@ -1,4 +1,4 @@
-//! PERSISTENT RESERVE OUT (SPC-4 6.16 and 5.12.5 to 5.12.11).
+//! PERSISTENT RESERVE OUT (SPC-4 6.16 and 5.12).
 
 use super::{Kind, OutAction, REGISTRATIONS_MAX, Registration, Reservation, Reservations};
 use crate::{
@@ -93,11 +93,11 @@ impl Change<'_> {
     fn run(&mut self, out: PersistentOut, list: OutParameters) -> Result<(), Refusal> {
         let own = self.state.key_of(self.nexus);
         match out.action {
-            // SPC-4 table 45: the key has to be the registered one, and zero
+            // Registering: the key has to be the registered one, and zero
             // where none is.
             OutAction::Register if own.unwrap_or(0) != list.key => Err(Refusal::Conflict),
             OutAction::Register | OutAction::RegisterAndIgnore => self.register(list),
-            // 5.12.1: all else is for registered nexuses with their keys.
+            // All else is for registered nexuses with their keys.
             _ if own != Some(list.key) => Err(Refusal::Conflict),
             OutAction::Reserve => self.reserve(kind_of(out)?),
             OutAction::Release => self.release(kind_of(out)?),
@@ -109,7 +109,7 @@ impl Change<'_> {
         }
     }
 
-    /// SPC-4 5.12.7 and 5.12.11.2.4.
+    /// SPC-4 5.12, registering and unregistering.
     fn register(&mut self, list: OutParameters) -> Result<(), Refusal> {
         let own = self.place(self.nexus);
         match (own, list.action_key) {
@@ -130,7 +130,7 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// SPC-4 5.12.11.2.4: with its registration, a holder's reservation ends,
+    /// SPC-4 5.12, unregistering: with its registration, a holder's reservation ends,
     /// and that of all registrants with the last of them.
     fn unregister(&mut self) {
         let held = self.state.is_holder(self.nexus);
@@ -153,7 +153,7 @@ impl Change<'_> {
         }
     }
 
-    /// SPC-4 5.12.9.
+    /// SPC-4 5.12, reserving.
     fn reserve(&mut self, kind: Kind) -> Result<(), Refusal> {
         match &self.state.reservation {
             Some(there) if there.kind == kind && self.state.is_holder(self.nexus) => Ok(()),
@@ -165,7 +165,7 @@ impl Change<'_> {
         }
     }
 
-    /// SPC-4 5.12.11.2.2.
+    /// SPC-4 5.12, releasing.
     fn release(&mut self, kind: Kind) -> Result<(), Refusal> {
         match &self.state.reservation {
             Some(there) if self.state.is_holder(self.nexus) => {
@@ -183,7 +183,7 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// SPC-4 5.12.11.2.7.
+    /// SPC-4 5.12, clearing.
     fn clear(&mut self) {
         self.tell_registered(Attention::ReservationsPreempted);
         self.state.reservation = None;
@@ -191,7 +191,7 @@ impl Change<'_> {
         self.next_generation();
     }
 
-    /// SPC-4 5.12.11.2.5, figure 9.
+    /// SPC-4 5.12, preempting.
     fn preempt(&mut self, action_key: u64, out: PersistentOut) -> Result<(), Refusal> {
         let there = self.state.reservation.clone();
         let of_all = there.as_ref().is_some_and(|there| there.kind.is_of_all());
@@ -297,7 +297,7 @@ impl Change<'_> {
     }
 }
 
-/// SCOPE has to be the whole unit, TYPE one of the six (SPC-4 6.15.3.3).
+/// SCOPE has to be the whole unit, TYPE one of the six (SPC-4 6.15.3).
 fn kind_of(out: PersistentOut) -> Result<Kind, Refusal> {
     if out.scope_and_type >> 4 != 0 {
         return Err(Sense::command_bit(2, 7).into());
