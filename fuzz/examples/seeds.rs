@@ -22,6 +22,7 @@ use rootstock_image::{
     seal::Seal,
     trace::TraceBuilder,
 };
+use rootstock_scsi::opcode::OPCODES;
 use rootstock_store::{
     ChunkStore, StoreOptions,
     disk::{Disk, SimDisk},
@@ -50,6 +51,7 @@ fn main() -> io::Result<()> {
         ("tftp", tftp()),
         ("recipe", recipes()),
         ("peer", peers()),
+        ("scsi", scsi()),
         ("planted", vec![("other", b"RS".to_vec())]),
     ];
     for (target, seeds) in all {
@@ -161,6 +163,54 @@ fn nbd_server() -> Seeds {
     ]
 }
 
+/// Each command of each length once, and a fight for a reservation.
+fn scsi() -> Seeds {
+    let step = |nexus: u8, cdb: &[u8], data: &[u8]| {
+        let mut bytes = vec![nexus];
+        bytes.extend_from_slice(cdb);
+        bytes.resize(17, 0);
+        bytes.push(data.len() as u8);
+        bytes.extend_from_slice(data);
+        bytes
+    };
+    let all = OPCODES.iter().flat_map(|row| {
+        let mut cdb = [0; 16];
+        (cdb[0], cdb[1]) = (row.code, row.service_action.unwrap_or(0));
+        (cdb[8], cdb[13]) = (1, 1);
+        step(0, &cdb[..row.usage.len()], &[0; 24])
+    });
+    let out = |nexus: u8, action: u8, kind: u8, action_key: u8| {
+        let mut list = [0; 24];
+        (list[7], list[15], list[20]) = (nexus + 1, action_key, 1);
+        step(nexus, &[0x5f, action, kind, 0, 0, 0, 0, 0, 24], &list)
+    };
+    // The first commands take the attentions.
+    let fight = [
+        step(0, &[0], &[]),
+        step(1, &[0], &[]),
+        out(0, 6, 0, 1),
+        out(1, 6, 0, 2),
+        out(0, 1, 5, 0),
+        out(1, 4, 8, 1),
+        vec![0xff],
+        step(0, &[0x16], &[]),
+    ];
+    let unmap = [
+        0, 22, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0,
+    ];
+    let mode = [0, 0, 0, 0, 0x0a, 10, 4, 0x10, 8, 0, 0, 0, 0, 0, 0, 0];
+    let lists = [
+        step(0, &[0], &[]),
+        step(0, &[0x42, 0, 0, 0, 0, 0, 0, 0, 24], &unmap),
+        step(0, &[0x15, 0x10, 0, 0, 16], &mode),
+    ];
+    vec![
+        ("all", [0].into_iter().chain(all).collect()),
+        ("fight", [vec![0], fight.concat()].concat()),
+        ("lists", [vec![1], lists.concat()].concat()),
+    ]
+}
+
 fn nbd_client() -> Seeds {
     let greeting = [b"NBDMAGICIHAVEOPT".as_slice(), &[0, 3]].concat();
     let reply = |asked: u32, kind: u32, data: &[u8]| {
@@ -217,7 +267,11 @@ fn traces() -> io::Result<Seeds> {
     };
     let mut seeds = vec![("alone", with(&[]))];
     // The first byte of a disk's seed is the other target's own.
-    seeds.extend(disks()?.iter().map(|(name, disk)| (*name, with(&disk[1..]))));
+    seeds.extend(
+        disks()?
+            .iter()
+            .map(|(name, disk)| (*name, with(&disk[1..]))),
+    );
     Ok(seeds)
 }
 
