@@ -466,9 +466,12 @@ impl Fields<'_> {
         if lba >= self.unit.blocks || blocks > self.unit.blocks - lba {
             return Err(Sense::LBA_OUT_OF_RANGE);
         }
-        if blocks == 0 && matches!(kind, Transfer::WriteSame | Transfer::Prefetch) {
-            // To the end of the unit (SBC-3 5.43, 5.8).
-            blocks = self.unit.blocks - lba;
+        match kind {
+            // To the end of the unit (SBC-3 5.8).
+            Transfer::Prefetch if blocks == 0 => blocks = self.unit.blocks - lba,
+            // Not so here: WSNZ of the block limits page (SBC-3 5.43).
+            Transfer::WriteSame if blocks == 0 => return Err(Sense::command_byte(at)),
+            _ => {}
         }
         let max = self.blocks_max(kind);
         if max.is_some_and(|max| blocks > max) {

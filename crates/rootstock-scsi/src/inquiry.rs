@@ -158,8 +158,8 @@ fn terminated(text: &str) -> Vec<u8> {
 fn block_limits(unit: &Unit) -> Vec<u8> {
     let limits = &unit.limits;
     let physical = 1_u32 << unit.block_size.physical_exponent();
-    // WSNZ 0: a WRITE SAME of no blocks reaches to the end.
-    let mut page = vec![0, limits.compare_and_write_blocks_max];
+    // WSNZ: a WRITE SAME of no blocks is refused.
+    let mut page = vec![0x01, limits.compare_and_write_blocks_max];
     page.extend_from_slice(&(physical as u16).to_be_bytes());
     for number in [
         limits.transfer_blocks_max,

@@ -340,8 +340,15 @@ impl LogicalUnit {
             .nexuses
             .get_mut(&handle)
             .ok_or(Sense::INTERNAL_FAILURE)?;
-        if matches!(code, 0x03 | 0x12 | 0xa0) {
-            return Ok(());
+        match code {
+            0x03 | 0x12 => return Ok(()),
+            0xa0 => {
+                // What it tells need not be announced any more (SPC-4 6.33).
+                let luns = Attention::LunsChanged;
+                nexus.attentions.retain(|attention| *attention != luns);
+                return Ok(());
+            }
+            _ => {}
         }
         match nexus.attentions.pop_front() {
             Some(attention) => Err(attention.sense()),
@@ -420,12 +427,13 @@ fn reach(row: &Opcode, cdb: &[u8; CDB_BYTES_MAX]) -> Reach {
     }
 }
 
-/// SPC-2 5.5: what another's RESERVE does not hold up. RELEASE is carried
-/// out, and does nothing.
+/// SPC-2 5.5 and the tables of SBC-2: what another's RESERVE does not hold up.
+/// RELEASE is carried out, and does nothing.
 const fn passes_reserve(code: u8, reach: Reach) -> bool {
     match code {
         0x03 | 0x12 | 0x17 | 0x57 | 0xa0 => true,
-        0x1e => matches!(reach, Reach::Free),
+        // Starting, allowing removal, READ CAPACITY.
+        0x1b | 0x1e | 0x25 | 0x9e => matches!(reach, Reach::Free),
         _ => false,
     }
 }

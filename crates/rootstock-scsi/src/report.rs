@@ -238,3 +238,6 @@ fn add_timeouts(data: &mut Vec<u8>, timeouts: Timeouts) {
         data.extend_from_slice(&[0, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,13 @@ use proptest::prelude::*;
 use super::*;
 use Provisioning::{Deallocated, Mapped};
 
+/// Bytes, and what they are.
+type Stretch = (u64, Provisioning);
+
 /// First block, blocks, state.
-fn descriptors(reply: &Reply) -> Vec<(u64, u32, u8)> {
+type Told = (u64, u32, u8);
+
+fn descriptors(reply: &Reply) -> Vec<Told> {
     let number = |bytes: &[u8]| {
         bytes
             .iter()
@@ -23,7 +28,7 @@ fn stretches_become_blocks() {
     let all = ByteRange::new(0, 100 * 512);
     let from = ByteRange::new(10 * 512, 90 * 512);
     #[rustfmt::skip]
-    let cases: [(ByteRange, u32, &[(u64, Provisioning)], &[(u64, u32, u8)]); 8] = [
+    let cases: [(ByteRange, u32, &[Stretch], &[Told]); 8] = [
         (all, 4096, &[(51_200, Mapped)], &[(0, 100, 0)]),
         (all, 4096, &[], &[(0, 100, 0)]),
         (all, 4096, &[(512, Mapped), (512, Mapped), (50_176, Deallocated)], &[(0, 2, 0), (2, 98, 1)]),

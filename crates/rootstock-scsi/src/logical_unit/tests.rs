@@ -74,6 +74,11 @@ fn everybody_hears_of_what_changes() {
     for number in 0..2 {
         assert_eq!(bench.attentions(number), [(0x2a, 0x09), (0x3f, 0x0e)]);
     }
+    // Who has asked which units there are need not be told.
+    bench.lu.luns_changed();
+    bench.start(0, &[0xa0, 0, 0, 0, 0, 0, 0, 0, 16, 0]);
+    assert_eq!(bench.attentions(0), []);
+    assert_eq!(bench.attentions(1), [(0x3f, 0x0e)]);
     let beyond = bench.start(0, &[0x28, 0, 0, 0, 0, 9, 0, 0, 1, 0]);
     assert_eq!(sense_of(&beyond), Some(Sense::LBA_OUT_OF_RANGE));
     let capacity = bench.reply(0, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -172,7 +177,15 @@ fn reserve_keeps_others_out() {
     }
     // Neither kind beside the other, also of the same nexus.
     assert_eq!(bench.status(0, &out), CONFLICT);
-    for cdb in [&[0x12, 0, 0, 0, 36, 0], &[0x03, 0, 0, 0, 18, 0], &RELEASE] {
+    let capacity = [0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let start = [0x1b, 0, 0, 0, 1, 0];
+    for cdb in [
+        &[0x12, 0, 0, 0, 36, 0],
+        &[0x03, 0, 0, 0, 18, 0],
+        &RELEASE,
+        &capacity[..],
+        &start,
+    ] {
         assert_eq!(bench.status(1, cdb), Status::Good, "{cdb:x?}");
     }
     assert_eq!(bench.status(1, &READ), CONFLICT);
