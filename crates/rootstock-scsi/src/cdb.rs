@@ -412,8 +412,7 @@ impl Fields<'_> {
             return Err(Sense::LBA_OUT_OF_RANGE);
         }
         let block = self.unit.block_size.bytes();
-        let start = lba * u64::from(block);
-        let range = ByteRange::new(start, self.unit.size_bytes() - start);
+        let range = self.unit.span(lba, self.unit.blocks - lba);
         let status = LbaStatus::new(range, block, self.u32(10));
         Ok(Command::Medium(Action::LbaStatus(status)))
     }
@@ -477,8 +476,7 @@ impl Fields<'_> {
         if max.is_some_and(|max| blocks > max) {
             return Err(Sense::command_byte(at));
         }
-        let block = u64::from(self.unit.block_size.bytes());
-        let range = ByteRange::new(lba * block, blocks * block);
+        let range = self.unit.span(lba, blocks);
         if range.len == 0 && !matches!(kind, Transfer::Flush) {
             return Ok(Command::Medium(Action::Done(Reply::good())));
         }

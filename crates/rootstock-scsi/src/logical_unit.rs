@@ -103,7 +103,7 @@ impl LogicalUnit {
         let reservations = kept.unwrap_or_default().after_restart();
         Self {
             unit: Unit {
-                blocks: unit.blocks.max(1),
+                blocks: possible(unit.blocks),
                 ..unit
             },
             mode: Mode::default(),
@@ -174,7 +174,7 @@ impl LogicalUnit {
 
     /// The unit has another size from now on; everybody is told.
     pub fn resize(&mut self, blocks: u64) {
-        let blocks = blocks.max(1);
+        let blocks = possible(blocks);
         if blocks != self.unit.blocks {
             self.unit.blocks = blocks;
             self.tell_all(Attention::CapacityChanged);
@@ -416,6 +416,10 @@ impl LogicalUnit {
             nexus.tell(attention);
         }
     }
+}
+
+fn possible(blocks: u64) -> u64 {
+    blocks.clamp(1, Unit::BLOCKS_MAX)
 }
 
 /// SBC-3 4.17: to start a unit, and to allow removal, is always allowed.

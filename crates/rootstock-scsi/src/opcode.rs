@@ -2,6 +2,9 @@
 //! table for decoding, for reservations, and for what initiators are told by
 //! REPORT SUPPORTED OPERATION CODES.
 
+use Medium::{Changed, Kept};
+use Reach::{Free, Reads, Reservation, Reserve, Writes};
+
 use crate::sense::Sense;
 
 /// The longest command in bytes.
@@ -123,9 +126,6 @@ const fn action(
         usage,
     }
 }
-
-use Medium::{Changed, Kept};
-use Reach::{Free, Reads, Reservation, Reserve, Writes};
 
 /// Every command there is. START STOP UNIT and PREVENT ALLOW MEDIUM REMOVAL
 /// are free in the forms that start and allow; see [`crate::Command`].

@@ -27,7 +27,6 @@ pub(crate) fn unmap(unit: &Unit, list: &[u8]) -> Result<Action, Sense> {
     }
     let mut ranges = Vec::with_capacity(descriptors.len());
     let mut total = 0_u64;
-    let block = u64::from(unit.block_size.bytes());
     for descriptor in descriptors {
         let (lba, blocks) = unmap_descriptor(descriptor);
         if lba > unit.blocks || blocks > unit.blocks - lba {
@@ -38,7 +37,7 @@ pub(crate) fn unmap(unit: &Unit, list: &[u8]) -> Result<Action, Sense> {
             return Err(Sense::INVALID_FIELD_IN_PARAMETERS);
         }
         if blocks > 0 {
-            ranges.push(ByteRange::new(lba * block, blocks * block));
+            ranges.push(unit.span(lba, blocks));
         }
     }
     if ranges.is_empty() {

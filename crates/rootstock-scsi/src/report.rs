@@ -120,7 +120,7 @@ pub fn reply_without_unit(cdb: &[u8], luns: &[u16]) -> Reply {
 /// READ CAPACITY(10) (SBC-3 5.15.2).
 pub(crate) fn capacity10(unit: &Unit) -> Reply {
     // A larger unit says so by the highest number, and is asked by the other.
-    let last = u32::try_from(unit.blocks - 1).unwrap_or(u32::MAX);
+    let last = u32::try_from(unit.blocks.saturating_sub(1)).unwrap_or(u32::MAX);
     let mut data = last.to_be_bytes().to_vec();
     data.extend_from_slice(&unit.block_size.bytes().to_be_bytes());
     Reply::data(data)
@@ -128,7 +128,7 @@ pub(crate) fn capacity10(unit: &Unit) -> Reply {
 
 /// READ CAPACITY(16) (SBC-3 5.16.2): no protection, LBPME and LBPRZ.
 pub(crate) fn capacity16(unit: &Unit, allocation: u32) -> Reply {
-    let mut data = (unit.blocks - 1).to_be_bytes().to_vec();
+    let mut data = unit.blocks.saturating_sub(1).to_be_bytes().to_vec();
     data.extend_from_slice(&unit.block_size.bytes().to_be_bytes());
     data.extend_from_slice(&[0, unit.block_size.physical_exponent(), 0xc0, 0]);
     data.resize(32, 0);

@@ -1,6 +1,6 @@
 //! What one logical unit is, as its caller decides it.
 
-use rootstock_core::BLOCK_BYTES;
+use rootstock_core::{BLOCK_BYTES, ByteRange};
 
 /// A logical block's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,8 @@ pub enum Access {
 pub struct Unit {
     /// The size of a logical block.
     pub block_size: BlockSize,
-    /// How many logical blocks there are; at least one.
+    /// How many logical blocks there are: at least one, at most
+    /// [`Unit::BLOCKS_MAX`].
     pub blocks: u64,
     /// Whether it may be written.
     pub access: Access,
@@ -53,10 +54,19 @@ pub struct Unit {
 }
 
 impl Unit {
+    /// The most blocks of a unit; of either size, they are fewer than 2^63 bytes.
+    pub const BLOCKS_MAX: u64 = 1 << 50;
+
+    /// The bytes of some blocks.
+    pub(crate) const fn span(&self, lba: u64, blocks: u64) -> ByteRange {
+        let block = self.block_size.bytes() as u64;
+        ByteRange::new(lba.saturating_mul(block), blocks.saturating_mul(block))
+    }
+
     /// The size in bytes.
     #[must_use]
     pub const fn size_bytes(&self) -> u64 {
-        self.blocks.saturating_mul(self.block_size.bytes() as u64)
+        self.span(0, self.blocks).len
     }
 }
 

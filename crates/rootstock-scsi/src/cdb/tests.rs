@@ -222,7 +222,7 @@ proptest! {
         code in prop::sample::select(OPCODES.iter().map(|row| row.code).collect::<Vec<_>>()),
         rest in prop::collection::vec(any::<u8>(), 0..20),
         mask in prop_oneof![Just(0xff), Just(0x0f), Just(0x01)],
-        blocks in prop_oneof![1..20_u64, Just(1 << 32), Just(u64::MAX >> 12)],
+        blocks in prop_oneof![1..20_u64, Just(1 << 32), Just(Unit::BLOCKS_MAX)],
         block_size in prop_oneof![Just(BlockSize::B512), Just(BlockSize::B4096)],
     ) {
         let unit = Unit {

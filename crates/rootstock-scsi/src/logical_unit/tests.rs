@@ -114,6 +114,22 @@ fn a_large_unit_says_so() {
 }
 
 #[test]
+fn impossible_sizes_become_possible() {
+    let mut bench = Bench::new(
+        Unit {
+            blocks: 0,
+            ..unit()
+        },
+        1,
+    );
+    assert_eq!(bench.status(0, &READ), Status::Good);
+    bench.lu.resize(u64::MAX);
+    assert_eq!(bench.lu.unit().blocks, Unit::BLOCKS_MAX);
+    bench.lu.resize(0);
+    assert_eq!(bench.lu.unit().blocks, 1);
+}
+
+#[test]
 fn a_unit_that_is_read_only_refuses_every_write() {
     let read_only = Unit {
         access: Access::ReadOnly,
