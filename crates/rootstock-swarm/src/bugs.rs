@@ -7,7 +7,7 @@ pub(crate) enum Bug {
     SendsUnchecked,
     /// Whoever does not answer is waited for.
     WaitsForEver,
-    /// Every member asks heads by itself.
+    /// Every member asks heads by itself, and heads send it.
     OwnsAll,
     /// Heads send whatever they are asked for.
     SendsAll,

@@ -23,6 +23,7 @@ mod link;
 mod members;
 mod mine;
 mod serve;
+mod shed;
 #[cfg(test)]
 mod tests;
 
@@ -199,6 +200,8 @@ pub struct Node<P = Bytes> {
     tended: Time,
     /// Whether somebody was met since.
     has_news: bool,
+    /// How often others are still told of members sooner, since somebody new was heard of.
+    tells_soon: usize,
     counters: Counters,
 }
 
@@ -225,6 +228,7 @@ impl<P: Payload> Node<P> {
             gossiped: Time::default(),
             tended: Time::default(),
             has_news: false,
+            tells_soon: 0,
             counters: Counters::default(),
         };
         node.count_rack(Time::default());

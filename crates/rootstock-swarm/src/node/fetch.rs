@@ -213,10 +213,11 @@ impl<P: Payload> Node<P> {
         };
         let class = want.class;
         let request = link.ask(now, chunk, class);
+        // What nobody waits for is not sent back to an owner that was too slow with it.
+        let insists = want.insists || (class == Class::Bulk && !want.tried.is_empty());
         want.asks.push((peer, request));
         want.tried.push(peer);
         want.is_grounded &= has_it;
-        let insists = want.insists;
         link.control.push_back(Message::Ask {
             request,
             chunk,

@@ -21,7 +21,7 @@ pub(super) struct Given {
 }
 
 impl Given {
-    /// A member got all of a chunk.
+    /// A member is sent a chunk.
     pub(super) fn note(&mut self, chunk: ChunkId, peer: PeerId) {
         let peers = self.peers.entry(chunk).or_default();
         if peers.is_empty() {
@@ -42,7 +42,8 @@ impl Given {
     /// Who got a chunk, the last one first.
     pub(super) fn of(&self, chunk: ChunkId) -> impl Iterator<Item = PeerId> {
         let peers = self.peers.get(&chunk).map(Vec::as_slice);
-        let peers = peers.filter(|_| !bugs::made(Bug::SendsAll));
+        let is_minded = !bugs::made(Bug::SendsAll) && !bugs::made(Bug::OwnsAll);
+        let peers = peers.filter(|_| is_minded);
         peers.unwrap_or_default().iter().rev().copied()
     }
 }

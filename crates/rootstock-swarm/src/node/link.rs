@@ -56,6 +56,8 @@ pub(super) struct Link<P> {
     delay: Span,
     /// Asked since it told its delay.
     asked_since: u32,
+    /// Others were sent there since it told its delay.
+    pub(super) sent_there: u32,
     /// Bytes a second, while it sends.
     pub(super) rate: u64,
     /// Between a question that is waited for and the begin of its answer.
@@ -104,6 +106,7 @@ impl<P> Link<P> {
             news: BTreeMap::new(),
             delay: Span::default(),
             asked_since: 0,
+            sent_there: 0,
             rate: RATE_FIRST,
             begin_delay: Span::millis(20),
             strikes: 0,
@@ -125,6 +128,7 @@ impl<P> Link<P> {
     pub(super) fn told_delay(&mut self, delay_ms: u32) {
         self.delay = Span::millis(u64::from(delay_ms));
         self.asked_since = 0;
+        self.sent_there = 0;
     }
 
     /// What it said it takes to begin. It says so anew when that is much else.

@@ -35,6 +35,10 @@ const FORGET_LIMIT: Span = Span::seconds(600);
 
 /// How often members are told about others, to how many, and of how many.
 const GOSSIP_EVERY: Span = Span::seconds(5);
+/// The same for a few times when somebody new is among them: who came first was told of
+/// nobody.
+const GOSSIP_SOON: Span = Span::millis(700);
+const SOON_TIMES: usize = 3;
 const GOSSIP_PEERS: usize = 3;
 const GOSSIP_MEMBERS: usize = 32;
 
@@ -247,6 +251,7 @@ impl<P: Payload> Node<P> {
             None if is_room => {
                 self.members.insert(member.id, member);
                 self.has_news = true;
+                self.tells_soon = SOON_TIMES;
             }
             None => {}
         }
@@ -286,7 +291,13 @@ impl<P: Payload> Node<P> {
             self.count_rack(now);
             self.keep_links(now);
         }
-        if now.since(self.gossiped) >= GOSSIP_EVERY {
+        let every = if self.tells_soon > 0 {
+            GOSSIP_SOON
+        } else {
+            GOSSIP_EVERY
+        };
+        if now.since(self.gossiped) >= every {
+            self.tells_soon = self.tells_soon.saturating_sub(1);
             self.gossiped = now;
             self.gossip(now);
         }

@@ -16,7 +16,7 @@ use crate::wire::{Class, Message, Refusal};
 const ACTIVE_MAX: usize = 8;
 
 /// The same of a head: each of those it sends to may have its link full.
-const HEAD_ACTIVE_MAX: usize = 16;
+const HEAD_ACTIVE_MAX: usize = 64;
 
 /// Questions that wait, of one peer and of all.
 const PEER_UPLOADS_MAX: usize = 192;
@@ -69,6 +69,8 @@ struct Upload {
     is_begun: bool,
     is_queued: bool,
     is_active: bool,
+    /// Whether it is to be answered here, and not sent elsewhere.
+    insists: bool,
 }
 
 impl Serving {
@@ -113,6 +115,28 @@ impl Serving {
         self.tokens = (self.tokens + more).min(most);
         self.filled = now;
         self.tokens > 0
+    }
+
+    /// Bytes that leave a second, about.
+    fn pace(&self) -> u64 {
+        let most = self.rate_max.unwrap_or(u64::MAX);
+        self.rate.min(most).max(10_000)
+    }
+
+    /// How long an answer takes, about.
+    pub(super) fn each(&self) -> Span {
+        Span::of(self.mean_bytes, self.pace())
+    }
+
+    /// Who waits for something to begin that others may give as well, the last one first.
+    pub(super) fn may_go_elsewhere(&self) -> impl Iterator<Item = (PeerId, u32, ChunkId)> {
+        let last = self.queue.iter().rev();
+        let last = last.take_while(|(class, ..)| !class.0.is_urgent());
+        last.filter_map(|(_, _, peer, request)| {
+            let upload = self.uploads.get(&(*peer, *request))?;
+            let may = !upload.insists && !upload.is_begun;
+            may.then_some((*peer, *request, upload.chunk))
+        })
     }
 
     fn of(&self, peer: PeerId) -> impl Iterator<Item = (&(PeerId, u32), &Upload)> {
@@ -179,7 +203,7 @@ impl<P: Payload> Node<P> {
             return self.refuse(peer, request, chunk, Refusal::Busy);
         }
         if !insists
-            && class == Class::Boot
+            && class != Class::User
             && let Some(hint) = self.nearer(peer, chunk)
         {
             let why = Refusal::Elsewhere;
@@ -187,7 +211,10 @@ impl<P: Payload> Node<P> {
             return self.say(peer, Message::Refuse { request, why, hint });
         }
         if self.has(chunk) || self.bodies.contains_key(&chunk) {
-            self.upload(peer, request, chunk, class);
+            if self.config.is_head {
+                self.serving.given.note(chunk, peer);
+            }
+            self.upload((peer, request), chunk, class, insists);
             self.enqueue(peer, request);
             return self.start_uploads();
         }
@@ -199,11 +226,13 @@ impl<P: Payload> Node<P> {
             .links
             .get(&peer)
             .is_some_and(|link| link.rack == self.config.rack);
-        let fetches = same_rack && !is_adrift && self.owns(chunk);
+        // Whoever has it was asked for it already.
+        let is_asked = want.is_some_and(|want| want.is_grounded && !want.asks.is_empty());
+        let fetches = same_rack && (is_asked || (!is_adrift && self.owns(chunk)));
         if !is_coming && !fetches {
             return self.refuse(peer, request, chunk, Refusal::Lacking);
         }
-        self.upload(peer, request, chunk, class);
+        self.upload((peer, request), chunk, class, insists);
         let want = self.wants.entry(chunk).or_insert_with(|| Want::new(class));
         want.relays.push((peer, request));
         let is_more = class > want.class;
@@ -254,7 +283,7 @@ impl<P: Payload> Node<P> {
         self.say(peer, Message::Refuse { request, why, hint });
     }
 
-    fn upload(&mut self, peer: PeerId, request: u32, chunk: ChunkId, class: Class) {
+    fn upload(&mut self, key: (PeerId, u32), chunk: ChunkId, class: Class, insists: bool) {
         self.serving.next += 1;
         let upload = Upload {
             chunk,
@@ -264,8 +293,9 @@ impl<P: Payload> Node<P> {
             is_begun: false,
             is_queued: false,
             is_active: false,
+            insists,
         };
-        self.serving.uploads.insert((peer, request), upload);
+        self.serving.uploads.insert(key, upload);
         *self.serving.users.entry(chunk).or_default() += 1;
     }
 
@@ -294,8 +324,8 @@ impl<P: Payload> Node<P> {
             ACTIVE_MAX
         };
         while let Some((class, number, peer, request)) = self.serving.queue.first().copied() {
-            let under_way = self.serving.active.saturating_sub(self.serving.stuck);
-            let may = class.0.is_urgent() || (under_way < most && !self.serving.is_yielding);
+            let may =
+                class.0.is_urgent() || (!self.serving.is_yielding && self.under_way(most) < most);
             if !may {
                 return;
             }
@@ -314,6 +344,19 @@ impl<P: Payload> Node<P> {
                 self.actions.push_back(Action::Load { chunk });
             }
         }
+    }
+
+    /// How many answers share the link. One whose chunk is still arriving takes no more of
+    /// it than that does.
+    fn under_way(&self, most: usize) -> usize {
+        let serving = &self.serving;
+        let all = serving.active.saturating_sub(serving.stuck);
+        if all < most {
+            return all;
+        }
+        let active = serving.uploads.values().filter(|upload| upload.is_active);
+        let whole = active.filter(|upload| !self.wants.contains_key(&upload.chunk));
+        whole.count().saturating_sub(serving.stuck)
     }
 
     /// The next part of an answer to this peer.
@@ -364,9 +407,6 @@ impl<P: Payload> Node<P> {
         if is_over {
             let mean = self.serving.mean_bytes;
             self.serving.mean_bytes = (mean * 15 + u64::from(wire_bytes)) / 16;
-            if self.config.is_head {
-                self.serving.given.note(chunk, peer);
-            }
             self.finish(peer, request);
             self.release(chunk);
             self.start_uploads();
@@ -375,7 +415,7 @@ impl<P: Payload> Node<P> {
     }
 
     /// An answer is over; which chunk it was.
-    fn finish(&mut self, peer: PeerId, request: u32) -> Option<ChunkId> {
+    pub(super) fn finish(&mut self, peer: PeerId, request: u32) -> Option<ChunkId> {
         let serving = &mut self.serving;
         let upload = serving.uploads.remove(&(peer, request))?;
         let place = (Reverse(upload.class), upload.number, peer, request);
@@ -468,11 +508,8 @@ impl<P: Payload> Node<P> {
         self.serving.stuck = active.filter(|(key, _)| is_stuck(key)).count();
         self.start_uploads();
         let bulk = self.serving.uploads.len() as u64;
-        let rate = self
-            .serving
-            .rate_max
-            .map_or(self.serving.rate, |max| max.min(self.serving.rate));
-        let delay = Span::of(bulk * self.serving.mean_bytes, rate.max(10_000));
+        let delay = Span::of(bulk * self.serving.mean_bytes, self.serving.pace());
+        self.shed(now, delay);
         let step = Span((self.serving.told.0 / 4).max(TELL_STEP.0));
         let is_other = delay.0.abs_diff(self.serving.told.0) > step.0;
         if is_other && now.since(self.serving.told_at) >= TELL_EVERY {

@@ -395,7 +395,49 @@ fn a_head_sends_boots_to_whom_it_gave_a_chunk() {
     assert_eq!(asks(0, Class::Boot, false), sent, "it lost it");
     assert_eq!(asks(2, Class::Boot, false), sent, "in another rack");
     assert_eq!(asks(1, Class::User, false), sent, "in a hurry");
-    assert_eq!(asks(0, Class::Bulk, false), sent, "it fills");
+    assert_eq!(asks(0, Class::Bulk, false), elsewhere(1));
     assert_eq!(asks(1, Class::Boot, false), elsewhere(0));
     assert_eq!(asks(1, Class::Boot, true), sent, "it was there");
+}
+
+/// Who would wait long is sent to somebody with less to do, as far as that is quicker.
+#[test]
+fn who_has_much_to_do_sends_some_to_others_that_hold_it() {
+    for (class, insists, is_held, elsewhere) in [
+        (Class::Bulk, false, true, 7),
+        (Class::Bulk, true, true, 0),
+        (Class::Boot, false, true, 0),
+        (Class::Bulk, false, false, 0),
+    ] {
+        let mut node = member(false);
+        up(&mut node, 0, "r", 9);
+        up(&mut node, 1, "r", 9);
+        let version = Message::Version {
+            slot: 0,
+            version: Digest::of(b"v"),
+            chunks: u32::from(CHUNKS),
+        };
+        node.received(Time(2), peer(1), version);
+        if is_held {
+            let (slot, numbers) = (0, vec![5]);
+            node.received(Time(2), peer(1), Message::Gained { slot, numbers });
+        }
+        // Each takes 26 ms of what may be sent.
+        for request in 1..=20 {
+            let ask = Message::Ask {
+                request,
+                chunk: chunk(5),
+                class,
+                insists,
+            };
+            node.received(Time(2), peer(0), ask);
+        }
+        node.tick(Time(25_000));
+        let said = said(&mut node, 0);
+        let sent = said.iter().filter(|message| {
+            let to = (Refusal::Elsewhere, Some(peer(1)));
+            matches!(message, Message::Refuse { why, hint, .. } if (*why, *hint) == to)
+        });
+        assert_eq!(sent.count(), elsewhere, "{class:?} {insists} {is_held}");
+    }
 }
