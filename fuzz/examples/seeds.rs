@@ -168,7 +168,6 @@ fn nbd_server() -> Seeds {
     ]
 }
 
-/// Each command of each length once, and a fight for a reservation.
 /// A login in one step, and then a read, a write and a logout.
 fn iscsi() -> Seeds {
     let pdu = |opcode: u8, flags: u8, words: &[(usize, u32)], data: &[u8]| {
@@ -210,6 +209,7 @@ fn iscsi() -> Seeds {
     vec![("session", session.concat())]
 }
 
+/// Each command of each length once, and a fight for a reservation.
 fn scsi() -> Seeds {
     let step = |nexus: u8, cdb: &[u8], data: &[u8]| {
         let mut bytes = vec![nexus];
