@@ -11,6 +11,7 @@ mod deliver;
 mod dhcp;
 mod http;
 mod import;
+mod iscsi;
 mod lab;
 mod memory;
 mod nbd;
@@ -69,6 +70,8 @@ enum Part {
     Nbd,
     /// Cold NBD reads from zstd frames against qemu-nbd on a zstd qcow2.
     Cold,
+    /// A volume over iSCSI, against tgt.
+    Iscsi,
     /// Peak memory of imports and of many connections.
     Memory,
     /// DHCP addresses given a second, against Kea and dnsmasq.
@@ -142,6 +145,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         match part {
             Part::Import => import::run(&mut bench)?,
             Part::Nbd => nbd::run(&mut bench)?,
+            Part::Iscsi => iscsi::run(&mut bench)?,
             Part::Cold => cold::run(&mut bench)?,
             Part::Memory => memory::run(&mut bench)?,
             Part::Dhcp => dhcp::run(&mut bench)?,

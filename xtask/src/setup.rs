@@ -307,6 +307,12 @@ const STEPS: [&[Need]; 3] = [
             "nbd",
             "a rival: the reference NBD server",
         ),
+        rival(
+            "tgtd",
+            "tgt",
+            "scsi-target-utils",
+            "a rival: an iSCSI target that is a program",
+        ),
         rival("aria2c", "aria2", "aria2", "a rival: BitTorrent"),
         rival(
             "/usr/lib/python3/dist-packages/libtorrent.egg-info/PKG-INFO",

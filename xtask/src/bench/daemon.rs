@@ -24,6 +24,16 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts a daemon on `data`, which may hold an earlier one's state.
     pub(crate) fn start(bench: &Bench, data: &Path, cache_mib: u64) -> Result<Self> {
+        Self::start_with(bench, data, cache_mib, &[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn start_with(
+        bench: &Bench,
+        data: &Path,
+        cache_mib: u64,
+        more: &[&str],
+    ) -> Result<Self> {
         std::fs::create_dir_all(data)?;
         let socket = data.with_extension("sock");
         let nbd_port = process::free_port()?;
@@ -48,7 +58,8 @@ impl Daemon {
             .arg(format!("unix:{}", socket.display()))
             .arg("--nbd")
             .arg(format!("127.0.0.1:{nbd_port}"))
-            .args(["--boot", "off"]);
+            .args(["--boot", "off"])
+            .args(more);
         let server = Server::start(&mut command, || {
             UnixStream::connect(&socket).is_ok() && process::listens(nbd_port)
         })?;
