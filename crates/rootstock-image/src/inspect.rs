@@ -164,7 +164,7 @@ pub fn inspect(disk: &dyn ReadAt, keep: FreeSpace) -> io::Result<DiskReport> {
     let mut facts = facts::Facts::default();
     for partition in &mut report.partitions {
         let window = Window::new(disk, partition.start_bytes, partition.len_bytes);
-        let Some(found) = file_system(&window, keep)? else {
+        let Some(found) = content(partition, &window, keep)? else {
             continue;
         };
         partition.fs = Some(found.report);
@@ -261,6 +261,28 @@ impl From<io::Error> for Refusal {
 /// A reason to keep a file system whole.
 fn kept<T>(why: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::Kept(why.into()))
+}
+
+/// What is in a partition.
+fn content(
+    partition: &PartitionReport,
+    window: &Window<'_>,
+    keep: FreeSpace,
+) -> io::Result<Option<Found>> {
+    if partition.type_name != table::DYNAMIC {
+        return file_system(window, keep);
+    }
+    // A file system that begins in it may go on elsewhere, and others begin within it.
+    let why = "it is a part of a Windows dynamic disk, whose volumes lie in pieces";
+    Ok(Some(Found {
+        report: FsReport {
+            kind: "dynamic disk".into(),
+            kept_whole_because: Some(why.into()),
+            ..FsReport::default()
+        },
+        free: FreeSet::new(),
+        readable_ext: false,
+    }))
 }
 
 fn file_system(window: &Window<'_>, keep: FreeSpace) -> io::Result<Option<Found>> {

@@ -205,6 +205,8 @@ pub(crate) struct Opened {
     pub(crate) disk: Box<dyn Source>,
     /// The formats it was found in, outermost first: `gzip, qcow2`.
     pub(crate) formats: Vec<Format>,
+    /// Whether it is a device that is mounted here, or used otherwise.
+    pub(crate) is_in_use: bool,
 }
 
 /// Opens a source; `-` is standard input. `progress` hears how many bytes of a
@@ -222,6 +224,7 @@ pub(crate) fn open(
         options,
         progress,
         formats: Vec::new(),
+        is_in_use: false,
     };
     let disk = opener.path()?;
     if disk.len_bytes() == 0 {
@@ -234,6 +237,7 @@ pub(crate) fn open(
     }
     Ok(Opened {
         disk,
+        is_in_use: opener.is_in_use,
         formats: opener.formats,
     })
 }
@@ -243,6 +247,7 @@ struct Opener<'a> {
     options: &'a Options,
     progress: &'a mut dyn FnMut(u64),
     formats: Vec<Format>,
+    is_in_use: bool,
 }
 
 impl Opener<'_> {
@@ -271,6 +276,11 @@ impl Opener<'_> {
         } else if kind.is_socket() {
             "a socket"
         } else {
+            let file = if kind.is_block_device() {
+                self.claim(file)
+            } else {
+                file
+            };
             let disk = FileDisk::whole(file, self.path, self.options.writes)
                 .map_err(|cause| self.unreadable(cause))?;
             // A guest can write any magic on its own disk: a device is raw.
@@ -281,6 +291,19 @@ impl Opener<'_> {
             return self.file(disk, format);
         };
         Err(SourceError::NotADisk { path, what })
+    }
+
+    /// Claims a device, so that nothing of it is mounted while it is read (`open(2)`,
+    /// `O_EXCL`). One that is in use is read as it is; what is free in it is not known: the
+    /// kernel may show another state of it than the mounted file system has.
+    fn claim(&mut self, file: File) -> File {
+        let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::EXCL;
+        let claimed = File::options()
+            .read(true)
+            .custom_flags(flags.bits() as i32)
+            .open(self.path);
+        self.is_in_use = claimed.is_err();
+        claimed.unwrap_or(file)
     }
 
     /// A disk, or something that holds one, that can be read at any place.

@@ -7,7 +7,7 @@ use rootstock_core::ByteRange;
 use super::{
     TableKind,
     checksum::crc32,
-    table::{Entry, Table, bytes_at},
+    table::{DYNAMIC, Entry, Table, bytes_at},
 };
 use crate::{fields::Fields, read_at::ReadAt};
 
@@ -220,6 +220,7 @@ fn type_name(guid: &[u8; 16]) -> String {
         "bc13c2ff-59e6-4262-a352-b275fd6f7172" => "Linux extended boot",
         "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7" => "Microsoft basic data",
         "e3c9e316-0b5c-4db8-817d-f92df00215ae" => "Microsoft reserved",
+        "af9b60a0-1431-4f62-bc68-3311714a69ad" | "5808c8aa-7e8f-42e0-85d2-e1e90434cfb3" => DYNAMIC,
         "de94bba4-06d1-4d40-a16a-bfd50179d6ac" => "Windows recovery",
         _ => return text,
     };

@@ -6,7 +6,7 @@ use rootstock_core::ByteRange;
 
 use super::{
     TableKind, signature,
-    table::{Entry, PARTITIONS_MAX, Table, bytes_at},
+    table::{DYNAMIC, Entry, PARTITIONS_MAX, Table, bytes_at},
 };
 use crate::{
     fields::Fields,
@@ -171,6 +171,7 @@ fn type_name(kind: u8) -> String {
         0x07 => "NTFS or exFAT",
         0x0b | 0x0c => "FAT32",
         0x27 => "Windows recovery",
+        0x42 => DYNAMIC,
         0x82 => "Linux swap",
         0x83 => "Linux",
         0x8e => "Linux LVM",

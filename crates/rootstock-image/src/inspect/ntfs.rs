@@ -16,6 +16,7 @@ use crate::{
 
 mod index;
 mod record;
+mod shadows;
 mod state;
 mod table;
 
@@ -42,6 +43,7 @@ pub(super) fn read(window: &Window<'_>, found: &mut Found) -> Result<(), Refusal
     let table = Table::open(window, &volume)?;
     found.report.label = state::label(&table)?;
     state::check(&table)?;
+    shadows::check(window)?;
     let Some(Contents::Runs(bitmap)) = table.contents(files::BITMAP, record::DATA, &[])? else {
         return kept("it has no $Bitmap in clusters of its own: run chkdsk on it");
     };

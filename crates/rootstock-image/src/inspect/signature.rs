@@ -47,8 +47,24 @@ impl Signature {
 /// has its first superblock at 64 KiB.
 const HEAD_BYTES: usize = 0x11000;
 
+/// The kernel's `include/uapi/linux/bcache.h`, and bcachefs's own of the same place.
+const BCACHE: [u8; 16] = [
+    0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca, 0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba, 0x6d, 0x81,
+];
+const BCACHEFS: [u8; 16] = [
+    0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9, 0xd9, 0x6a, 0x60, 0xcf, 0x80, 0x3d, 0xf7, 0xef,
+];
+
+/// md's, in the byte order of most machines and in the other.
+const MD: [[u8; 4]; 2] = [[0xfc, 0x4e, 0x2b, 0xa9], [0xa9, 0x2b, 0x4e, 0xfc]];
+
+/// ZFS's label has its uberblocks in its second half, in slots of at least 1 KiB, and its
+/// first 8 KiB are left as they were: "ZFS On-Disk Specification", chapter 1.
+const ZFS_UBERBLOCKS: std::ops::Range<u64> = 128 << 10..256 << 10;
+const ZFS: [[u8; 8]; 2] = [0x00ba_b10c_u64.to_le_bytes(), 0x00ba_b10c_u64.to_be_bytes()];
+
 /// Signatures at fixed places: place in bytes, bytes, meaning.
-const MAGICS: [(usize, &[u8], Signature); 25] = [
+const MAGICS: [(usize, &[u8], Signature); 34] = [
     (1024 + 56, &[0x53, 0xef], Signature::Ext),
     (4086, b"SWAPSPACE2", Signature::Swap),
     (4086, b"SWAP-SPACE", Signature::Swap),
@@ -82,6 +98,19 @@ const MAGICS: [(usize, &[u8], Signature); 25] = [
     (0x10034, b"ReIsEr", Signature::Other("reiserfs")),
     (1024, b"H+\0\x04", Signature::Other("hfs+")),
     (1024, &[0xe2, 0xe1, 0xf5, 0xe0], Signature::Other("erofs")),
+    (
+        1024,
+        &[2, 0, 0, 0, 0, 0, 0x34, 0x34],
+        Signature::Other("nilfs2"),
+    ),
+    (4096 + 24, &BCACHE, Signature::Other("bcache")),
+    (4096 + 24, &BCACHEFS, Signature::Other("bcachefs")),
+    (0x8000, b"JFS1", Signature::Other("jfs")),
+    (0x10000, &[1, 0x16, 0x19, 0x70], Signature::Other("gfs2")),
+    (0x400, b"OCFSV2", Signature::Other("ocfs2")),
+    (0x800, b"OCFSV2", Signature::Other("ocfs2")),
+    (0x1000, b"OCFSV2", Signature::Other("ocfs2")),
+    (0x2000, b"OCFSV2", Signature::Other("ocfs2")),
 ];
 
 /// All that the beginning of a partition says it is.
@@ -114,5 +143,41 @@ pub(super) fn find(window: &Window<'_>) -> io::Result<Vec<Signature>> {
     if super::fat::is_boot_sector(&head) {
         add(Signature::Fat);
     }
+    if has_zfs(window)? {
+        add(Signature::Other("zfs"));
+    }
+    if has_md_at_end(window)? {
+        add(Signature::Other("md raid"));
+    }
     Ok(found)
+}
+
+fn has_zfs(window: &Window<'_>) -> io::Result<bool> {
+    if window.len_bytes() < ZFS_UBERBLOCKS.end {
+        return Ok(false);
+    }
+    let len = ZFS_UBERBLOCKS.end - ZFS_UBERBLOCKS.start;
+    let mut blocks = vec![0; len as usize];
+    window.read_exact_at(ZFS_UBERBLOCKS.start, &mut blocks)?;
+    let is_one = |block: &[u8]| ZFS.iter().any(|magic| block.starts_with(magic));
+    Ok(blocks.chunks(1024).any(is_one))
+}
+
+/// Metadata of the versions 0.90 and 1.0 lie at the end, so that what is at the beginning
+/// looks as if it lay there by itself (the kernel's `drivers/md/md.c`, `super_90_load` and
+/// `super_1_load`).
+fn has_md_at_end(window: &Window<'_>) -> io::Result<bool> {
+    let len = window.len_bytes();
+    let old = (len & !0xffff).checked_sub(64 << 10);
+    let new = (len / 512)
+        .checked_sub(16)
+        .map(|sector| (sector & !7) * 512);
+    for place in [old, new].into_iter().flatten() {
+        let mut magic = [0; 4];
+        window.read_exact_at(place, &mut magic)?;
+        if MD.contains(&magic) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

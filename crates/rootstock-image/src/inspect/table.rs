@@ -14,6 +14,10 @@ pub(super) const PARTITIONS_MAX: usize = 500;
 /// The most that is said about one table.
 const NOTES_MAX: usize = 16;
 
+/// What stands for a partition of a Windows dynamic disk: volumes lie in it as the disk's
+/// own database says, in pieces, several in one partition.
+pub(super) const DYNAMIC: &str = "Windows dynamic disk";
+
 /// A partition table.
 #[derive(Debug)]
 pub(super) struct Table {

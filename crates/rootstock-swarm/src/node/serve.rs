@@ -32,6 +32,10 @@ const RATE_FIRST: u64 = 50_000_000;
 const TELL_EVERY: Span = Span::millis(100);
 const TELL_STEP: Span = Span::millis(20);
 
+/// How often all are told what came and went: so often for each of them, and at least.
+const NEWS_EACH: Span = Span::millis(3);
+const NEWS_MAX: Span = Span::millis(100);
+
 /// What may be sent at once under a limit, in time.
 const BURST: Span = Span::millis(100);
 
@@ -53,6 +57,7 @@ pub(super) struct Serving {
     sent: u64,
     told: Span,
     told_at: Time,
+    news_at: Time,
     /// Bytes of an answer, of late.
     mean_bytes: u64,
     is_yielding: bool,
@@ -90,6 +95,7 @@ impl Serving {
             sent: 0,
             told: Span::default(),
             told_at: Time::default(),
+            news_at: Time::default(),
             mean_bytes: rootstock_core::CHUNK_BYTES,
             is_yielding: false,
             given: Given::default(),
@@ -521,22 +527,35 @@ impl<P: Payload> Node<P> {
                 self.say(peer, Message::Load { delay_ms });
             }
         }
-        // What waited for leave to send, and the news of this tick.
         self.wake_all();
+        self.tell_news(now);
     }
 
+    /// What waited for leave to send goes on.
     fn wake_all(&mut self) {
-        let with_news = self.links.iter().filter(|(_, link)| !link.news.is_empty());
-        let mut all: Vec<PeerId> = with_news.map(|(peer, _)| *peer).collect();
-        if self.serving.rate_max.is_some() || self.serving.is_yielding {
-            let active = self
-                .serving
-                .uploads
-                .iter()
-                .filter(|(_, upload)| upload.is_active);
-            all.extend(active.map(|((peer, _), _)| *peer));
+        if self.serving.rate_max.is_none() && !self.serving.is_yielding {
+            return;
         }
-        for peer in all {
+        let uploads = self.serving.uploads.iter();
+        let active = uploads.filter(|(_, upload)| upload.is_active);
+        let active: Vec<PeerId> = active.map(|((peer, _), _)| *peer).collect();
+        for peer in active {
+            self.ready(peer);
+        }
+    }
+
+    /// What came and went is said to all, the more of it at once the more they are: else
+    /// a member of a large rack would send and get more of such messages than of chunks.
+    fn tell_news(&mut self, now: Time) {
+        let links = self.links.len() as u64;
+        let every = Span((links * NEWS_EACH.0).min(NEWS_MAX.0));
+        if now.since(self.serving.news_at) < every {
+            return;
+        }
+        self.serving.news_at = now;
+        let with_news = self.links.iter().filter(|(_, link)| !link.news.is_empty());
+        let with_news: Vec<PeerId> = with_news.map(|(peer, _)| *peer).collect();
+        for peer in with_news {
             self.ready(peer);
         }
     }

@@ -65,7 +65,9 @@ impl Record {
         let whole = bytes.starts_with(b"FILE") && undo_fixups(&mut bytes);
         let in_use = le16_at(&bytes, 22) & 1 != 0;
         let used = le32_at(&bytes, 24) as usize;
-        if !whole || !in_use || used > len {
+        // Since NTFS 3.1 a record has its number, after which the fixups are.
+        let misplaced = le16_at(&bytes, 4) >= 48 && u64::from(le32_at(&bytes, 44)) != number;
+        if !whole || !in_use || used > len || misplaced {
             return damaged(number);
         }
         bytes.truncate(used);

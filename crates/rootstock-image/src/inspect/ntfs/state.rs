@@ -4,7 +4,7 @@ use super::{
     super::{Refusal, kept},
     files, index, le16_at, le32_at, le64_at,
     record::{DATA, VOLUME_INFORMATION, VOLUME_NAME, undo_fixups},
-    table::{Contents, Table},
+    table::{Contents, Data, Table},
 };
 
 /// `$VOLUME_INFORMATION`: dirty, log to be resized, upgraded on mount, its
@@ -15,8 +15,10 @@ const UNCLEAN: u16 = 0xc037;
 /// The page of the log's restart areas, in bytes; others are refused.
 const PAGE_BYTES: usize = 4096;
 
-/// How much of an empty log is looked at, in bytes.
-const EMPTY_LOG_BYTES: usize = 64 << 10;
+/// The longest log that is looked through for whether it is empty, and how much of it at a
+/// time, in bytes. Windows makes them of 64 MiB at most.
+const EMPTY_LOG_BYTES_MAX: u64 = 128 << 20;
+const EMPTY_LOG_STEP: u64 = 64 << 10;
 
 /// `RESTART_VOLUME_IS_CLEAN` of a restart area.
 const LOG_CLEAN: u16 = 2;
@@ -67,28 +69,52 @@ fn check_log(table: &Table<'_>) -> Result<(), Refusal> {
     let Some(Contents::Runs(log)) = log else {
         return kept("its $LogFile is damaged: run chkdsk on it");
     };
-    let len = log.written_bytes().min(EMPTY_LOG_BYTES as u64);
-    let mut head = vec![0; len as usize];
-    log.read(table, 0, &mut head)?;
-    if head.len() >= 2 * PAGE_BYTES && head.iter().all(|byte| *byte == 0xff) {
+    let len = log.written_bytes();
+    if (2 * PAGE_BYTES as u64..=EMPTY_LOG_BYTES_MAX).contains(&len) && is_empty(table, &log)? {
         return Ok(());
     }
-    let mut newest = None;
-    for page in head.chunks_exact_mut(PAGE_BYTES).take(2) {
+    let mut head = [0; 2 * PAGE_BYTES];
+    let len = len.min(head.len() as u64) as usize;
+    log.read(table, 0, &mut head[..len])?;
+    let mut areas = Vec::new();
+    for page in head[..len].chunks_exact_mut(PAGE_BYTES) {
         let Some(area) = RestartArea::parse(page) else {
             return kept("its log cannot be understood: run chkdsk on it");
         };
-        newest = newest.max(Some(area));
+        if area.version != 1 {
+            return kept(
+                "Windows may have kept changes of it in memory, as for a fast start: \
+                 shut it down without that",
+            );
+        }
+        areas.push(area);
     }
-    if newest.is_some_and(|area| area.clean) {
+    let newest = areas.iter().map(|area| area.number).max();
+    let mut newest = areas.iter().filter(|area| Some(area.number) == newest);
+    if !areas.is_empty() && newest.all(|area| area.clean) {
         return Ok(());
     }
     kept("its log has changes to be made: shut Windows down, or run chkdsk on it")
 }
 
-/// A restart area; the newer one is the greater.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// Whether nothing but ones is in the log.
+fn is_empty(table: &Table<'_>, log: &Data) -> Result<bool, Refusal> {
+    let mut piece = vec![0; EMPTY_LOG_STEP as usize];
+    for at in (0..log.written_bytes()).step_by(EMPTY_LOG_STEP as usize) {
+        let len = (log.written_bytes() - at).min(EMPTY_LOG_STEP) as usize;
+        log.read(table, at, &mut piece[..len])?;
+        if piece[..len].iter().any(|byte| *byte != 0xff) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A restart area. Version 2 of the log is that of a volume that is mounted by Windows 8 or
+/// later; when it is let go it becomes 1.1 again.
+#[derive(Debug, Clone, Copy)]
 struct RestartArea {
+    version: u16,
     number: u64,
     clean: bool,
 }
@@ -98,8 +124,8 @@ impl RestartArea {
         if !page.starts_with(b"RSTR") || !undo_fixups(page) {
             return None;
         }
-        let known_major = matches!(le16_at(page, 28), 1 | 2);
-        if le32_at(page, 16) as usize != PAGE_BYTES || !known_major {
+        let version = le16_at(page, 28);
+        if le32_at(page, 16) as usize != PAGE_BYTES || !matches!(version, 1 | 2) {
             return None;
         }
         let area = page.get(usize::from(le16_at(page, 24))..)?;
@@ -107,6 +133,7 @@ impl RestartArea {
             return None;
         }
         Some(Self {
+            version,
             number: le64_at(area, 0),
             clean: le16_at(area, 12) == NO_CLIENT || le16_at(area, 14) & LOG_CLEAN != 0,
         })

@@ -493,6 +493,7 @@ fn ntfs_file(image: &mut Image, number: usize, attributes: &[Vec<u8>]) {
     image.put(at, b"FILE\x30\0\x03\0");
     image.put(at + 20, &[56, 0, 1, 0]);
     image.put(at + 24, &(56 + all.len() as u32 + 8).to_le_bytes());
+    image.put(at + 44, &(number as u32).to_le_bytes());
     image.put(at + 56, &all);
     image.put(at + 56 + all.len(), &[0xff; 4]);
     image.put(at + 48, &[5, 0]);

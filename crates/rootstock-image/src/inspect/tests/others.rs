@@ -264,9 +264,16 @@ fn ntfs_logs() {
     };
     assert_eq!(log(page(4, 2), page(3, 0)), "not kept");
     assert_eq!(log(page(4, 0), page(5, 2)), "not kept");
-    for (first, second) in [(page(4, 2), page(5, 0)), (page(4, 0), page(3, 2))] {
+    for (first, second) in [
+        (page(4, 2), page(5, 0)),
+        (page(4, 0), page(3, 2)),
+        (page(4, 0), page(4, 2)),
+    ] {
         assert!(log(first, second).contains("log has changes"));
     }
+    let mut fast = page(5, 2);
+    fast[28] = 2;
+    assert!(log(page(4, 2), fast).contains("as for a fast start"));
     let mut newer = page(5, 2);
     newer[28] = 3;
     assert!(log(page(4, 2), newer).contains("log cannot be understood"));
@@ -315,4 +322,72 @@ proptest! {
         }
         look(&image);
     }
+}
+
+#[test]
+fn ntfs_records_in_the_place_of_others() {
+    let image = ntfs();
+    refused(
+        &image,
+        ntfs_record(6) + 44,
+        &[7],
+        "record 6 of its $MFT is damaged",
+    );
+}
+
+#[test]
+fn ntfs_shadow_copies() {
+    let head = b"\x6b\x87\x08\x38\x76\xc1\x48\x4e\xb7\xae\x04\x04\x6e\x6c\xc7\x52";
+    let with = |at: usize, byte: u8| {
+        let mut image = ntfs();
+        image[0x1e00..0x1e10].copy_from_slice(head);
+        image[0x1e00 + at] = byte;
+        why(&look(&image)).to_owned()
+    };
+    assert_eq!(with(16, 1), "not kept");
+    // A catalog; shadow copies on another volume.
+    for (at, byte) in [(49, 0x40), (85, 1)] {
+        assert!(with(at, byte).contains("shadow copies"));
+    }
+}
+
+#[test]
+fn what_lies_under_others_is_kept_whole() {
+    let mut xfs = xfs();
+    let end = xfs.len().next_multiple_of(1 << 20);
+    xfs.resize(end, 0);
+    assert!(!look(&xfs).free.is_empty());
+    let zfs = 0x00ba_b10c_u64.to_be_bytes();
+    for (at, magic, name) in [
+        (end - (64 << 10), &[0xa9, 0x2b, 0x4e, 0xfc][..], "md raid"),
+        (end - 16 * 512, &[0xfc, 0x4e, 0x2b, 0xa9], "md raid"),
+        (0x8000, b"JFS1", "jfs"),
+        ((128 << 10) + 5 * 1024, &zfs, "zfs"),
+    ] {
+        let mut image = xfs.clone();
+        image[at..at + magic.len()].copy_from_slice(magic);
+        let report = look(&image);
+        let why = why(&report);
+        let expected = format!("signatures of xfs and {name}");
+        assert!(report.free.is_empty() && why.contains(&expected), "{why}");
+    }
+}
+
+#[test]
+fn dynamic_disks_are_kept_whole() {
+    let ntfs = ntfs();
+    let mut disk = vec![0; (1 << 20) + ntfs.len()];
+    disk[1 << 20..].copy_from_slice(&ntfs);
+    let sectors = (ntfs.len() / 512) as u32;
+    let entry = [
+        &[0, 0, 0, 0, 0x07, 0, 0, 0][..],
+        &2048_u32.to_le_bytes(),
+        &sectors.to_le_bytes(),
+    ];
+    disk[446..462].copy_from_slice(&entry.concat());
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    assert!(!look(&disk).free.is_empty());
+    disk[450] = 0x42;
+    let report = look(&disk);
+    assert!(report.free.is_empty() && why(&report).contains("dynamic disk"));
 }

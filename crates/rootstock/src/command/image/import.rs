@@ -88,8 +88,18 @@ pub(crate) fn run(args: &ImportArgs, session: &Session) -> anyhow::Result<()> {
     // Asked before long work, so that nobody waits to learn of a missing daemon.
     session.client()?.site()?;
     let begin = Instant::now();
-    let Opened { disk, formats } = open(args, session)?;
-    let keep = match (args.keep_free_space, args.allow_changes) {
+    let Opened {
+        disk,
+        formats,
+        is_in_use,
+    } = open(args, session)?;
+    if is_in_use && session.chatty() {
+        eprintln!(
+            "note:  '{}' is in use: what is free in it is kept",
+            args.source.display()
+        );
+    }
+    let keep = match (args.keep_free_space || is_in_use, args.allow_changes) {
         (true, _) => FreeSpace::Keep,
         (false, true) => FreeSpace::DropIfMarked,
         (false, false) => FreeSpace::Drop,
