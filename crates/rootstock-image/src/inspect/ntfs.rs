@@ -19,6 +19,7 @@ mod record;
 mod shadows;
 mod state;
 mod table;
+mod used;
 
 use table::{Contents, Data, Table};
 
@@ -49,6 +50,7 @@ pub(super) fn read(window: &Window<'_>, found: &mut Found) -> Result<(), Refusal
     };
     let used = metadata(&table, &bitmap)?;
     let free = free_clusters(&table, &bitmap, &used)?;
+    used::check(&table, &free.set)?;
     let free_bytes = free.clusters * volume.cluster_bytes;
     found.report.free_bytes = Some(free_bytes);
     found.report.used_bytes = Some(volume.sectors * volume.sector_bytes - free_bytes);
@@ -118,6 +120,12 @@ impl Volume {
 
     fn clusters(&self) -> u64 {
         self.sectors * self.sector_bytes / self.cluster_bytes
+    }
+
+    /// Whether these clusters are all its own.
+    fn has(&self, start: u64, len: u64) -> bool {
+        let end = start.checked_add(len);
+        end.is_some_and(|end| end <= self.clusters())
     }
 }
 

@@ -86,6 +86,13 @@ impl Record {
 
     /// The attributes of this type and name, in the record's order.
     pub(super) fn find(&self, kind: u32, name: &[u8]) -> Result<Vec<Attribute<'_>>, Refusal> {
+        let mut found = self.attributes()?;
+        found.retain(|attribute| attribute.kind() == kind && attribute.name() == name);
+        Ok(found)
+    }
+
+    /// All attributes.
+    pub(super) fn attributes(&self) -> Result<Vec<Attribute<'_>>, Refusal> {
         let mut found = Vec::new();
         let mut rest = self
             .bytes
@@ -96,10 +103,7 @@ impl Record {
             let Some((bytes, after)) = rest.split_at_checked(len).filter(|_| len >= 24) else {
                 return damaged(self.number);
             };
-            let attribute = Attribute { bytes };
-            if le32_at(bytes, 0) == kind && attribute.name() == name {
-                found.push(attribute);
-            }
+            found.push(Attribute { bytes });
             rest = after;
         }
         Ok(found)
@@ -116,6 +120,10 @@ impl<'a> Attribute<'a> {
     fn part(&self, at: usize, len: usize) -> &'a [u8] {
         let end = at.saturating_add(len);
         self.bytes.get(at..end).unwrap_or_default()
+    }
+
+    fn kind(&self) -> u32 {
+        le32_at(self.bytes, 0)
     }
 
     /// UTF-16, little-endian.
@@ -168,10 +176,9 @@ pub(super) struct RunList<'a> {
     cluster: i64,
 }
 
-/// A run: its first cluster and how many, or that the list is damaged; one of
-/// no place is damage too, for nothing that is read here is sparse.
+/// A run: its first cluster, none for a hole, and how many; or that the list is damaged.
 impl Iterator for RunList<'_> {
-    type Item = Option<(u64, u64)>;
+    type Item = Option<(Option<u64>, u64)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let (&widths, rest) = self.rest.split_first()?;
@@ -181,13 +188,16 @@ impl Iterator for RunList<'_> {
         let (len_width, offset_width) = (usize::from(widths & 15), usize::from(widths >> 4));
         let split = rest.split_at_checked(len_width + offset_width);
         self.rest = split.map_or(&[], |(_, after)| after);
-        let sane = len_width <= 8 && (1..=8).contains(&offset_width);
+        let sane = len_width <= 8 && offset_width <= 8;
         let Some((fields, _)) = split.filter(|_| sane) else {
             return Some(None);
         };
         let (len, offset) = fields.split_at(len_width);
         self.cluster = self.cluster.wrapping_add(signed(offset));
-        let place = u64::try_from(self.cluster).ok();
+        let place = match offset_width {
+            0 => Some(None),
+            _ => u64::try_from(self.cluster).ok().map(Some),
+        };
         let len = u64::try_from(signed(len)).ok().filter(|len| *len > 0);
         Some(place.zip(len))
     }

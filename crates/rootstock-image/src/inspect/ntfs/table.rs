@@ -250,10 +250,9 @@ impl Data {
 
     fn add(&mut self, part: &Attribute<'_>, volume: &Volume) -> Result<(), Refusal> {
         for run in part.runs() {
-            let run = run.filter(|(start, len)| {
-                let end = start.checked_add(*len);
-                end.is_some_and(|end| end <= volume.clusters())
-            });
+            // Nothing that is read here is sparse.
+            let run = run.and_then(|(start, len)| Some((start?, len)));
+            let run = run.filter(|(start, len)| volume.has(*start, *len));
             let Some((start, len)) = run else {
                 return kept("its files lie in clusters that it does not have: run chkdsk on it");
             };
@@ -266,7 +265,7 @@ impl Data {
         Ok(())
     }
 
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.clusters.saturating_mul(self.cluster_bytes)
     }
 

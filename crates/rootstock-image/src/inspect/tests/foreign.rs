@@ -412,6 +412,14 @@ pub(super) fn ntfs() -> Vec<u8> {
     image.0
 }
 
+/// The same with a file that has a hole and then these clusters.
+pub(super) fn ntfs_with_file(start: u8, len: u8) -> Vec<u8> {
+    let mut image = Image(ntfs());
+    let runs = [0x01, 9, 0x11, len, start, 0];
+    ntfs_file(&mut image, 9, &[ntfs_attribute(0x80, &runs, Some(1024))]);
+    image.0
+}
+
 /// The same with a `$Bitmap` whose parts are in two records of their own.
 pub(super) fn ntfs_in_parts() -> Vec<u8> {
     let mut image = Image(ntfs());

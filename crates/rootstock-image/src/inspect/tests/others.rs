@@ -7,7 +7,7 @@ use super::{
     super::{FreeSpace, inspect},
     foreign::{
         BTRFS_FREE_BYTES, BTRFS_HEAD, NTFS_ASLEEP, NTFS_FREE_CLUSTERS, NTFS_LOG, XFS_FREE_BLOCKS,
-        XFS_LOG, btrfs, mend, ntfs, ntfs_in_parts, ntfs_record, xfs,
+        XFS_LOG, btrfs, mend, ntfs, ntfs_in_parts, ntfs_record, ntfs_with_file, xfs,
     },
     look, why,
 };
@@ -390,4 +390,30 @@ fn dynamic_disks_are_kept_whole() {
     disk[450] = 0x42;
     let report = look(&disk);
     assert!(report.free.is_empty() && why(&report).contains("dynamic disk"));
+}
+
+#[test]
+fn ntfs_files_in_free_clusters() {
+    // Those of another file, in use.
+    assert_eq!(why(&look(&ntfs_with_file(121, 2))), "not kept");
+    for (start, len, reason) in [
+        (64, 1, "lies in clusters that its $Bitmap has as free"),
+        (119, 2, "lies in clusters that its $Bitmap has as free"),
+        (200, 1, "record 9 of its $MFT is damaged"),
+    ] {
+        let image = ntfs_with_file(start, len);
+        let report = look(&image);
+        assert!(report.free.is_empty());
+        assert!(why(&report).contains(reason), "{}", why(&report));
+    }
+    let image = ntfs_with_file(64, 1);
+    let mut unused = image.clone();
+    unused[ntfs_record(9) + 22] = 0;
+    assert_eq!(why(&look(&unused)), "not kept");
+    refused(
+        &ntfs(),
+        ntfs_record(9),
+        b"BAAD",
+        "record 9 of its $MFT is damaged",
+    );
 }
