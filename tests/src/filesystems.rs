@@ -125,6 +125,28 @@ pub fn digests(dir: &Path) -> BTreeMap<PathBuf, Digest> {
     found
 }
 
+/// Fails with the names of the files that are not as they were.
+pub fn assert_same_files(
+    now: &BTreeMap<PathBuf, Digest>,
+    before: &BTreeMap<PathBuf, Digest>,
+    name: &str,
+) {
+    let lost: Vec<_> = before
+        .keys()
+        .filter(|path| !now.contains_key(*path))
+        .collect();
+    let other: Vec<_> = now
+        .iter()
+        .filter(|(path, digest)| before.get(*path) != Some(digest))
+        .map(|(path, _)| path)
+        .collect();
+    assert!(
+        lost.is_empty() && other.is_empty(),
+        "{name}: of {} files, lost: {lost:?}, new or other: {other:?}",
+        before.len()
+    );
+}
+
 /// What is found on an image.
 pub fn look(image: &Path) -> DiskReport {
     let bytes = fs::read(image).expect("reads");

@@ -1,4 +1,4 @@
-//! A small file system of its own, to be filled to the brim.
+//! Mounts of a test's own, and a small file system to be filled to the brim.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -7,8 +7,27 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
 use crate::tool;
 use crate::undo::{Action, Undo};
+
+/// Gives this thread, and what it starts, mounts of its own.
+///
+/// Another test's namespace would take a copy of a mount with it, and the file system
+/// would live on behind whoever has unmounted it here.
+///
+/// # Errors
+/// When this is not root.
+pub fn own_mounts() -> Result<()> {
+    // SAFETY: only `UnshareFlags::FILES` takes descriptors from other threads.
+    #[expect(unsafe_code, reason = "there is no other call")]
+    let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNS) };
+    unshared.context("make a namespace for mounts")?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).context("keep mounts to oneself")
+}
 
 /// The file that takes the free space.
 const BALLAST: &str = "ballast";

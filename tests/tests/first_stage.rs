@@ -18,7 +18,9 @@ use rootstock_image::{
 };
 use rootstock_tests::{
     daemon::Daemon,
-    disk, kernel, tool,
+    disk, kernel,
+    mount::own_mounts,
+    tool,
     undo::{Action, Undo},
 };
 
@@ -217,6 +219,7 @@ fn xfs_disk(image: &Path, mounted: &Path, tree: &Path) {
     File::create(image).unwrap().set_len(DISK_BYTES).unwrap();
     tool::run("mkfs.xfs", ["-q", &text(image)]).unwrap();
     fs::create_dir(mounted).unwrap();
+    own_mounts().unwrap();
     tool::run("mount", ["-o", "loop", &text(image), &text(mounted)]).unwrap();
     let _unmounted = Undo::new(Action::Unmount(mounted.to_owned()));
     tool::run("cp", ["-a", &text(&tree.join(".")), &text(mounted)]).unwrap();
