@@ -31,7 +31,7 @@ pub(super) struct Counters {
     pub(super) written_bytes: AtomicU64,
 }
 
-/// What makes a session the same one (RFC 7143, section 4.4.3.2: the I_T nexus).
+/// What makes a session the same one (RFC 7143, section 4.4.3: the I_T nexus).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SessionKey {
     pub(super) initiator: String,
