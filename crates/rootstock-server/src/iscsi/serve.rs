@@ -47,7 +47,7 @@ pub(super) fn serve(
     } = opened;
     let question = &established.question;
     let initiator = InitiatorPort {
-        name: question.initiator.to_ascii_lowercase(),
+        name: question.initiator.clone(),
         isid: question.isid,
     };
     tracing::info!(
