@@ -23,5 +23,7 @@ pub use login::{
     Account, Admission, Credentials, Established, Login, LoginError, Progress, Question, Status,
 };
 pub use operational::{Operational, OperationalError};
-pub use session::{Command, Completion, Event, RejectReason, Session, SessionError, TaskFunction};
+pub use session::{
+    Command, Completion, Event, RejectReason, Session, SessionError, TaskAttribute, TaskFunction,
+};
 pub use text::{TextError, TextWriter, pairs};

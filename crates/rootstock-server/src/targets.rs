@@ -160,8 +160,9 @@ fn check_target(volume: &VolumeName, target: &str) -> Result<(), ApiError> {
         "volume '{volume}' cannot be an iSCSI target: its iSCSI name would have {} bytes, and the limit is {NAME_BYTES_MAX}",
         target.len()
     );
-    Err(ApiError::new(ProblemCode::BadName, detail)
-        .with_hint("give the volume a name of fewer capital letters and '_', or set a shorter iscsi.prefix"))
+    Err(ApiError::new(ProblemCode::BadName, detail).with_hint(
+        "give the volume a name of fewer capital letters and '_', or set a shorter iscsi.prefix",
+    ))
 }
 
 fn account(row: &ShareRow, target: &str) -> Option<Account> {
@@ -367,7 +368,7 @@ mod tests {
     #[test]
     fn targets_have_names_that_any_initiator_can_write() {
         let prefix = private_prefix(&[7; 32]);
-        assert_eq!(prefix, "iqn.2026-11.internal.rootstock.ZZ");
+        assert_eq!(prefix, "iqn.2026-11.internal.rootstock.ebaf85b465");
         for (volume, name) in [("seat-7", "seat-7"), ("Seat_7", ":53eat:5f7")] {
             let volume: VolumeName = volume.parse().expect("a name");
             let target = name_below(&prefix, &volume);

@@ -124,12 +124,18 @@ impl Fixture {
 
     /// Runs a script with the initiator made by hand, and gives what it printed.
     pub(crate) fn python(&self, initiator: &str, script: &str) -> String {
+        let mut command = self.python_command(initiator, script);
+        tool::run_command(&mut command).unwrap().trim().to_owned()
+    }
+
+    /// A script with the initiator made by hand.
+    pub(crate) fn python_command(&self, initiator: &str, script: &str) -> Command {
         let mut command = Command::new(PYTHON);
         command
             .args(["-u", "-c"])
             .arg(format!("{PYTHON_INITIATOR}{script}"))
             .args([self.address.as_str(), initiator, &target("v")]);
-        tool::run_command(&mut command).unwrap().trim().to_owned()
+        command
     }
 }
 
