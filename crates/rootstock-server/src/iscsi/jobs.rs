@@ -4,7 +4,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -134,18 +134,23 @@ impl Completions {
     }
 
     pub(super) fn take(&self) -> Vec<Done> {
-        std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.lock())
     }
 
-    /// Waits until there may be something to take.
+    /// Waits until there may be something to take. The bell may have been hushed
+    /// for what is there already.
     pub(super) fn wait(&self) {
-        self.bell.wait();
+        if self.lock().is_empty() {
+            self.bell.wait();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Done>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(&self, done: Done) {
-        let mut all = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push(done);
-        drop(all);
+        self.lock().push(done);
         self.bell.ring();
     }
 }
