@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -91,6 +91,37 @@ fn a_target_is_seen_and_reached_only_by_those_who_may() {
 }
 
 #[test]
+fn the_target_proves_who_it_is_and_headers_carry_digests() {
+    let mut it = Fixture::new();
+    let shared = it.share(INITIATOR, &["--mutual"]);
+    let secret = shared["secret"].as_str().unwrap();
+    let mutual = shared["mutual_secret"].as_str().unwrap();
+    let reaches = |arguments: &str| {
+        let url = it.url(&format!("me%{secret}@")) + arguments;
+        let mut command = Command::new("iscsi-inq");
+        let output = tool::output(command.args(["-i", INITIATOR, &url])).unwrap();
+        output.status.success()
+    };
+    let proof = |user: &str, password: &str| {
+        reaches(&format!("?target_user={user}&target_password={password}"))
+    };
+    assert!(proof(&target("v"), mutual));
+    assert!(!proof(&target("v"), "wrong-wrong-wrong"));
+    // An initiator need not ask for it.
+    assert!(reaches(""));
+    assert!(reaches("?header_digest=crc32c"));
+    // What cannot be proved is not pretended.
+    let shared = it.share(INITIATOR, &["--chap"]);
+    let secret = shared["secret"].as_str().unwrap();
+    let url = it.url(&format!("me%{secret}@"));
+    let url = format!("{url}?target_user={}&target_password={mutual}", target("v"));
+    let mut command = Command::new("iscsi-inq");
+    let output = tool::output(command.args(["-i", INITIATOR, &url])).unwrap();
+    assert!(!output.status.success());
+    it.daemon.stop().unwrap();
+}
+
+#[test]
 fn libiscsis_suite_finds_no_fault() {
     let mut it = Fixture::new();
     for initiator in SUITE {
@@ -173,6 +204,11 @@ fn qemu_reads_writes_and_compares() {
         !said.contains("failed") && !said.contains("error"),
         "{said}"
     );
+    // What was written, with digests of headers.
+    let digested = format!("{image},header-digest=crc32c");
+    let read = ["--image-opts", digested.as_str(), "-c", "read -P 8 20M 20M"];
+    let said = tool::run("qemu-io", read).unwrap();
+    assert!(!said.contains("failed"), "{said}");
     // The same volume, by another protocol.
     let said = tool::run(
         "qemu-io",
@@ -259,5 +295,43 @@ print(status, data[8:16].hex(), s.command([0x2a, 0, 0, 0, 0, 0, 0, 0, 1], bytes(
     it.daemon.restart().unwrap();
     assert_eq!(it.python(other, keys), expected);
     assert_eq!(it.python(INITIATOR, keys), "0 0000000000001234 0");
+    it.daemon.stop().unwrap();
+}
+
+/// A volume that is made larger is announced, and the rest of it can be used.
+#[test]
+fn a_larger_volume_is_announced() {
+    let mut it = Fixture::new();
+    it.share(INITIATOR, &[]);
+    let script = "
+s = Session(address, initiator, target)
+while s.command([0] * 6)[0]:
+    pass
+def size():
+    data = s.command([0x9e, 0x10] + [0] * 11 + [32], expect=32)[1]
+    return int.from_bytes(data[:8], 'big') + 1
+print(size(), flush=True)
+sys.stdin.readline()
+status, sense = s.command([0] * 6)
+print(status, sense[2 + 2] & 15, sense[2 + 12:2 + 14].hex(), size())
+print(s.command([0x2a, 0, 0, 0x03, 0, 0, 0, 0, 1], bytes(512))[0])
+";
+    let mut python = it
+        .python_command(INITIATOR, script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(python.stdout.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert_eq!(line, "131072\n");
+    it.daemon.run(["volume", "resize", "v", "128M"]).unwrap();
+    python.stdin.take().unwrap().write_all(b"\n").unwrap();
+    line.clear();
+    said.read_to_string(&mut line).unwrap();
+    // UNIT ATTENTION, CAPACITY DATA HAS CHANGED; a block beyond the old end.
+    assert_eq!(line, "2 6 2a09 262144\n0\n");
+    assert!(python.wait().unwrap().success());
     it.daemon.stop().unwrap();
 }

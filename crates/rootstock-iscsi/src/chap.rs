@@ -12,7 +12,8 @@ use thiserror::Error;
 pub const BINARY_BYTES_MAX: usize = 1024;
 
 /// What responses are made with; the numbers of `CHAP_A` (section 12.1.3) are
-/// those of IANA's registry of PPP authentication algorithms.
+/// those of IANA's registry of PPP authentication algorithms, as open-iscsi and the
+/// kernel's target have them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
     /// 5, which every initiator has.

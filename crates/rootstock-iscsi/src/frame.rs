@@ -102,7 +102,7 @@ pub fn decode(
         });
     }
     let padded_end = data_at + data_bytes.next_multiple_of(4);
-    // Without data there is no data digest (section 11.2.1).
+    // Without data there is no data digest (section 11.2.3).
     let end = padded_end + digest_bytes(digests.data && data_bytes > 0);
     let Some(whole) = input.get(..end) else {
         return Ok(None);

@@ -2,8 +2,8 @@
 //! decisions go out.
 //!
 //! Sections are those of RFC 7143. The crate has the framing of PDUs with their
-//! digests ([`frame`]), the format of text ([`text`]), the negotiation of the
-//! operational keys ([`operational`]), CHAP ([`chap`]), and two state machines:
+//! digests ([`frame`]), the format of text ([`text`]), names ([`name`]), the
+//! negotiation of the operational keys ([`operational`]), CHAP ([`chap`]), and two state machines:
 //! [`Login`] until a connection is in the full-feature phase, [`Session`] from then
 //! on. What a SCSI command means it does not know: command blocks, data and
 //! status pass through. Error recovery level 0, one connection per session.
@@ -11,6 +11,7 @@
 pub mod chap;
 pub mod frame;
 pub mod login;
+pub mod name;
 pub mod operational;
 pub mod pdu;
 pub mod session;
@@ -22,5 +23,7 @@ pub use login::{
     Account, Admission, Credentials, Established, Login, LoginError, Progress, Question, Status,
 };
 pub use operational::{Operational, OperationalError};
-pub use session::{Command, Completion, Event, RejectReason, Session, SessionError, TaskFunction};
+pub use session::{
+    Command, Completion, Event, RejectReason, Session, SessionError, TaskAttribute, TaskFunction,
+};
 pub use text::{TextError, TextWriter, pairs};

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::chap::{Algorithm, Exchange, binary, to_text};
 use crate::frame::{Digests, Frame};
+use crate::name::{NAME_BYTES_MAX, normalized};
 use crate::operational::{Negotiation, Operational};
 use crate::pdu::{CONTINUE, FINAL, Header, opcode};
 use crate::session::WINDOW_COMMANDS;
@@ -19,8 +20,6 @@ const TEXT_BYTES_MAX: usize = 16 << 10;
 const REQUESTS_MAX: u32 = 32;
 /// The only portal group there is.
 const PORTAL_GROUP: &str = "1";
-/// An iSCSI name (section 4.2.7.2).
-pub const NAME_BYTES_MAX: usize = 223;
 
 /// Why a login fails, or where it is to go on (section 11.13.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +72,7 @@ impl Status {
 /// Who wants to log in, and to what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
-    /// The initiator's name, as it says.
+    /// The initiator's name, as it says, normalized.
     pub initiator: String,
     /// Tells sessions of one initiator apart (section 11.12.5).
     pub isid: [u8; 6],
@@ -81,7 +80,7 @@ pub struct Question {
     pub tsih: u16,
     /// The connection's number within its session (section 11.12.7).
     pub cid: u16,
-    /// The target, none for a discovery session.
+    /// The target's name, normalized; none for a discovery session.
     pub target: Option<String>,
 }
 
@@ -339,7 +338,7 @@ impl Login {
             Some(value) if value.is_empty() || value.len() > NAME_BYTES_MAX => {
                 Err(Status::InitiatorError)
             }
-            Some(value) => Ok(value.to_owned()),
+            Some(value) => Ok(normalized(value)),
             None => Err(Status::MissingParameter),
         };
         let target = match find("SessionType") {

@@ -45,9 +45,9 @@ pub mod opcode {
 /// The tag that is none (section 11.2.1.8 and others).
 pub const NO_TAG: u32 = 0xffff_ffff;
 
-/// The last PDU of its sequence (section 11.2.1.4).
+/// The last PDU of its sequence (section 11.2.1.3).
 pub const FINAL: u8 = 0x80;
-/// Text goes on in the next PDU (sections 11.10.2 and 11.12.3).
+/// Text goes on in the next PDU (sections 11.10.2 and 11.12.2).
 pub const CONTINUE: u8 = 0x40;
 
 /// Whether `one` comes before `other` (RFC 1982, which section 4.2.2.1 asks for).

@@ -31,6 +31,29 @@ pub const GATHER_BYTES_MAX: usize = 8 << 20;
 /// Data of a ping that is sent back, in bytes.
 const PING_BYTES_MAX: usize = 64 << 10;
 
+/// How a task stands to others of its logical unit (section 11.3.1, SAM-5 8.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskAttribute {
+    /// In any order.
+    Simple,
+    /// After all that came before, and before all that come after.
+    Ordered,
+    /// Before all others.
+    HeadOfQueue,
+}
+
+impl TaskAttribute {
+    /// What is unknown here (ACA, and what is reserved) is taken for the strictest.
+    fn of(flags: u8) -> Self {
+        match flags & 7 {
+            // Untagged, and simple.
+            0 | 1 => Self::Simple,
+            3 => Self::HeadOfQueue,
+            _ => Self::Ordered,
+        }
+    }
+}
+
 /// A SCSI command that has arrived (section 11.3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
@@ -46,6 +69,8 @@ pub struct Command {
     pub reads: bool,
     /// Whether it sends data.
     pub writes: bool,
+    /// In which order.
+    pub attribute: TaskAttribute,
 }
 
 /// A task management function (section 11.5.1).
@@ -297,6 +322,7 @@ impl Session {
             expected_bytes: frame.word(20),
             reads: flags & 0x40 != 0,
             writes: flags & 0x20 != 0,
+            attribute: TaskAttribute::of(flags),
         };
         let task = Task::new(frame, &command, &self.operational);
         let misplaced = task.misplaced(frame.data.len(), &self.operational);

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// An iSCSI initiator port: the initiator's name and its session's identifier
-/// (RFC 7143 4.4.1), which together outlive a session.
+/// (RFC 7143 4.4.2), which together outlive a session.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct InitiatorPort {
     /// The iSCSI name, at most [`InitiatorPort::NAME_BYTES_MAX`] bytes.
@@ -13,7 +13,7 @@ pub struct InitiatorPort {
 }
 
 impl InitiatorPort {
-    /// The longest iSCSI name in bytes (RFC 7143 4.2.7.1).
+    /// The longest iSCSI name in bytes (RFC 7143 4.2.7.2).
     pub const NAME_BYTES_MAX: usize = 223;
 
     /// The port's TransportID, a multiple of four bytes long (SPC-4 7.6.4.6,

@@ -120,7 +120,7 @@ pub struct Identity {
     /// The name of the SCSI target device (an iSCSI name).
     pub target_name: String,
     /// The portal group tag; with the target's name it names the target port
-    /// (RFC 7143 4.4.1: `NAME,t,0xTAG`).
+    /// (RFC 7143 4.4.2: `NAME,t,0xTAG`).
     pub portal_group_tag: u16,
     /// The relative target port identifier, from 1.
     pub relative_port: u16,

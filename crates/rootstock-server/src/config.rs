@@ -111,7 +111,8 @@ impl Default for NbdConfig {
 pub struct IscsiConfig {
     /// Where it listens: `HOST:PORT`; nowhere when empty.
     pub listen: Vec<TcpAddress>,
-    /// What the names of targets begin with: `PREFIX:volume.NAME`.
+    /// What the names of targets begin with: `PREFIX:volume.NAME`; when empty, what
+    /// is made of the site's key.
     pub prefix: String,
     /// The most sessions at once.
     pub sessions_max: u32,
@@ -123,7 +124,7 @@ impl Default for IscsiConfig {
     fn default() -> Self {
         Self {
             listen: Vec::new(),
-            prefix: "iqn.2026-11.rootstock".to_owned(),
+            prefix: String::new(),
             sessions_max: 1024,
             sessions_per_address_max: 256,
         }

@@ -1,17 +1,20 @@
 //! The iSCSI target: volumes as disks for machines that run no agent.
 //!
 //! A session has one connection, and a connection a thread of its own, as with
-//! NBD (`docs/decisions/0005`): its commands are carried out one after the other,
-//! in the order in which they came. What the protocol says is in `rootstock-iscsi`,
+//! NBD (`docs/decisions/0005`); what may wait for a disk goes to workers. What the protocol says is in `rootstock-iscsi`,
 //! what a command means in `rootstock-scsi`; here are sockets, devices and who may
 //! use them.
 
 mod connection;
+mod desk;
 mod disk;
 mod execute;
+mod jobs;
 mod login;
 mod serve;
 mod shared;
+#[cfg(test)]
+mod tests;
 
 use std::{
     any::Any,
@@ -74,6 +77,8 @@ pub(crate) struct Limits {
     /// Silence after which it is asked for a sign of life, and after which again
     /// it is given up.
     pub(crate) silence: Duration,
+    /// Threads that may wait for disks.
+    pub(crate) workers: usize,
 }
 
 impl Default for Limits {
@@ -84,6 +89,7 @@ impl Default for Limits {
             login_timeout: Duration::from_secs(15),
             write_timeout: Duration::from_secs(60),
             silence: Duration::from_secs(60),
+            workers: crate::nbd::NbdLimits::default().workers,
         }
     }
 }

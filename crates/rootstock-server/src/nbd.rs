@@ -12,13 +12,13 @@ mod batch;
 mod connection;
 mod listener;
 pub mod memory;
-mod pool;
+pub(crate) mod pool;
 mod serve;
 mod shared;
 pub(crate) mod transport;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     any::Any,

@@ -1,12 +1,15 @@
 //! What iSCSI initiators can open: the volumes that are shared with them.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 use rootstock_api::{ChapMode, ProblemCode, VolumeShare, VolumeShareSet, VolumeShared};
 use rootstock_catalog::{Secret, ShareRow};
 use rootstock_core::{Digest, VolumeName};
-use rootstock_iscsi::Account;
+use rootstock_iscsi::{
+    Account,
+    name::{NAME_BYTES_MAX, escaped, is_name, normalized, unescaped},
+};
 use tokio::runtime::Handle;
 
 use crate::{
@@ -16,8 +19,12 @@ use crate::{
     iscsi::{Offer, OpenTarget, Targets},
 };
 
-/// The longest iSCSI name (RFC 7143, section 4.2.7.2), in bytes.
-const NAME_BYTES_MAX: usize = 223;
+/// What names begin with at a site that has not said its domain. `internal` is
+/// nobody's domain, and a part that is made of the site's key tells sites apart.
+const PRIVATE_AUTHORITY: &str = "iqn.2026-11.internal.rootstock";
+
+/// Bytes of a digest of the site's key in a name.
+const SITE_BYTES: usize = 5;
 
 /// Characters of a CHAP secret. Windows takes 12 to 16, and no other initiator
 /// wants fewer than 12.
@@ -109,12 +116,53 @@ impl Targets for DaemonTargets {
 
 /// The iSCSI name of a volume's target.
 pub(crate) fn target_name(app: &App, volume: &VolumeName) -> String {
-    format!("{}:volume.{volume}", app.config.iscsi.prefix)
+    name_below(&prefix(app), volume)
+}
+
+/// Names of volumes know more characters than iSCSI names.
+fn name_below(prefix: &str, volume: &VolumeName) -> String {
+    format!("{prefix}:volume.{}", escaped(volume.as_str()))
 }
 
 fn volume_of(app: &App, target: &str) -> Option<VolumeName> {
-    let name = target.strip_prefix(&app.config.iscsi.prefix)?;
-    name.strip_prefix(":volume.")?.parse().ok()
+    volume_below(&prefix(app), target)
+}
+
+fn volume_below(prefix: &str, target: &str) -> Option<VolumeName> {
+    let name = target.strip_prefix(prefix)?;
+    unescaped(name.strip_prefix(":volume.")?)?.parse().ok()
+}
+
+/// The naming authority (RFC 7143, section 4.2.7.4). It does not come from the
+/// host's name: initiators keep the names of targets, and hosts change theirs.
+fn prefix(app: &App) -> Cow<'_, str> {
+    let configured = &app.config.iscsi.prefix;
+    if configured.is_empty() {
+        private_prefix(app.key.verifying_key().as_bytes()).into()
+    } else {
+        configured.into()
+    }
+}
+
+fn private_prefix(site_key: &[u8]) -> String {
+    let digest = Digest::of(site_key);
+    let bytes = digest.as_bytes().iter().take(SITE_BYTES);
+    let site: String = bytes.map(|byte| format!("{byte:02x}")).collect();
+    format!("{PRIVATE_AUTHORITY}.{site}")
+}
+
+/// A target needs a name that initiators can write.
+fn check_target(volume: &VolumeName, target: &str) -> Result<(), ApiError> {
+    if target.len() <= NAME_BYTES_MAX {
+        return Ok(());
+    }
+    let detail = format!(
+        "volume '{volume}' cannot be an iSCSI target: its iSCSI name would have {} bytes, and the limit is {NAME_BYTES_MAX}",
+        target.len()
+    );
+    Err(ApiError::new(ProblemCode::BadName, detail).with_hint(
+        "give the volume a name of fewer capital letters and '_', or set a shorter iscsi.prefix",
+    ))
 }
 
 fn account(row: &ShareRow, target: &str) -> Option<Account> {
@@ -144,6 +192,8 @@ pub(crate) async fn share(
     if let Some(from) = &request.from {
         check_addresses(from)?;
     }
+    let target = target_name(app, &volume);
+    check_target(&volume, &target)?;
     let secret = |wanted: bool| wanted.then(draw_secret).transpose();
     let row = ShareRow {
         addresses: request.from,
@@ -154,7 +204,6 @@ pub(crate) async fn share(
         volume,
     };
     app.catalog.set_share(&row).await?;
-    let target = target_name(app, &row.volume);
     expel(app, &row.initiator, &target);
     tracing::info!(volume = %row.volume, initiator = row.initiator, "volume shared over iSCSI");
     let reveal = |secret: &Option<Secret>| secret.as_ref().map(|it| it.reveal().to_owned());
@@ -173,7 +222,7 @@ pub(crate) async fn unshare(
     volume: &VolumeName,
     initiator: &str,
 ) -> Result<(), ApiError> {
-    let initiator = initiator.to_ascii_lowercase();
+    let initiator = normalized(initiator);
     app.catalog.volume(volume).await?;
     if !app.catalog.remove_share(volume, &initiator).await? {
         let detail = format!(
@@ -219,21 +268,16 @@ fn draw_secret() -> Result<Secret, ApiError> {
     Ok(Secret::new(bytes.iter().map(letter).collect()))
 }
 
-/// An iSCSI name in one of its three forms (RFC 7143, section 4.2.7.2), in lower
-/// case: names that differ in case only are the same.
+/// An iSCSI name, normalized.
 fn check_initiator(name: &str) -> Result<String, ApiError> {
-    let lower = name.to_lowercase();
-    let known = ["iqn.", "eui.", "naa."]
-        .iter()
-        .any(|form| lower.len() > form.len() && lower.starts_with(form));
-    let fits = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | ':' | '_');
-    if known && name.len() <= NAME_BYTES_MAX && lower.chars().all(fits) {
-        return Ok(lower);
+    let normal = normalized(name);
+    if is_name(&normal) {
+        return Ok(normal);
     }
     let start: String = name.chars().take(NAME_BYTES_MAX).collect();
     let detail = format!("'{}' is not an initiator's name", start.escape_debug());
     Err(ApiError::new(ProblemCode::BadName, detail).with_hint(
-        "it begins with 'iqn.', 'eui.' or 'naa.'; open-iscsi keeps it in /etc/iscsi/initiatorname.iscsi",
+        "write iqn.YEAR-MONTH.DOMAIN:NAME, eui.DIGITS or naa.DIGITS; open-iscsi keeps it in /etc/iscsi/initiatorname.iscsi",
     ))
 }
 
@@ -313,14 +357,29 @@ mod tests {
     }
 
     #[test]
-    fn initiators_have_names_in_three_forms() {
+    fn initiators_are_known_by_normalized_names() {
         let good = "iqn.1993-08.org.Debian:01:abc";
         assert_eq!(check_initiator(good).expect("good"), good.to_lowercase());
-        assert!(check_initiator("eui.02004567A425678D").is_ok());
-        let long = format!("iqn.{}", "a".repeat(NAME_BYTES_MAX));
-        for bad in ["", "iqn.", "host", "iqn.a b", "iqn.a\n", "iqn.a/b", &long] {
+        for bad in ["", "host", "iqn.a b", "iqn.a\n", "iqn.2026-11.exämple"] {
             assert!(check_initiator(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn targets_have_names_that_any_initiator_can_write() {
+        let prefix = private_prefix(&[7; 32]);
+        assert_eq!(prefix, "iqn.2026-11.internal.rootstock.ebaf85b465");
+        for (volume, name) in [("seat-7", "seat-7"), ("Seat_7", ":53eat:5f7")] {
+            let volume: VolumeName = volume.parse().expect("a name");
+            let target = name_below(&prefix, &volume);
+            assert_eq!(target, format!("{prefix}:volume.{name}"));
+            assert!(is_name(&target));
+            assert_eq!(volume_below(&prefix, &target), Some(volume));
+        }
+        let strange = format!("{prefix}:volume.Seat_7");
+        assert_eq!(volume_below(&prefix, &strange), None);
+        let long: VolumeName = "A".repeat(64).parse().expect("a name");
+        assert!(check_target(&long, &name_below(&prefix, &long)).is_err());
     }
 
     #[test]

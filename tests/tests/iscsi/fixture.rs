@@ -10,6 +10,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub(crate) const MIB: u64 = 1 << 20;
+/// What the names of targets begin with.
+const PREFIX: &str = "iqn.2026-11.example.site";
 /// The initiator that most tests are.
 pub(crate) const INITIATOR: &str = "iqn.2026-11.example:tests";
 /// The system's own Python.
@@ -83,7 +85,7 @@ impl Fixture {
             .local_addr()
             .unwrap();
         let mut options = DaemonOptions::new(&directory.path().join("run")).unwrap();
-        options.config = format!("[iscsi]\nlisten = [\"{address}\"]\n");
+        options.config = format!("[iscsi]\nlisten = [\"{address}\"]\nprefix = \"{PREFIX}\"\n");
         let daemon = Daemon::start_with(options).unwrap();
         daemon
             .run(["image", "import", "base", base.to_str().unwrap()])
@@ -122,15 +124,21 @@ impl Fixture {
 
     /// Runs a script with the initiator made by hand, and gives what it printed.
     pub(crate) fn python(&self, initiator: &str, script: &str) -> String {
+        let mut command = self.python_command(initiator, script);
+        tool::run_command(&mut command).unwrap().trim().to_owned()
+    }
+
+    /// A script with the initiator made by hand.
+    pub(crate) fn python_command(&self, initiator: &str, script: &str) -> Command {
         let mut command = Command::new(PYTHON);
         command
             .args(["-u", "-c"])
             .arg(format!("{PYTHON_INITIATOR}{script}"))
             .args([self.address.as_str(), initiator, &target("v")]);
-        tool::run_command(&mut command).unwrap().trim().to_owned()
+        command
     }
 }
 
 pub(crate) fn target(volume: &str) -> String {
-    format!("iqn.2026-11.rootstock:volume.{volume}")
+    format!("{PREFIX}:volume.{volume}")
 }

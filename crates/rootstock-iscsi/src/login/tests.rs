@@ -7,7 +7,7 @@ use crate::frame::decode;
 use crate::pdu::FINAL;
 
 const IQN: &str = "iqn.1993-08.org.debian:01:abc";
-const TARGET: &str = "iqn.2026-11.rootstock:volume.a";
+const TARGET: &str = "iqn.2026-11.example.site:volume.a";
 const SECRET: &[u8] = b"a secret of sixteen";
 const TARGETS: &[u8] = b"another of sixteen!";
 

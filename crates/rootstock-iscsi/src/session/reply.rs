@@ -13,7 +13,7 @@ pub(super) const PROTOCOL_SERVICE_CRC_ERROR: Condition = (0x47, 0x05);
 const CHECK_CONDITION: u8 = 0x02;
 const ABORTED_COMMAND: u8 = 0x0b;
 
-/// Section 11.3.1 and 11.4.1.
+/// Section 11.4.1.
 const OVERFLOW: u8 = 0x04;
 const UNDERFLOW: u8 = 0x02;
 /// Section 11.7.3.
@@ -183,7 +183,7 @@ impl Session {
         header.write(data, self.operational.digests, out);
     }
 
-    /// With the next status number, which it leaves (sections 11.8.4 and 11.19.3).
+    /// With the next status number, which it leaves (sections 11.8 and 11.19).
     pub(super) fn write_unnumbered(&mut self, header: Header, out: &mut Vec<u8>) {
         let next = self.status_number;
         let header = self.numbered(header, false).word(24, next);

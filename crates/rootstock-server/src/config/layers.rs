@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rootstock_iscsi::name::is_name;
 use toml::{Table, Value};
 
 use super::{CONFIG_FILE, Config, ISCSI_SESSIONS_MAX, IscsiConfig, NBD_CONNECTIONS_MAX};
@@ -305,10 +306,12 @@ fn check_iscsi(config: &IscsiConfig) -> Result<(), ConfigError> {
     let together = |text: &str| Err(ConfigError::Together(text.to_owned()));
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-');
     // The rest is for the volume's name.
-    if !config.prefix.starts_with("iqn.")
-        || config.prefix.len() > 128
-        || !config.prefix.chars().all(fits)
-    {
+    let prefix = &config.prefix;
+    let good = prefix.starts_with("iqn.")
+        && prefix.len() <= 128
+        && prefix.chars().all(fits)
+        && is_name(prefix);
+    if !prefix.is_empty() && !good {
         return together(
             "iscsi.prefix is not the beginning of an iSCSI name: write iqn.YEAR-MONTH.DOMAIN, the domain's parts in reverse",
         );
@@ -398,7 +401,7 @@ mod tests {
         nbd.tls = "off"  # default
         nbd.connections_max = 4096  # default
         iscsi.listen = []  # default
-        iscsi.prefix = "iqn.2026-11.rootstock"  # default
+        iscsi.prefix = ""  # default
         iscsi.sessions_max = 1024  # default
         iscsi.sessions_per_address_max = 256  # default
         store.cache_bytes = 1073741824  # file FILE

@@ -12,10 +12,11 @@ use rootstock_iscsi::{Digests, Frame, FrameError, LoginError, SessionError, deco
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
+    jobs::Bell,
     login, serve,
     shared::{Admission, Shared},
 };
-use crate::nbd::transport::{More, Socket, Transport, Wait};
+use crate::nbd::transport::{More, Socket, Transport, Wait, wait_readable};
 
 /// How long to leave a listener alone after it ran out of descriptors or memory.
 const BACK_OFF: Timespec = Timespec {
@@ -139,6 +140,13 @@ fn converse(
     served
 }
 
+/// What ended a wait.
+pub(super) enum Received {
+    Bytes,
+    Ring,
+    End,
+}
+
 /// The stream of PDUs in both directions.
 pub(super) struct Wire {
     pub(super) transport: Transport,
@@ -188,6 +196,22 @@ impl Wire {
         };
         self.input.truncate(have + len);
         received.map(|len| len > 0)
+    }
+
+    /// Receives at least a byte, unless the bell rings first.
+    pub(super) fn receive_or_ring(
+        &mut self,
+        bell: &Bell,
+        deadline: Instant,
+    ) -> io::Result<Received> {
+        wait_readable(&self.transport.socket, Some(bell.event()), Some(deadline))?;
+        bell.hush();
+        match self.receive(Wait::Never) {
+            Ok(true) => Ok(Received::Bytes),
+            Ok(false) => Ok(Received::End),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Ring),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sends what has gathered.

@@ -13,7 +13,7 @@ use rootstock_scsi::{
     Reservations, Unit,
 };
 
-use super::{OpenTarget, Targets};
+use super::{OpenTarget, Targets, jobs::Claim};
 
 /// The longest transfer of one command, in bytes.
 pub(super) const TRANSFER_BYTES_MAX: u32 = 8 << 20;
@@ -101,22 +101,32 @@ impl Disk {
         })
     }
 
-    /// Has other sessions forget their commands.
+    /// Has other sessions forget their commands; what they have begun to write is
+    /// written before this returns.
     pub(super) fn abort_others(&self, by: NexusHandle) {
         for (handle, (_, epoch)) in self.epochs().iter() {
             if *handle != by {
                 epoch.fetch_add(1, Ordering::AcqRel);
             }
         }
+        self.wait_for_writes();
     }
 
-    /// Has the sessions of these nexuses forget their commands.
+    /// Has the sessions of these nexuses forget their commands, as above.
     pub(super) fn abort(&self, nexuses: &[NexusId]) {
         for (nexus, epoch) in self.epochs().values() {
             if nexuses.contains(nexus) {
                 epoch.fetch_add(1, Ordering::AcqRel);
             }
         }
+        if !nexuses.is_empty() {
+            self.wait_for_writes();
+        }
+    }
+
+    /// Those that begin later see that they are void.
+    fn wait_for_writes(&self) {
+        drop(self.writes.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn epochs(&self) -> MutexGuard<'_, HashMap<NexusHandle, (NexusId, Arc<AtomicU64>)>> {
@@ -132,9 +142,9 @@ pub(super) struct Attached {
 }
 
 impl Attached {
-    /// Changes when others have ended this session's commands.
-    pub(super) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
+    /// What a command that begins now is carried out by.
+    pub(super) fn claim(&self) -> Claim {
+        Claim::new(&self.epoch)
     }
 }
 
@@ -153,7 +163,7 @@ impl Disks {
     pub(super) fn open(&self, name: &str, target: &OpenTarget, targets: &dyn Targets) -> Arc<Disk> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = |disk: &Arc<Disk>| {
-            Arc::strong_count(disk) == 1 && *disk.unit().reservations() == Reservations::default()
+            Arc::strong_count(disk) == 1 && disk.unit().reservations().is_empty()
         };
         all.retain(|_, disk| !idle(disk));
         let known = all

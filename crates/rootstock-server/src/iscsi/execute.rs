@@ -1,6 +1,9 @@
 //! What commands do to a device.
 
-use std::{error::Error, sync::PoisonError};
+use std::{
+    error::Error,
+    sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard},
+};
 
 use rootstock_core::ByteRange;
 use rootstock_scsi::{
@@ -10,7 +13,7 @@ use rootstock_scsi::{
 };
 use rootstock_volume::{BlockDevice, BlockError, Segments, Zero};
 
-use super::disk::Disk;
+use super::{disk::Disk, jobs::Claim};
 
 /// What is read or written at once by commands that go over long ranges, in bytes.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -27,9 +30,37 @@ pub(super) struct Execution<'a> {
     pub(super) device: &'a dyn BlockDevice,
     /// What the initiator has sent with it.
     pub(super) data: &'a [u8],
+    pub(super) claim: &'a Claim,
 }
 
 impl Execution<'_> {
+    /// Carries out what does not have to wait for a disk: `None` when it may have
+    /// to. Of a write that is to be durable, all but the flush.
+    pub(super) fn begin(&self, action: &Action) -> Option<Outcome> {
+        match action {
+            Action::Read { range } => self.try_read(*range),
+            Action::Write { range, .. } => {
+                let written = self.write(*range, Durability::Cached);
+                Some(Outcome::Reply(
+                    written.map_or_else(Reply::from, |()| Reply::good()),
+                ))
+            }
+            _ => None,
+        }
+    }
+
+    fn try_read(&self, range: ByteRange) -> Option<Outcome> {
+        let mut segments = Segments::new();
+        let read = self
+            .device
+            .try_read(range.start, range.len as u32, &mut segments);
+        match read {
+            Ok(true) => Some(Outcome::Data(segments)),
+            Ok(false) => None,
+            Err(error) => Some(Outcome::Reply(self.failed(&error, "read", range).into())),
+        }
+    }
+
     /// Carries out what needs no more than the device.
     pub(super) fn run(&self, action: &Action) -> Outcome {
         if let Action::Read { range } = action {
@@ -78,10 +109,30 @@ impl Execution<'_> {
     fn write(&self, range: ByteRange, durability: Durability) -> Result<(), Sense> {
         let whole = self.data.len() as u64 / Disk::block_bytes() * Disk::block_bytes();
         let len = whole.min(range.len);
-        let shared = self.disk.writes.read();
-        let _shared = shared.unwrap_or_else(PoisonError::into_inner);
+        let _shared = self.beside_others()?;
         self.put(range.start, &self.data[..len as usize])?;
         self.make_durable(durability)
+    }
+
+    /// To write as others do; not any more once another has ended this command.
+    fn beside_others(&self) -> Result<RwLockReadGuard<'_, ()>, Sense> {
+        let writes = self.disk.writes.read();
+        self.check_claim()?;
+        Ok(writes.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// To write while nobody else does.
+    fn alone(&self) -> Result<RwLockWriteGuard<'_, ()>, Sense> {
+        let writes = self.disk.writes.write();
+        self.check_claim()?;
+        Ok(writes.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn check_claim(&self) -> Result<(), Sense> {
+        if self.claim.is_void() {
+            return Err(Sense::new(SenseKey::AbortedCommand, 0x00, 0x00));
+        }
+        Ok(())
     }
 
     fn put(&self, offset: u64, data: &[u8]) -> Result<(), Sense> {
@@ -144,8 +195,7 @@ impl Execution<'_> {
     }
 
     fn compare_and_write(&self, range: ByteRange, durability: Durability) -> Result<(), Sense> {
-        let alone = self.disk.writes.write();
-        let _alone = alone.unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.alone()?;
         let half = range.len as usize;
         let (Some(expected), Some(new)) = (self.data.get(..half), self.data.get(half..2 * half))
         else {
@@ -157,8 +207,7 @@ impl Execution<'_> {
     }
 
     fn or_write(&self, range: ByteRange, durability: Durability) -> Result<(), Sense> {
-        let alone = self.disk.writes.write();
-        let _alone = alone.unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.alone()?;
         let mut medium = self.read(range)?.to_vec();
         compare::set_bits(&mut medium, self.data);
         self.put(range.start, &medium)?;
@@ -166,8 +215,7 @@ impl Execution<'_> {
     }
 
     fn zero(&self, range: ByteRange) -> Result<(), Sense> {
-        let shared = self.disk.writes.read();
-        let _shared = shared.unwrap_or_else(PoisonError::into_inner);
+        let _shared = self.beside_others()?;
         self.device
             .write_zeroes(range.start, range.len, Zero::MayPunch)
             .map_err(|error| self.failed(&error, "zero", range))
@@ -186,8 +234,7 @@ impl Execution<'_> {
         if block.iter().all(|byte| *byte == 0) {
             return self.zero(range);
         }
-        let shared = self.disk.writes.read();
-        let _shared = shared.unwrap_or_else(PoisonError::into_inner);
+        let _shared = self.beside_others()?;
         let piece = block.repeat((PIECE_BYTES.min(range.len) as usize).div_ceil(block.len()));
         let mut at = 0;
         while at < range.len {

@@ -108,9 +108,8 @@ impl Desk<'_> {
 
     /// Consents or refuses. Whoever may not use a target is told that there is none.
     fn answer(&mut self, question: &Question, out: &mut Vec<u8>) -> Progress {
-        let initiator = question.initiator.to_ascii_lowercase();
         let shared = &self.admission.shared;
-        self.offers = shared.targets.offered(&initiator, self.address);
+        self.offers = shared.targets.offered(&question.initiator, self.address);
         if let Some(target) = &question.target {
             self.offers.retain(|offer| offer.target == *target);
             if self.offers.is_empty() {
@@ -213,7 +212,7 @@ impl Desk<'_> {
 
 fn key(question: &Question) -> SessionKey {
     SessionKey {
-        initiator: question.initiator.to_ascii_lowercase(),
+        initiator: question.initiator.clone(),
         isid: question.isid,
         target: question.target.clone(),
     }

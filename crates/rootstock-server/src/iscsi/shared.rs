@@ -15,8 +15,8 @@ use std::{
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{Limits, Stats, Targets, disk::Disks};
-use crate::nbd::transport::Socket;
+use super::{Limits, Stats, Targets, disk::Disks, jobs::Bell};
+use crate::nbd::{pool::Pool, transport::Socket};
 
 /// How long connections that were cut off may take to notice.
 const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ pub(super) struct Counters {
     pub(super) written_bytes: AtomicU64,
 }
 
-/// What makes a session the same one (RFC 7143, section 4.4.3.2: the I_T nexus).
+/// What makes a session the same one (RFC 7143, section 4.4.3: the I_T nexus).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SessionKey {
     pub(super) initiator: String,
@@ -45,10 +45,13 @@ pub(super) struct Shared {
     pub(super) targets: Arc<dyn Targets>,
     pub(super) disks: Disks,
     pub(super) counters: Counters,
+    /// For what may wait for a disk.
+    pub(super) pool: Arc<Pool>,
     /// Readable once the target stops; never read, so every poll sees it.
     pub(super) stop_event: OwnedFd,
     stopping: AtomicBool,
     connections: Mutex<Connections>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
     closed: Condvar,
 }
 
@@ -63,6 +66,7 @@ struct Connections {
 
 struct Open {
     socket: Arc<Socket>,
+    bell: Arc<Bell>,
     address: Option<IpAddr>,
     /// None while it logs in.
     session: Option<Session>,
@@ -87,12 +91,16 @@ pub(super) enum Standing {
 
 impl Shared {
     pub(super) fn new(limits: Limits, targets: Arc<dyn Targets>) -> io::Result<Self> {
+        let stop_event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let (pool, workers) = Pool::start("iscsi-worker", limits.workers)?;
         Ok(Self {
             limits,
+            pool,
+            workers: Mutex::new(workers),
             targets,
             disks: Disks::default(),
             counters: Counters::default(),
-            stop_event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            stop_event,
             stopping: AtomicBool::new(false),
             connections: Mutex::default(),
             closed: Condvar::new(),
@@ -103,13 +111,16 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Stops the listeners, and each connection after what it has received.
+    /// Stops the listeners; logins end, and sessions are asked to leave.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         // It fails only when the counter is full, and then it is readable already.
         let _ = rustix::io::write(&self.stop_event, &1_u64.to_ne_bytes());
         for open in self.lock().open.values() {
-            open.socket.close_read();
+            if open.session.is_none() {
+                open.socket.close_read();
+            }
+            open.bell.ring();
         }
     }
 
@@ -122,7 +133,9 @@ impl Shared {
         let cut_off = Instant::now() + CUT_OFF_TIMEOUT;
         let all = self.wait_until(cut_off, |connections| connections.open.is_empty());
         let threads = std::mem::take(&mut self.lock().threads);
-        for thread in threads {
+        self.pool.stop();
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.into_iter().chain(workers.drain(..)) {
             if all || thread.is_finished() {
                 join(thread);
             } else {
@@ -153,6 +166,13 @@ impl Shared {
         socket: &Arc<Socket>,
         address: Option<IpAddr>,
     ) -> Option<Admission> {
+        let bell = match Bell::new() {
+            Ok(bell) => Arc::new(bell),
+            Err(error) => {
+                tracing::warn!(%error, "no descriptor for an iSCSI connection");
+                return None;
+            }
+        };
         let mut connections = self.lock();
         reap(&mut connections.threads);
         let places = connections.open.values();
@@ -178,6 +198,7 @@ impl Shared {
         connections.next_id += 1;
         let open = Open {
             socket: Arc::clone(socket),
+            bell: Arc::clone(&bell),
             address,
             session: None,
         };
@@ -185,6 +206,7 @@ impl Shared {
         Some(Admission {
             shared: Arc::clone(self),
             id,
+            bell,
         })
     }
 
@@ -278,6 +300,8 @@ impl Shared {
 pub(super) struct Admission {
     pub(super) shared: Arc<Shared>,
     pub(super) id: u64,
+    /// Rung when the target stops.
+    pub(super) bell: Arc<Bell>,
 }
 
 impl Admission {

@@ -13,10 +13,10 @@ use std::{
 };
 
 /// Something to do that may wait.
-pub(super) type Job = Box<dyn FnOnce() + Send>;
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     state: Mutex<State>,
     work: Condvar,
 }
@@ -31,13 +31,17 @@ struct State {
 }
 
 impl Pool {
-    pub(super) fn start(workers: usize) -> io::Result<(Arc<Self>, Vec<JoinHandle<()>>)> {
+    /// Threads with a name and a number each.
+    pub(crate) fn start(
+        name: &str,
+        workers: usize,
+    ) -> io::Result<(Arc<Self>, Vec<JoinHandle<()>>)> {
         let pool = Arc::new(Self::default());
         let mut threads = Vec::new();
         for number in 0..workers.max(1) {
             let its_pool = Arc::clone(&pool);
             let thread = thread::Builder::new()
-                .name(format!("nbd-worker-{number}"))
+                .name(format!("{name}-{number}"))
                 .spawn(move || its_pool.work());
             match thread {
                 Ok(thread) => threads.push(thread),
@@ -51,7 +55,7 @@ impl Pool {
     }
 
     /// Queues a job of a connection.
-    pub(super) fn submit(&self, connection: u64, job: Job) {
+    pub(crate) fn submit(&self, connection: u64, job: Job) {
         let mut state = self.lock();
         let queue = state.queues.entry(connection).or_default();
         queue.push_back(job);
@@ -63,7 +67,7 @@ impl Pool {
     }
 
     /// Lets the workers end once the queues are empty.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.lock().stopping = true;
         self.work.notify_all();
     }
@@ -71,7 +75,7 @@ impl Pool {
     fn work(&self) {
         while let Some(job) = self.next() {
             if panic::catch_unwind(AssertUnwindSafe(job)).is_err() {
-                tracing::error!("an NBD request's job panicked");
+                tracing::error!("a worker's job panicked");
             }
         }
     }

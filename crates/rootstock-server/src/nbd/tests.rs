@@ -26,7 +26,7 @@ use super::{
 };
 use device::{BAD_OFFSET, GATE_OFFSET, Gated, PANIC_OFFSET};
 
-mod device;
+pub(crate) mod device;
 mod tls;
 
 const NAME: &str = "volume/disk";

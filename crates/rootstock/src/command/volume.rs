@@ -399,7 +399,7 @@ mod tests {
             created: "now".to_owned(),
             export: "volume/seat-7".to_owned(),
             clients: vec!["10.0.0.7:40112".to_owned()],
-            target: "iqn.2026-11.rootstock:volume.seat-7".to_owned(),
+            target: "iqn.2026-11.example.site:volume.seat-7".to_owned(),
             shares: vec![VolumeShare {
                 initiator: "iqn.2010-04.org.ipxe:seat-7".to_owned(),
                 from: Some("10.0.0.0/24".to_owned()),
@@ -418,7 +418,7 @@ mod tests {
         writes      dropped when the last client leaves
         made        now
         export      volume/seat-7
-        target      iqn.2026-11.rootstock:volume.seat-7
+        target      iqn.2026-11.example.site:volume.seat-7
         initiators  iqn.2010-04.org.ipxe:seat-7 from 10.0.0.0/24, CHAP
         clients     10.0.0.7:40112
         ");
@@ -430,12 +430,12 @@ mod tests {
             mutual_secret: Some("stuvwxyz23456789".to_owned()),
         };
         assert_snapshot!(shared_text(&shared), @r"
-        target      iqn.2026-11.rootstock:volume.seat-7
+        target      iqn.2026-11.example.site:volume.seat-7
         at          10.0.0.1:3260
         initiator   iqn.2010-04.org.ipxe:seat-7 from 10.0.0.0/24, CHAP
         user name   any, such as iqn.2010-04.org.ipxe:seat-7
         secret      abcdefghijkmnpqr   (shown this once)
-        its name    iqn.2026-11.rootstock:volume.seat-7
+        its name    iqn.2026-11.example.site:volume.seat-7
         its secret  stuvwxyz23456789   (shown this once)
         ");
     }

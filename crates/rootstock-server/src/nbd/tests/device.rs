@@ -7,13 +7,13 @@ use rootstock_volume::{BlockDevice, BlockError, Segments, StatusExtent, Zero};
 use super::{MemoryDevice, Temperature};
 
 /// Reads from here wait until the gate is open.
-pub(super) const GATE_OFFSET: u64 = 1 << 20;
+pub(crate) const GATE_OFFSET: u64 = 1 << 20;
 /// Reads from here find damage.
-pub(super) const BAD_OFFSET: u64 = 2 << 20;
+pub(crate) const BAD_OFFSET: u64 = 2 << 20;
 /// Reads from here meet a bug.
-pub(super) const PANIC_OFFSET: u64 = 3 << 20;
+pub(crate) const PANIC_OFFSET: u64 = 3 << 20;
 
-pub(super) struct Gated {
+pub(crate) struct Gated {
     memory: MemoryDevice,
     gate: Mutex<Gate>,
     changed: Condvar,
@@ -28,7 +28,7 @@ struct Gate {
 }
 
 impl Gated {
-    pub(super) fn new(size_bytes: u64) -> Self {
+    pub(crate) fn new(size_bytes: u64) -> Self {
         Self {
             memory: MemoryDevice::new(size_bytes, Temperature::Warm),
             gate: Mutex::default(),
@@ -36,17 +36,17 @@ impl Gated {
         }
     }
 
-    pub(super) fn open_gate(&self) {
+    pub(crate) fn open_gate(&self) {
         self.gate.lock().unwrap().open = true;
         self.changed.notify_all();
     }
 
-    pub(super) fn visitors(&self) -> usize {
+    pub(crate) fn visitors(&self) -> usize {
         self.gate.lock().unwrap().visitors
     }
 
     /// Waits for this many prefetches and returns them, sorted.
-    pub(super) fn wait_for_fetches(&self, count: usize) -> Vec<(u64, u64)> {
+    pub(crate) fn wait_for_fetches(&self, count: usize) -> Vec<(u64, u64)> {
         let gate = self.gate.lock().unwrap();
         let gate = self
             .changed
@@ -57,7 +57,7 @@ impl Gated {
         fetched
     }
 
-    pub(super) fn wait_for_visitors(&self, count: usize) {
+    pub(crate) fn wait_for_visitors(&self, count: usize) {
         let gate = self.gate.lock().unwrap();
         let waited = self
             .changed
