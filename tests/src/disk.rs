@@ -45,6 +45,37 @@ pub fn ext4_on_mbr(path: &Path, disk_bytes: u64, tree: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Gives a disk with an MBR one more partition, at its end, from which UEFI starts
+/// `loader`.
+///
+/// # Errors
+/// When a tool fails.
+pub fn add_system_partition(path: &Path, loader: &Path) -> Result<()> {
+    const PARTITION_BYTES: u64 = 33 << 20;
+    let file = File::options().write(true).open(path)?;
+    let start_bytes = file.metadata()?.len();
+    file.set_len(start_bytes + PARTITION_BYTES)?;
+    let line = format!("start={}, type=ef\n", start_bytes / SECTOR_BYTES);
+    let mut sfdisk = Command::new("sfdisk");
+    sfdisk.args(["--quiet", "--append"]).arg(path);
+    tool::run_with_input(&mut sfdisk, line.as_bytes())?;
+    let mut mkfs = Command::new("mkfs.fat");
+    mkfs.args(["-F", "16", "--offset"])
+        .arg((start_bytes / SECTOR_BYTES).to_string())
+        .arg(path)
+        .arg((PARTITION_BYTES / 1024).to_string());
+    tool::run_command(&mut mkfs)?;
+    let image = format!("{}@@{start_bytes}", path.display());
+    tool::run("mmd", ["-i", &image, "::EFI", "::EFI/BOOT"])?;
+    let mut mcopy = Command::new("mcopy");
+    mcopy
+        .args(["-i", &image])
+        .arg(loader)
+        .arg("::EFI/BOOT/BOOTX64.EFI");
+    tool::run_command(&mut mcopy)?;
+    Ok(())
+}
+
 /// Writes `len_bytes` of data that does not compress and differs for each `seed`.
 ///
 /// # Errors

@@ -75,9 +75,32 @@ chroot "$MOUNT" apt-get --quiet=2 update
 echo "I: installing $PACKAGES"
 chroot "$MOUNT" apt-get --quiet=2 --yes --no-install-recommends install $PACKAGES
 chroot "$MOUNT" apt-get clean
+eval "$CONFIGURE"
 rm -r "$MOUNT"/var/lib/apt/lists/* "$MOUNT/usr/sbin/policy-rc.d"
 umount "$MOUNT/proc"
 umount "$MOUNT"
+"#;
+
+/// Run in the same place: its own first file system logs in to its disk over iSCSI, as
+/// firmware describes that, and UEFI finds a boot loader, too.
+const ISCSI_SCRIPT: &str = r#"
+echo "I: preparing it for a disk over iSCSI"
+echo ISCSI_AUTO=true > "$MOUNT/etc/iscsi/iscsi.initramfs"
+echo 'hostonly=no' > "$MOUNT/etc/dracut.conf.d/iscsi.conf" 2> /dev/null || true
+if [ "$KIND" = dracut ]; then
+    sed --in-place 's/root=LABEL=root ro/& rd.iscsi.firmware=1 rd.neednet=1 ip=ibft/' \
+        "$MOUNT/boot/grub/grub.cfg"
+    chroot "$MOUNT" dracut --force --quiet --add iscsi "/boot/initrd.img-$(ls "$MOUNT/lib/modules")" \
+        "$(ls "$MOUNT/lib/modules")"
+else
+    chroot "$MOUNT" update-initramfs -u
+fi
+printf 'search --no-floppy --label --set=root root\nconfigfile /boot/grub/grub.cfg\n' \
+    > "$MOUNT/boot/grub/early.cfg"
+chroot "$MOUNT" grub-mkimage --format=x86_64-efi --output=/boot/grub/bootx64.efi \
+    --prefix=/boot/grub --config=/boot/grub/early.cfg part_msdos ext2 normal linux \
+    configfile serial terminal echo test search search_label minicmd
+cp "$MOUNT/boot/grub/bootx64.efi" "$LOADER"
 "#;
 
 /// A disk image that can be made here.
@@ -96,6 +119,11 @@ pub enum Golden {
     NetworkRoot,
     /// The same with fio, and dmsetup to see what it reads.
     Fio,
+    /// The same with open-iscsi in its own first file system, and a boot loader for
+    /// UEFI beside the one for a BIOS.
+    Iscsi,
+    /// The same with dracut in the place of initramfs-tools.
+    IscsiDracut,
 }
 
 impl Golden {
@@ -107,6 +135,8 @@ impl Golden {
             Self::Btrfs => "debian-12-btrfs",
             Self::NetworkRoot => "debian-12-nbd",
             Self::Fio => "debian-12-fio",
+            Self::Iscsi => "debian-12-iscsi",
+            Self::IscsiDracut => "debian-12-iscsi-dracut",
         }
     }
 }
@@ -166,6 +196,14 @@ pub fn build(cache: &Path, golden: Golden, say: Say<'_>) -> Result<PathBuf> {
         Golden::Dracut => with(cache, work.path(), &["dracut"], say)?,
         Golden::NetworkRoot => with(cache, work.path(), &["nbd-client"], say)?,
         Golden::Fio => with(cache, work.path(), &["fio", "dmsetup"], say)?,
+        Golden::Iscsi => iscsi(cache, work.path(), "initramfs-tools", &[], say)?,
+        Golden::IscsiDracut => iscsi(
+            cache,
+            work.path(),
+            "dracut",
+            &["dracut", "dracut-network"],
+            say,
+        )?,
         Golden::Xfs => copied(cache, work.path(), "xfs", say)?,
         Golden::Btrfs => copied(cache, work.path(), "btrfs", say)?,
     };
@@ -212,7 +250,30 @@ fn debian(work: &Path, say: Say<'_>) -> Result<PathBuf> {
 fn with(cache: &Path, work: &Path, packages: &[&str], say: Say<'_>) -> Result<PathBuf> {
     let copy = work.join("disk.img");
     let base = build(cache, Golden::Debian, say)?;
-    install(&base, &copy, work, packages, say)?;
+    install(&base, &copy, work, packages, &[], say)?;
+    Ok(copy)
+}
+
+/// The first image, for a disk over iSCSI.
+fn iscsi(
+    cache: &Path,
+    work: &Path,
+    kind: &str,
+    packages: &[&str],
+    say: Say<'_>,
+) -> Result<PathBuf> {
+    let copy = work.join("disk.img");
+    let base = build(cache, Golden::Debian, say)?;
+    let packages = [&["open-iscsi", "grub-efi-amd64-bin"], packages].concat();
+    let loader = work.join("bootx64.efi");
+    let loader_text = loader.to_str().context("a path that is text")?;
+    let configure = [
+        ("CONFIGURE", ISCSI_SCRIPT),
+        ("KIND", kind),
+        ("LOADER", loader_text),
+    ];
+    install(&base, &copy, work, &packages, &configure, say)?;
+    disk::add_system_partition(&copy, &loader)?;
     Ok(copy)
 }
 
@@ -243,10 +304,17 @@ fn copied(cache: &Path, work: &Path, kind: &str, say: Say<'_>) -> Result<PathBuf
 /// # Errors
 /// When a package cannot be installed.
 pub fn upgrade(image: &Path, copy: &Path, work: &Path, say: Say<'_>) -> Result<()> {
-    install(image, copy, work, &UPGRADE, say)
+    install(image, copy, work, &UPGRADE, &[], say)
 }
 
-fn install(image: &Path, copy: &Path, work: &Path, packages: &[&str], say: Say<'_>) -> Result<()> {
+fn install(
+    image: &Path,
+    copy: &Path,
+    work: &Path,
+    packages: &[&str],
+    more: &[(&str, &str)],
+    say: Say<'_>,
+) -> Result<()> {
     let mut cp = Command::new("cp");
     cp.args(["--sparse=always", "--reflink=auto"])
         .arg(image)
@@ -261,6 +329,8 @@ fn install(image: &Path, copy: &Path, work: &Path, packages: &[&str], say: Say<'
         .env("OFFSET", FIRST_PARTITION_BYTES.to_string())
         .env("MOUNT", &mount)
         .env("PACKAGES", packages.join(" "))
+        .env("CONFIGURE", "")
+        .envs(more.iter().copied())
         .env("DEBIAN_FRONTEND", "noninteractive")
         .env("LC_ALL", "C.UTF-8");
     watch(

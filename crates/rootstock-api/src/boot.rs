@@ -191,6 +191,11 @@ pub enum NodeMode {
     /// It boots without us, and holds its image for others of the swarm
     /// (`rootstock-agent hold`).
     Hold,
+    /// It runs no agent: its disk is a volume on the server, over iSCSI, and what it
+    /// writes stays.
+    Iscsi,
+    /// The same, but every boot begins with the image as it is.
+    IscsiFrozen,
 }
 
 /// What a machine is to run. The bytes on the wire are what is signed.
@@ -560,6 +565,8 @@ pub enum BootStep {
     Session,
     /// The network is set up in the first stage.
     Network,
+    /// Its firmware reads its disk over iSCSI.
+    Iscsi,
     /// The device answers.
     DeviceUp,
     /// The root is mounted.

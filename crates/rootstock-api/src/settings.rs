@@ -2,7 +2,7 @@
 
 use std::{fmt, num::NonZeroU32, str::FromStr};
 
-use rootstock_core::{DailyHours, TimeLimit, VersionSpec};
+use rootstock_core::{DailyHours, TimeLimit, VersionSpec, VolumeName};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
@@ -127,6 +127,8 @@ settings! {
     mode: NodeMode as NodeMode => Mode;
     /// Where a personal machine's writes are.
     personal: PersonalPlace as PersonalPlace => Personal;
+    /// The volume that is its disk, in the place of one that is called like it.
+    volume: VolumeName as String => Volume;
     /// What becomes of what it wrote over another version.
     other_writes: OtherWrites as OtherWrites => OtherWrites;
     /// The network that it boots in, by its interface on the server.
@@ -238,19 +240,26 @@ impl FromStr for Setting {
 }
 
 impl Settings {
-    /// Whether the machine's writes are in a volume on the server: what it runs is what
+    /// Whether the machine's writes stay in a volume on the server: what it runs is what
     /// that was made from.
     #[must_use]
     pub fn has_volume(&self) -> bool {
-        self.mode == Some(NodeMode::Personal)
-            && self.personal.unwrap_or_default() == PersonalPlace::Server
+        match self.mode {
+            Some(NodeMode::Personal) => self.personal.unwrap_or_default() == PersonalPlace::Server,
+            mode => mode == Some(NodeMode::Iscsi),
+        }
+    }
+
+    /// Whether its disk is reached over iSCSI, by firmware and a system of any kind.
+    #[must_use]
+    pub fn is_iscsi(&self) -> bool {
+        matches!(self.mode, Some(NodeMode::Iscsi | NodeMode::IscsiFrozen))
     }
 }
 
 impl NodeMode {
     /// The modes, as people write them.
-    pub const WORDS: &str =
-        "diskless (or frozen: every boot is fresh), ram, personal, install, hold";
+    pub const WORDS: &str = "diskless (or frozen: every boot is fresh), ram, personal, install, hold, iscsi, iscsi-frozen";
 
     /// The mode as it stands in documents.
     #[must_use]
@@ -261,6 +270,8 @@ impl NodeMode {
             Self::Personal => "personal",
             Self::Install => "install",
             Self::Hold => "hold",
+            Self::Iscsi => "iscsi",
+            Self::IscsiFrozen => "iscsi-frozen",
         }
     }
 }
@@ -281,6 +292,8 @@ impl FromStr for NodeMode {
             "personal" => Ok(Self::Personal),
             "install" => Ok(Self::Install),
             "hold" => Ok(Self::Hold),
+            "iscsi" => Ok(Self::Iscsi),
+            "iscsi-frozen" => Ok(Self::IscsiFrozen),
             _ => Err(format!("the modes are {}", Self::WORDS)),
         }
     }
@@ -404,6 +417,7 @@ macro_rules! text_by_from_str {
 
 text_by_from_str! {
     VersionSpec, |error: rootstock_core::NameError| error.to_string();
+    VolumeName, |error: rootstock_core::NameError| error.to_string();
     NodeMode, |error: String| error;
     CacheChoice, |error: String| error;
     InstallDisk, |error: String| error;

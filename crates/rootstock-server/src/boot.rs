@@ -55,6 +55,7 @@ pub(crate) mod orders;
 mod plugins;
 mod programs;
 mod rights;
+pub(crate) mod san;
 mod services;
 mod sessions;
 mod stage;

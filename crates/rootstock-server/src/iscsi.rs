@@ -1,9 +1,9 @@
 //! The iSCSI target: volumes as disks for machines that run no agent.
 //!
 //! A session has one connection, and a connection a thread of its own, as with
-//! NBD (`docs/decisions/0005`); what may wait for a disk goes to workers. What the protocol says is in `rootstock-iscsi`,
-//! what a command means in `rootstock-scsi`; here are sockets, devices and who may
-//! use them.
+//! NBD (`docs/decisions/0005`); what may wait for a disk goes to workers. What the
+//! protocol says is in `rootstock-iscsi`, what a command means in `rootstock-scsi`;
+//! here are sockets, devices and who may use them.
 
 mod connection;
 mod desk;
@@ -34,14 +34,24 @@ pub(crate) trait Targets: Send + Sync {
     /// What an initiator at an address may use, and what it has to prove for it.
     fn offered(&self, initiator: &str, address: IpAddr) -> Vec<Offer>;
 
-    /// Opens a target for one session of `client`; none when it cannot be used now.
-    fn open(&self, target: &str, client: &str) -> Option<OpenTarget>;
+    /// Opens a target for one session; none when it cannot be used now.
+    fn open(&self, target: &str, client: &Client<'_>) -> Option<OpenTarget>;
 
     /// What was reserved of it before the daemon started, as it was kept.
     fn reservations(&self, target: &str) -> Option<String>;
 
     /// Keeps what is reserved of it; false when it cannot.
     fn keep_reservations(&self, target: &str, state: &str) -> bool;
+}
+
+/// Whose session a target is opened for.
+pub(crate) struct Client<'a> {
+    /// The initiator's name.
+    pub(crate) initiator: &'a str,
+    /// What tells its sessions apart.
+    pub(crate) isid: [u8; 6],
+    /// Where it is.
+    pub(crate) address: &'a str,
 }
 
 /// A target that an initiator may use.
@@ -157,6 +167,11 @@ impl Handle {
         self.shared.expel(initiator, target);
     }
 
+    /// The sessions, for those who wait for them.
+    pub(crate) fn sessions(&self) -> Sessions {
+        Sessions(Arc::clone(&self.shared))
+    }
+
     /// Stops listening, lets the sessions answer what they have received for up
     /// to `patience`, and joins all threads.
     pub(crate) fn shutdown(mut self, patience: Duration) {
@@ -172,6 +187,26 @@ impl Handle {
         for thread in self.threads.drain(..) {
             shared::join(thread);
         }
+    }
+}
+
+/// The sessions of initiators with targets.
+pub(crate) struct Sessions(Arc<Shared>);
+
+impl Sessions {
+    /// Whether there is one.
+    pub(crate) fn has(&self, initiator: &str, target: &str) -> bool {
+        self.0.has_session(initiator, target)
+    }
+
+    /// Whether there is one whose initiator gives a sign of life within `patience`.
+    pub(crate) fn is_alive(&self, initiator: &str, target: &str, patience: Duration) -> bool {
+        self.0.is_alive(initiator, target, patience)
+    }
+
+    /// Ends them, and waits until their commands are over; false when they do not end.
+    pub(crate) fn end(&self, initiator: &str, target: &str) -> bool {
+        self.0.end(initiator, target)
     }
 }
 

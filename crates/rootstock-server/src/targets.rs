@@ -5,7 +5,7 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 use jiff::Timestamp;
 use rootstock_api::{ChapMode, ProblemCode, VolumeShare, VolumeShareSet, VolumeShared};
 use rootstock_catalog::{Secret, ShareRow};
-use rootstock_core::{Digest, VolumeName};
+use rootstock_core::{Digest, NodeName, VolumeName};
 use rootstock_iscsi::{
     Account,
     name::{NAME_BYTES_MAX, escaped, is_name, normalized, unescaped},
@@ -14,9 +14,10 @@ use tokio::runtime::Handle;
 
 use crate::{
     app::App,
+    boot::san::Presence,
     exports::DaemonExports,
     http::{ApiError, chain},
-    iscsi::{Offer, OpenTarget, Targets},
+    iscsi::{Client, Offer, OpenTarget, Targets},
 };
 
 /// What names begin with at a site that has not said its domain. `internal` is
@@ -66,8 +67,9 @@ impl Targets for DaemonTargets {
         from_there.map(offer).collect()
     }
 
-    fn open(&self, target: &str, client: &str) -> Option<OpenTarget> {
+    fn open(&self, target: &str, client: &Client<'_>) -> Option<OpenTarget> {
         let volume = volume_of(&self.app, target)?;
+        let named = format!("{} at {}", client.initiator, client.address);
         let exports = DaemonExports {
             app: Arc::clone(&self.app),
             runtime: self.runtime.clone(),
@@ -75,12 +77,12 @@ impl Targets for DaemonTargets {
         let row = self.runtime.block_on(self.app.catalog.volume(&volume));
         let opened = row
             .map_err(ApiError::from)
-            .and_then(|row| Ok((row, exports.volume(&volume, client)?)));
+            .and_then(|row| Ok((row, exports.volume(&volume, &named)?)));
         match opened {
             Ok((row, export)) => Some(OpenTarget {
                 device: export.device,
                 identity: identity(&row.directory),
-                lease: export.lease,
+                lease: Box::new((export.lease, self.presence(target, client))),
             }),
             Err(error) => {
                 tracing::warn!(target, detail = error.0.detail, "iSCSI target not opened");
@@ -112,6 +114,62 @@ impl Targets for DaemonTargets {
         }
         kept.is_ok()
     }
+}
+
+impl DaemonTargets {
+    /// A node's session is a step of its boot.
+    fn presence(&self, target: &str, client: &Client<'_>) -> Option<Presence> {
+        let node = node_of(&self.app, client.initiator)?;
+        Some(Presence::begin(
+            &self.app,
+            &self.runtime,
+            node,
+            target,
+            client,
+        ))
+    }
+}
+
+/// The iSCSI name of a node, as an initiator.
+pub(crate) fn node_name(app: &App, node: &NodeName) -> String {
+    format!("{}:node.{}", prefix(app), escaped(node.as_str()))
+}
+
+fn node_of(app: &App, initiator: &str) -> Option<NodeName> {
+    let name = initiator.strip_prefix(prefix(app).as_ref())?;
+    unescaped(name.strip_prefix(":node.")?)?.parse().ok()
+}
+
+/// Shares a volume with a node, for one boot from addresses of its network. Answers the
+/// secret that its firmware is told.
+pub(crate) async fn share_with_node(
+    app: &App,
+    node: &NodeName,
+    volume: VolumeName,
+    addresses: String,
+) -> Result<Secret, ApiError> {
+    check_target(&volume, &target_name(app, &volume))?;
+    let secret = draw_secret()?;
+    let row = ShareRow {
+        initiator: node_name(app, node),
+        addresses: Some(addresses),
+        secret: Some(secret.clone()),
+        mutual_secret: None,
+        created: Timestamp::now(),
+        volume,
+    };
+    app.catalog.set_share(&row).await?;
+    Ok(secret)
+}
+
+/// Ends all shares with a node that is deleted.
+pub(crate) async fn forget_node(app: &App, node: &NodeName) -> Result<(), ApiError> {
+    let initiator = node_name(app, node);
+    for row in app.catalog.shares_with(&initiator).await? {
+        app.catalog.remove_share(&row.volume, &initiator).await?;
+        expel(app, &initiator, &target_name(app, &row.volume));
+    }
+    Ok(())
 }
 
 /// The iSCSI name of a volume's target.

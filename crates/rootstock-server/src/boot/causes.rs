@@ -13,7 +13,7 @@ pub(crate) fn patience(step: BootStep) -> Option<Duration> {
         // shim and slow firmware fetch in blocks of 512 bytes.
         BootStep::FileServed | BootStep::KernelServed => 180,
         // Kernels on large machines take their time before they run an init.
-        BootStep::InitrdServed => 300,
+        BootStep::InitrdServed | BootStep::Iscsi => 300,
         BootStep::FirstStage | BootStep::Network | BootStep::Session => 120,
         BootStep::DeviceUp | BootStep::RootMounted => 180,
         BootStep::Switched => 900,
@@ -64,6 +64,10 @@ pub(crate) fn usual(step: BootStep) -> &'static str {
         BootStep::Held => "an administrator has to approve it (`rootstock node approve`)",
         BootStep::Session => "the first stage has no order or no network for chunks",
         BootStep::Network => "the device did not come up: the image's kernel has no nbd module",
+        BootStep::Iscsi => {
+            "its system did not log in to its disk, as its firmware did. Does its initrd have an \
+             iSCSI initiator? Look at the machine's screen"
+        }
         BootStep::DeviceUp => {
             "the root was not mounted. It is on another partition (`rootstock node set NAME \
              --root …`), or its file system's module is not in the image"
@@ -93,6 +97,7 @@ mod tests {
             BootStep::ScriptServed,
             BootStep::KernelServed,
             BootStep::InitrdServed,
+            BootStep::Iscsi,
             BootStep::FirstStage,
             BootStep::Session,
             BootStep::Network,

@@ -219,7 +219,7 @@ pub(crate) async fn begin(
     let known = session.as_ref().and_then(|session| session.writes.get());
     let writes = known.copied().unwrap_or_else(|| Writes::of(&settings));
     if writes == Writes::Volume {
-        let volume = super::orders::volume_of(node)?;
+        let volume = super::orders::volume_of(node, &settings)?;
         let committed = volumes::commit_volume(app, &volume, request, actor).await?;
         return Ok(NodeCommit {
             state: NodeCommitState::Done,

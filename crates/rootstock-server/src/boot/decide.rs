@@ -17,7 +17,7 @@ use rootstock_catalog::{
 use rootstock_core::{Digest, HostList, MacAddress, VersionSpec};
 use rootstock_netboot::{
     dhcp::{Progress, Who},
-    script::{Address, Argument, BootPlan},
+    script::{Address, Argument, BootPlan, SanPlan},
 };
 
 use super::{
@@ -26,6 +26,8 @@ use super::{
     installs::{self, Way},
     networks::Network,
     orders,
+    san::{self, Refusal},
+    sessions,
     stage::Stage,
     staged::TOKEN_LIFE,
     told::{self, Additions},
@@ -57,6 +59,8 @@ pub(crate) enum Decision {
         /// For its screen.
         title: String,
     },
+    /// To start what is on its disk, which it reaches over iSCSI.
+    San(Box<SanPlan>),
     /// To boot what it has on its own disk.
     Local {
         /// Why.
@@ -217,7 +221,10 @@ fn note(app: &App, mac: MacAddress, decision: &Decision) {
             .transcripts
             .step(mac, Told::new(BootStep::Held, "")),
         Decision::Local { reason } => tracing::info!(%mac, reason, "machine boots its own disk"),
-        Decision::Boot(_) | Decision::OwnDisk { .. } | Decision::Refused { .. } => {}
+        Decision::Boot(_)
+        | Decision::OwnDisk { .. }
+        | Decision::San(_)
+        | Decision::Refused { .. } => {}
     }
 }
 
@@ -254,6 +261,16 @@ async fn decided(
     let goes_on = app.boot.transcripts.open_boot(mac);
     health::judge_earlier(app, &node.name, goes_on.as_deref()).await;
     let chosen = choose(app, &node, &settings, image).await;
+    if settings.is_iscsi() {
+        if held {
+            return Err(wait(&node, mac));
+        }
+        let chosen = chosen?;
+        if let Some(runs) = runs {
+            runs.goes_on_as(&node, &settings, &chosen.version)?;
+        }
+        return Err(san(app, asked, &node, mac, &settings, &network, chosen).await?);
+    }
     let mut back_from = None;
     if let Ok(chosen) = &chosen
         && !held
@@ -335,6 +352,40 @@ async fn own_disk(
             })
         }
     }
+}
+
+/// Makes a machine's disk ready, which it reaches over iSCSI, and begins its boot.
+async fn san(
+    app: &Arc<App>,
+    asked: Asked<'_>,
+    node: &NodeRow,
+    mac: MacAddress,
+    settings: &Settings,
+    network: &Network,
+    chosen: Chosen,
+) -> Step<Decision> {
+    let (name, spec) = (&node.name, chosen.version.spec());
+    let place = (asked.peer, asked.local);
+    let disk = match san::prepare(app, node, settings, network, &spec, place).await {
+        Ok(disk) => disk,
+        Err(Refusal::Error(error)) => {
+            return Err(failed("make its disk ready", error.0.to_string()));
+        }
+        Err(Refusal::Alive) => {
+            let lines = vec![format!("{name} is up, and has its disk open over iSCSI.")];
+            return Err(Decision::Refused { lines });
+        }
+    };
+    let (boot, _) = begin(app, node, mac, asked.peer, settings, &chosen.version).await?;
+    let ended = sessions::end_earlier(app, name, &boot).await;
+    ended.map_err(|error| failed("end its last boot", error.0.to_string()))?;
+    told::booting(app, &boot, node, settings, &spec, network).await;
+    let says = health::says(&spec, name, chosen.abandoned.as_ref());
+    app.boot
+        .transcripts
+        .step(mac, Told::new(BootStep::ScriptServed, says));
+    let plan = disk.plan(format!("{name} starts {spec} over iSCSI"));
+    Ok(Decision::San(Box::new(plan)))
 }
 
 /// The address that a plug-in gave the machine, when it is one of its network.
@@ -452,7 +503,7 @@ async fn choose(
     settings: &Settings,
     image: VersionSpec,
 ) -> Step<Chosen> {
-    let volume = match orders::volume_of(&node.name) {
+    let volume = match orders::volume_of(&node.name, settings) {
         Ok(name) => app.catalog.volume(&name).await.ok(),
         Err(_) => None,
     };

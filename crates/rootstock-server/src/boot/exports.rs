@@ -49,7 +49,7 @@ impl SessionExports {
             let settings = orders::settings(&self.app, &node, &Network::default()).await?;
             // Its order named the export, wherever a later boot is to write.
             if settings.mode == Some(NodeMode::Personal) {
-                return Ok(node.name.as_str().parse().ok());
+                return orders::volume_of(&node.name, &settings).map(Some);
             }
         }
         Ok(None)

@@ -151,6 +151,10 @@ async fn ipxe(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Found {
         Decision::Wait { lines } | Decision::Refused { lines } => {
             script::ipxe_wait(&base, &dashed, &lines)
         }
+        Decision::San(plan) => {
+            let again = format!("{base}/boot/ipxe/{dashed}");
+            script::ipxe_san(&plan, &again)
+        }
         Decision::OwnDisk { title } => {
             let again = format!("{base}/boot/ipxe/{dashed}?{DISK_FAILED}");
             script::ipxe_own_disk(&title, &again)
@@ -176,6 +180,10 @@ async fn grub(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Found {
         Decision::Wait { lines } | Decision::Refused { lines } => {
             script::grub_wait(source, &dashed, &lines)
         }
+        Decision::San(_) => failed(
+            "start it over iSCSI",
+            "this firmware came to GRUB, which knows no iSCSI, and not to iPXE".to_owned(),
+        ),
         Decision::OwnDisk { title: reason } | Decision::Local { reason } => {
             script::grub_local(&reason)
         }

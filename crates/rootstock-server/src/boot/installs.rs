@@ -14,7 +14,7 @@ use rootstock_catalog::{InstallationRow, NewBoot, NodeRow, VersionRow};
 use rootstock_core::{MacAddress, NodeName};
 
 use super::{
-    sessions::Session,
+    sessions::{self, Session},
     transcript::{Told, name_of},
 };
 use crate::{
@@ -109,12 +109,7 @@ pub(super) async fn leave(
     };
     app.catalog.begin_boot(&new, now).await?;
     app.boot.transcripts.adopt(mac, &node.name, &boot);
-    for earlier in app.catalog.boots_of(&node.name).await? {
-        if earlier.id != boot && earlier.ended.is_none() {
-            app.catalog.end_boot(&earlier.id, now).await?;
-        }
-    }
-    app.boot.sessions.forget(&node.name);
+    sessions::end_earlier(app, &node.name, &boot).await?;
     let detail = format!("{} is installed on {}", row.version, row.device);
     let told = Told::new(BootStep::OwnDisk, detail);
     app.boot.transcripts.step(mac, told);

@@ -77,7 +77,7 @@ pub(crate) async fn make(
     let spec = version.spec();
     let additions = told::booting(app, &session.boot, &node, &settings, &spec, &network).await;
     let volume = match settings.has_volume() {
-        true => Some(place(app, session, &spec, local).await?),
+        true => Some(place(app, session, &settings, &spec, local).await?),
         false => None,
     };
     let _ = session.writes.set(Writes::of(&settings));
@@ -192,25 +192,31 @@ async fn identity(
     })
 }
 
-/// What a node needs before it boots for the first time: in personal mode its own
-/// volume, once it is known what that is a clone of.
+/// What a node needs before it boots for the first time: in the modes that have one, its
+/// own volume, once it is known what that is a clone of.
 pub(crate) async fn allocate(app: &Arc<App>, node: &NodeRow) -> Result<(), ApiError> {
     let settings = nodes::effective(app, node, None).await?.settings;
     match &settings.image {
-        Some(image) if settings.has_volume() => own_volume(app, &node.name, image).await,
+        Some(image) if settings.has_volume() || settings.is_iscsi() => {
+            own_volume(app, &node.name, &settings, image).await
+        }
         _ => Ok(()),
     }
 }
 
-/// Makes a node's own volume, unless it has one.
-async fn own_volume(
+/// Makes a node's own volume, unless it has one. One that it was given is not made
+/// here.
+pub(super) async fn own_volume(
     app: &Arc<App>,
     node: &NodeName,
+    settings: &Settings,
     version: &VersionSpec,
 ) -> Result<(), ApiError> {
-    let name = volume_of(node)?;
-    if app.catalog.volume(&name).await.is_ok() {
-        return Ok(());
+    let name = volume_of(node, settings)?;
+    match app.catalog.volume(&name).await {
+        Ok(_) => return Ok(()),
+        Err(error) if settings.volume.is_some() => return Err(error.into()),
+        Err(_) => {}
     }
     match volumes::create(app, name, version, None, false).await {
         // Another request of the same node was quicker.
@@ -239,10 +245,11 @@ async fn personal(
 async fn place(
     app: &Arc<App>,
     session: &Session,
+    settings: &Settings,
     version: &VersionSpec,
     local: IpAddr,
 ) -> Result<VolumePlace, ApiError> {
-    own_volume(app, &session.node, version).await?;
+    own_volume(app, &session.node, settings, version).await?;
     Ok(VolumePlace {
         address: std::net::SocketAddr::new(local, app.config.boot.nbd_port).to_string(),
         export: export_name(&app.key, &session.boot),
@@ -250,8 +257,11 @@ async fn place(
     })
 }
 
-/// The name of a node's volume: its own.
-pub(crate) fn volume_of(node: &NodeName) -> Result<VolumeName, ApiError> {
+/// The name of a node's volume: its own, unless it was given another.
+pub(crate) fn volume_of(node: &NodeName, settings: &Settings) -> Result<VolumeName, ApiError> {
+    if let Some(name) = &settings.volume {
+        return Ok(name.clone());
+    }
     let name = node.as_str().parse();
     name.map_err(|error: rootstock_core::NameError| {
         ApiError::new(ProblemCode::BadName, error.to_string())

@@ -113,7 +113,7 @@ impl Writes {
     /// Those of a machine that boots with these settings.
     pub(crate) fn of(settings: &Settings) -> Self {
         match settings.mode {
-            Some(NodeMode::Personal) if settings.has_volume() => Self::Volume,
+            _ if settings.has_volume() || settings.is_iscsi() => Self::Volume,
             Some(NodeMode::Personal) => Self::Disk,
             _ => Self::Elsewhere,
         }
@@ -434,8 +434,20 @@ async fn load(app: &App, row: BootRow) -> Result<Session, ApiError> {
     })
 }
 
+/// Has what a node ran before be over.
+pub(super) async fn end_earlier(app: &App, node: &NodeName, boot: &str) -> Result<(), ApiError> {
+    let now = Timestamp::now();
+    for earlier in app.catalog.boots_of(node).await? {
+        if earlier.id != boot && earlier.ended.is_none() {
+            app.catalog.end_boot(&earlier.id, now).await?;
+        }
+    }
+    app.boot.sessions.forget(node);
+    Ok(())
+}
+
 /// Follows a boot again whose beginning an earlier daemon saw.
-async fn resume(
+pub(super) async fn resume(
     app: &App,
     boot: &str,
     node: &NodeName,

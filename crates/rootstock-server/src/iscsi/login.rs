@@ -14,7 +14,7 @@ use rootstock_iscsi::{
 use rootstock_volume::BlockDevice;
 
 use super::{
-    Offer,
+    Client, Offer,
     connection::{ConnectionError, Wire, io_error},
     disk::Disk,
     serve::SEGMENT_BYTES_MAX,
@@ -182,7 +182,11 @@ impl Desk<'_> {
         let work = match &question.target {
             None => None,
             Some(name) => {
-                let client = format!("{} at {}", key.initiator, self.client);
+                let client = Client {
+                    initiator: &key.initiator,
+                    isid: key.isid,
+                    address: self.client,
+                };
                 let target = shared.targets.open(name, &client)?;
                 let disk = shared.disks.open(name, &target, shared.targets.as_ref());
                 Some(Work {

@@ -112,11 +112,17 @@ impl Conversation<'_> {
                 self.session.ask_to_leave(seconds, &mut wire.out);
                 leave_by = Some(Instant::now() + LEAVE_WITHIN);
             }
+            if self.admission.must_ask() {
+                self.session.ping(&mut wire.out);
+            }
             wire.send()?;
             let silence = Instant::now() + shared.limits.silence;
             let deadline = leave_by.map_or(silence, |leave_by| silence.min(leave_by));
             match wire.receive_or_ring(&self.admission.bell, deadline) {
-                Ok(Received::Bytes) => pinged = false,
+                Ok(Received::Bytes) => {
+                    self.admission.heard();
+                    pinged = false;
+                }
                 Ok(Received::Ring) => {}
                 Ok(Received::End) => return Ok(()),
                 Err(error) if error.kind() != io::ErrorKind::TimedOut => {

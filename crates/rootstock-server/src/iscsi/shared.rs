@@ -7,7 +7,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -67,6 +67,7 @@ struct Connections {
 struct Open {
     socket: Arc<Socket>,
     bell: Arc<Bell>,
+    pulse: Arc<Pulse>,
     address: Option<IpAddr>,
     /// None while it logs in.
     session: Option<Session>,
@@ -76,6 +77,42 @@ struct Session {
     key: SessionKey,
     tsih: u16,
     cid: u16,
+}
+
+/// Whether an initiator that is asked for a sign of life gives one.
+#[derive(Default)]
+struct Pulse(AtomicU8);
+
+impl Pulse {
+    /// To be asked, asked, and heard of since; 0 before all that.
+    const WANTED: u8 = 1;
+    const ASKED: u8 = 2;
+    const FELT: u8 = 3;
+
+    fn want(&self) {
+        self.0.store(Self::WANTED, Ordering::Release);
+    }
+
+    fn is_felt(&self) -> bool {
+        self.0.load(Ordering::Acquire) == Self::FELT
+    }
+
+    /// Goes on from one to the next; false when it was not there.
+    fn step(&self, from: u8, to: u8) -> bool {
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        self.0.compare_exchange(from, to, success, failure).is_ok()
+    }
+}
+
+impl Connections {
+    /// The sessions of an initiator with a target.
+    fn of<'a>(&'a self, initiator: &'a str, target: &'a str) -> impl Iterator<Item = &'a Open> {
+        let is_theirs = move |key: &SessionKey| {
+            key.initiator == initiator && key.target.as_deref() == Some(target)
+        };
+        let all = self.open.values();
+        all.filter(move |open| open.session.as_ref().is_some_and(|it| is_theirs(&it.key)))
+    }
 }
 
 /// What a login is about with respect to other sessions.
@@ -196,9 +233,11 @@ impl Shared {
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
         let id = connections.next_id;
         connections.next_id += 1;
+        let pulse = Arc::new(Pulse::default());
         let open = Open {
             socket: Arc::clone(socket),
             bell: Arc::clone(&bell),
+            pulse: Arc::clone(&pulse),
             address,
             session: None,
         };
@@ -207,6 +246,7 @@ impl Shared {
             shared: Arc::clone(self),
             id,
             bell,
+            pulse,
         })
     }
 
@@ -261,14 +301,40 @@ impl Shared {
     }
 
     pub(super) fn expel(&self, initiator: &str, target: &str) {
-        for open in self.lock().open.values() {
-            let theirs = open.session.as_ref().is_some_and(|session| {
-                session.key.initiator == initiator && session.key.target.as_deref() == Some(target)
-            });
-            if theirs {
-                open.socket.close_both();
-            }
+        for open in self.lock().of(initiator, target) {
+            open.socket.close_both();
         }
+    }
+
+    /// Whether an initiator that has a session with a target gives a sign of life.
+    pub(super) fn is_alive(&self, initiator: &str, target: &str, patience: Duration) -> bool {
+        for open in self.lock().of(initiator, target) {
+            open.pulse.want();
+            open.bell.ring();
+        }
+        let deadline = Instant::now() + patience;
+        self.wait_until(deadline, |connections| {
+            let mut sessions = connections.of(initiator, target).peekable();
+            sessions.peek().is_none() || sessions.any(|open| open.pulse.is_felt())
+        });
+        let connections = self.lock();
+        connections
+            .of(initiator, target)
+            .any(|open| open.pulse.is_felt())
+    }
+
+    /// Ends the sessions of an initiator with a target, and waits until their commands
+    /// are over; false when they do not end.
+    pub(super) fn end(&self, initiator: &str, target: &str) -> bool {
+        self.expel(initiator, target);
+        let deadline = Instant::now() + CUT_OFF_TIMEOUT;
+        self.wait_until(deadline, |connections| {
+            connections.of(initiator, target).next().is_none()
+        })
+    }
+
+    pub(super) fn has_session(&self, initiator: &str, target: &str) -> bool {
+        self.lock().of(initiator, target).next().is_some()
     }
 
     pub(super) fn keep_thread(&self, thread: JoinHandle<()>) {
@@ -300,11 +366,24 @@ impl Shared {
 pub(super) struct Admission {
     pub(super) shared: Arc<Shared>,
     pub(super) id: u64,
-    /// Rung when the target stops.
+    /// Rung when the target stops, and when a sign of life is wanted.
     pub(super) bell: Arc<Bell>,
+    pulse: Arc<Pulse>,
 }
 
 impl Admission {
+    /// Whether the initiator is to be asked for a sign of life; said once.
+    pub(super) fn must_ask(&self) -> bool {
+        self.pulse.step(Pulse::WANTED, Pulse::ASKED)
+    }
+
+    /// The initiator was heard of.
+    pub(super) fn heard(&self) {
+        if self.pulse.step(Pulse::ASKED, Pulse::FELT) {
+            self.shared.closed.notify_all();
+        }
+    }
+
     /// The login is over: the place is safe now. `false` when it had been given to
     /// a newcomer.
     pub(super) fn settle(&self, key: SessionKey, tsih: u16, cid: u16) -> bool {

@@ -33,7 +33,7 @@ impl Targets for One {
         }]
     }
 
-    fn open(&self, _target: &str, _client: &str) -> Option<OpenTarget> {
+    fn open(&self, _target: &str, _client: &Client<'_>) -> Option<OpenTarget> {
         Some(OpenTarget {
             device: Arc::clone(&self.0) as Arc<dyn BlockDevice>,
             identity: 7,
@@ -276,4 +276,27 @@ fn a_session_that_ends_waits_for_its_commands() {
     device.open_gate();
     handle.shutdown(PATIENCE);
     assert!(it.hears_end());
+}
+
+#[test]
+fn who_lives_is_told_from_who_is_gone() {
+    let (_, handle) = target();
+    let address = handle.addresses()[0];
+    let (mut it, deaf) = (Initiator::new(address, 1), Initiator::new(address, 2));
+    let sessions = handle.sessions();
+    let names = [1, 2].map(|which| format!("iqn.2026-11.example:i{which}"));
+    assert!(sessions.has(&names[0], TARGET) && !sessions.has("iqn.2026-11.example:i3", TARGET));
+    let asked = std::thread::spawn({
+        let (sessions, name) = (handle.sessions(), names[0].clone());
+        move || sessions.is_alive(&name, TARGET, PATIENCE)
+    });
+    // A NOP-In that wants an answer (section 11.19).
+    let (header, _) = it.receive();
+    assert_eq!((header[0], header[16..20] == [0xff; 4]), (0x20, true));
+    it.command(2, SIMPLE, &[0; 6], 0, &[]);
+    assert!(asked.join().unwrap());
+    assert!(!sessions.is_alive(&names[1], TARGET, Duration::from_millis(50)));
+    assert!(sessions.end(&names[1], TARGET) && !sessions.has(&names[1], TARGET));
+    drop(deaf);
+    handle.shutdown(Duration::ZERO);
 }

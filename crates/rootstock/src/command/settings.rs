@@ -9,7 +9,9 @@ use rootstock_api::{
     install::InstallDisk,
     swarm::{Metered, Rack, SwarmCopies, SwarmMode},
 };
-use rootstock_core::{DailyHours, NodeName, TimeLimit, VersionSpec, fold, units::parse_size_bytes};
+use rootstock_core::{
+    DailyHours, NodeName, TimeLimit, VersionSpec, VolumeName, fold, units::parse_size_bytes,
+};
 
 use crate::{error::Failure, output, session::Session};
 
@@ -22,9 +24,15 @@ pub(crate) struct SettingArgs {
     image: Option<VersionSpec>,
     /// How it treats its root: diskless (or frozen: every boot is fresh), ram (all of
     /// the image in memory), personal (what it writes stays), install (diskless,
-    /// while the image is laid out on its disk, which it boots from then on)
+    /// while the image is laid out on its disk, which it boots from then on), iscsi
+    /// (any system: its disk is a volume, and what it writes stays), iscsi-frozen (the
+    /// same, fresh at every boot)
     #[arg(long)]
     mode: Option<NodeMode>,
+    /// The volume that is its disk, in the modes iscsi, iscsi-frozen and personal, in
+    /// the place of one that is called like it
+    #[arg(long, value_name = "NAME")]
+    volume: Option<VolumeName>,
     /// Where the writes of the mode personal are: server (a volume of its own there), or
     /// disk (its own file system labelled `rootstock`)
     #[arg(long, value_name = "server|disk")]
@@ -154,6 +162,7 @@ impl SettingArgs {
             image: self.image.clone(),
             mode: self.mode,
             personal: self.personal,
+            volume: self.volume.clone(),
             other_writes: self.other_writes,
             network: self.network.clone(),
             kernel_arguments: self.kernel_arguments.clone(),

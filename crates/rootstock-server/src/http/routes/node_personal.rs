@@ -83,7 +83,7 @@ pub(crate) async fn reset(
         let network = nodes::network_of(&app, &row)?;
         let settings = profiles.of_node(&row, network.as_ref())?.settings;
         if settings.has_volume() {
-            in_volumes.push((name.clone(), orders::volume_of(name)?));
+            in_volumes.push((name.clone(), orders::volume_of(name, &settings)?));
         } else if settings.mode == Some(NodeMode::Personal) {
             on_disks.push(name.clone());
         } else {

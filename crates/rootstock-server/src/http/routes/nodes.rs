@@ -30,6 +30,7 @@ use crate::{
         stopping,
     },
     nodes::{self, Profiles},
+    targets,
 };
 
 /// How many boots of a node are shown when nobody says.
@@ -204,6 +205,7 @@ pub(crate) async fn delete(
     for row in &deleted {
         tracing::info!(node = %row.name, "node deleted");
         app.boot.commits.forget(&row.name);
+        targets::forget_node(&app, &row.name).await?;
         app.nodes.gone(row);
     }
     Ok(ApiJson(NodesDone {

@@ -85,6 +85,7 @@ pub(super) fn step(step: BootStep) -> String {
         BootStep::Held => "waits for approval",
         BootStep::Session => "session open",
         BootStep::Network => "network up",
+        BootStep::Iscsi => "reads its disk over iSCSI",
         BootStep::DeviceUp => "device up",
         BootStep::RootMounted => "root mounted",
         BootStep::Switched => "switched to the image",

@@ -1,0 +1,91 @@
+//! Machines whose disk is a volume over iSCSI: firmware, boot loader and system as they are.
+
+use anyhow::Result;
+use rootstock_tests::boots::{self, reach, shell, steps};
+use rootstock_tests::golden::Golden;
+use rootstock_tests::lan::Lan;
+use rootstock_tests::pxe::{Firmware, PoweredOn};
+use rootstock_tests::wait;
+
+const TARGET: &str = "[iscsi]\nlisten = [\"0.0.0.0:3260\"]";
+
+/// Two images, made by the two usual tools, on two kinds of firmware.
+#[test]
+fn systems_start_from_volumes_and_keep_what_they_wrote() -> Result<()> {
+    let mut lan = Lan::new("dhcp", TARGET)?;
+    for (image, golden, name, number, firmware) in [
+        ("tools", Golden::Iscsi, "pc", 1, Firmware::Bios),
+        ("dracut", Golden::IscsiDracut, "uefi", 2, Firmware::UefiPxe),
+    ] {
+        lan.import(image, &boots::image(golden)?)?;
+        lan.add_node(name, number, image)?;
+        lan.daemon.run(["node", "set", name, "--mode", "iscsi"])?;
+        let mut machine = lan.power_on(name, number, firmware)?;
+        lan.log_in(&mut machine, "rootstock")?;
+        reach(&lan, name, "up")?;
+        let names: Vec<_> = steps(&lan, name)?.into_iter().map(|step| step.0).collect();
+        assert!(names.contains(&"iscsi".to_owned()), "{names:?}");
+        assert_eq!(lan.daemon.json(["node", "show", name])?["state"], "up");
+        shell(&mut machine, "echo a-letter > /root/letter && sync")?;
+
+        // The daemon starts anew under a machine that runs.
+        lan.daemon.kill()?;
+        lan.daemon.restart()?;
+        write_and_read(&mut machine)?;
+
+        // Somebody who asks in its name does not get its disk.
+        let script = format!("http://10.77.0.1:8480/boot/ipxe/{}", Lan::mac(number));
+        let mut curl = lan.namespace.command("curl");
+        let said = rootstock_tests::tool::run_command(curl.args(["-s", &script]))?;
+        assert!(
+            said.contains("is up") && !said.contains("password"),
+            "{said}"
+        );
+        write_and_read(&mut machine)?;
+
+        machine.pull_plug()?;
+        let mut machine = lan.power_on(name, number, firmware)?;
+        lan.log_in(&mut machine, "rootstock")?;
+        assert_eq!(shell(&mut machine, "cat /root/letter")?, "a-letter");
+        boots::power_off(machine)?;
+    }
+    lan.daemon.stop()
+}
+
+/// What a frozen machine wrote is gone at its next boot, and a new version is there.
+#[test]
+fn a_frozen_system_is_fresh_at_every_boot() -> Result<()> {
+    let mut lan = Lan::new("dhcp", TARGET)?;
+    lan.import("tools", &boots::image(Golden::Iscsi)?)?;
+    lan.add_node("pc", 1, "tools")?;
+    lan.daemon
+        .run(["node", "set", "pc", "--mode", "iscsi-frozen"])?;
+    let mut machine = lan.power_on("pc", 1, Firmware::Bios)?;
+    lan.log_in(&mut machine, "rootstock")?;
+    shell(&mut machine, "echo a-letter > /root/letter && sync")?;
+    // What this one has becomes the next version, which it boots next.
+    let made = lan.daemon.json(["node", "commit", "pc", "tools"])?;
+    assert_eq!(made["committed"]["version"], 2, "{made}");
+    shell(&mut machine, "echo another > /root/letter && sync")?;
+    machine.pull_plug()?;
+    for _ in 0..2 {
+        let mut machine = lan.power_on("pc", 1, Firmware::Bios)?;
+        lan.log_in(&mut machine, "rootstock")?;
+        assert_eq!(shell(&mut machine, "cat /root/letter")?, "a-letter");
+        shell(&mut machine, "echo gone > /root/letter && sync")?;
+        boots::power_off(machine)?;
+    }
+    wait::until("pc is gone", boots::SHELL_LIMIT, || {
+        let state = &lan.daemon.json(["node", "show", "pc"])?["state"];
+        Ok((state == "gone").then_some(()))
+    })?;
+    lan.daemon.stop()
+}
+
+/// A write that reaches the disk, and a read that comes from there.
+fn write_and_read(machine: &mut PoweredOn) -> Result<()> {
+    let command = "date +%N > /root/now && sync && cp /root/now /dev/shm/now \
+                   && echo 3 > /proc/sys/vm/drop_caches && cmp /root/now /dev/shm/now && echo same";
+    assert_eq!(shell(machine, command)?, "same");
+    Ok(())
+}
