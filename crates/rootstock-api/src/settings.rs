@@ -129,6 +129,9 @@ settings! {
     personal: PersonalPlace as PersonalPlace => Personal;
     /// The volume that is its disk, in the place of one that is called like it.
     volume: VolumeName as String => Volume;
+    /// Whether it has to prove a secret to its disk over iSCSI (CHAP), a new one for
+    /// each boot.
+    chap: bool as bool => Chap;
     /// What becomes of what it wrote over another version.
     other_writes: OtherWrites as OtherWrites => OtherWrites;
     /// The network that it boots in, by its interface on the server.

@@ -323,8 +323,8 @@ pub struct SanPlan {
     pub target: String,
     /// The machine's iSCSI name, with which it logs in.
     pub initiator: String,
-    /// Its CHAP secret: letters and digits.
-    pub secret: String,
+    /// Its CHAP secret, letters and digits, if it has to prove one.
+    pub secret: Option<String>,
 }
 
 /// The script of a machine that starts the boot loader of a disk that it reaches over
@@ -345,12 +345,14 @@ pub fn ipxe_san(plan: &SanPlan, again: &str) -> String {
         std::net::IpAddr::V6(address) => format!("[{address}]"),
     };
     let mut script = begin(title);
+    let _ = writeln!(script, "set initiator-iqn {initiator}");
+    if let Some(secret) = secret {
+        let _ = writeln!(script, "set username {initiator}");
+        let _ = writeln!(script, "set password {secret}");
+    }
     let _ = write!(
         script,
         "\
-set initiator-iqn {initiator}
-set username {initiator}
-set password {secret}
 sanboot iscsi:{host}::{}:0:{target} ||
 echo Rootstock: the disk does not start, trying again
 :again
@@ -506,9 +508,10 @@ mod tests {
             portal: "10.0.0.1:3260".parse().expect("an address"),
             target: "iqn.2026-11.example:volume.n001".to_owned(),
             initiator: "iqn.2026-11.example:node.n001".to_owned(),
-            secret: "abcdefgh23456789".to_owned(),
+            secret: Some("abcdefgh23456789".to_owned()),
         };
-        let script = ipxe_san(&plan, "http://10.0.0.1:8480/boot/ipxe/52-54-00-12-34-56");
+        let again = "http://10.0.0.1:8480/boot/ipxe/52-54-00-12-34-56";
+        let script = ipxe_san(&plan, again);
         insta::assert_snapshot!(script, @"
         #!ipxe
         echo Rootstock: n001 starts lab:3 over iSCSI
@@ -522,6 +525,12 @@ mod tests {
         chain --replace http://10.0.0.1:8480/boot/ipxe/52-54-00-12-34-56 ||
         goto again
         ");
+        let plan = SanPlan {
+            secret: None,
+            ..plan
+        };
+        let script = ipxe_san(&plan, again);
+        assert!(!script.contains("username") && !script.contains("password"));
     }
 
     #[test]

@@ -140,20 +140,21 @@ fn node_of(app: &App, initiator: &str) -> Option<NodeName> {
     unescaped(name.strip_prefix(":node.")?)?.parse().ok()
 }
 
-/// Shares a volume with a node, for one boot from addresses of its network. Answers the
-/// secret that its firmware is told.
+/// Shares a volume with a node, for one boot from one address. Answers the secret that
+/// its firmware is told, if it has to prove one.
 pub(crate) async fn share_with_node(
     app: &App,
     node: &NodeName,
     volume: VolumeName,
-    addresses: String,
-) -> Result<Secret, ApiError> {
+    address: IpAddr,
+    chap: bool,
+) -> Result<Option<Secret>, ApiError> {
     check_target(&volume, &target_name(app, &volume))?;
-    let secret = draw_secret()?;
+    let secret = chap.then(draw_secret).transpose()?;
     let row = ShareRow {
         initiator: node_name(app, node),
-        addresses: Some(addresses),
-        secret: Some(secret.clone()),
+        addresses: Some(address.to_string()),
+        secret: secret.clone(),
         mutual_secret: None,
         created: Timestamp::now(),
         volume,

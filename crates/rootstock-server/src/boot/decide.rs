@@ -366,7 +366,7 @@ async fn san(
 ) -> Step<Decision> {
     let (name, spec) = (&node.name, chosen.version.spec());
     let place = (asked.peer, asked.local);
-    let disk = match san::prepare(app, node, settings, network, &spec, place).await {
+    let disk = match san::prepare(app, node, settings, &spec, place).await {
         Ok(disk) => disk,
         Err(Refusal::Error(error)) => {
             return Err(failed("make its disk ready", error.0.to_string()));

@@ -1,8 +1,8 @@
 //! Machines without our agent: their disk is a volume here, which firmware and system
 //! reach over iSCSI.
 //!
-//! Each boot has a secret of its own, so that what a machine was told once opens
-//! nothing later. Nobody says when such a machine is up: its firmware logs in with the
+//! A machine gets its disk from the address that asked for its script, and where it has
+//! to prove a secret, each boot has one of its own. Nobody says when such a machine is up: its firmware logs in with the
 //! name that its script gave it, its system with the same one, and both are seen.
 
 use std::{
@@ -20,9 +20,7 @@ use rootstock_core::{MacAddress, NodeName, VersionSpec, VolumeName};
 use rootstock_netboot::script::SanPlan;
 use tokio::runtime::Handle;
 
-use super::{
-    networks::Network, orders, plugins::PluginEvent, sessions::resume, told, transcript::Told,
-};
+use super::{orders, plugins::PluginEvent, sessions::resume, told, transcript::Told};
 use crate::{
     app::App,
     http::ApiError,
@@ -59,7 +57,7 @@ pub(super) struct Disk {
     portal: SocketAddr,
     target: String,
     initiator: String,
-    secret: Secret,
+    secret: Option<Secret>,
 }
 
 impl Disk {
@@ -70,18 +68,20 @@ impl Disk {
             portal: self.portal,
             target: self.target.clone(),
             initiator: self.initiator.clone(),
-            secret: self.secret.reveal().to_owned(),
+            secret: self
+                .secret
+                .as_ref()
+                .map(|secret| secret.reveal().to_owned()),
         }
     }
 }
 
 /// Makes a machine's disk ready: nobody else has it open, it is fresh where it is to
-/// be, and there is a new secret for it.
+/// be, and it may be reached from there alone.
 pub(super) async fn prepare(
     app: &Arc<App>,
     node: &NodeRow,
     settings: &Settings,
-    network: &Network,
     version: &VersionSpec,
     (peer, local): (IpAddr, IpAddr),
 ) -> Result<Disk, Refusal> {
@@ -96,12 +96,8 @@ pub(super) async fn prepare(
     if settings.mode == Some(NodeMode::IscsiFrozen) {
         refresh(app, settings, &volume, version).await?;
     }
-    let subnet = network.subnet.filter(|subnet| match peer {
-        IpAddr::V4(peer) => subnet.contains(peer),
-        IpAddr::V6(_) => false,
-    });
-    let addresses = subnet.map_or_else(|| peer.to_string(), |subnet| subnet.to_string());
-    let secret = targets::share_with_node(app, &node.name, volume, addresses).await?;
+    let chap = settings.chap.unwrap_or(false);
+    let secret = targets::share_with_node(app, &node.name, volume, peer, chap).await?;
     Ok(Disk {
         portal,
         target,

@@ -33,6 +33,10 @@ pub(crate) struct SettingArgs {
     /// the place of one that is called like it
     #[arg(long, value_name = "NAME")]
     volume: Option<VolumeName>,
+    /// Whether it has to prove a secret to its disk over iSCSI, a new one for each boot:
+    /// yes only for images whose initiator computes CHAP without reading its disk
+    #[arg(long, value_name = "yes|no", value_parser = parse_yes_no)]
+    chap: Option<bool>,
     /// Where the writes of the mode personal are: server (a volume of its own there), or
     /// disk (its own file system labelled `rootstock`)
     #[arg(long, value_name = "server|disk")]
@@ -163,6 +167,7 @@ impl SettingArgs {
             mode: self.mode,
             personal: self.personal,
             volume: self.volume.clone(),
+            chap: self.chap,
             other_writes: self.other_writes,
             network: self.network.clone(),
             kernel_arguments: self.kernel_arguments.clone(),
