@@ -90,7 +90,7 @@ echo 'hostonly=no' > "$MOUNT/etc/dracut.conf.d/iscsi.conf" 2> /dev/null || true
 if [ "$KIND" = dracut ]; then
     sed --in-place 's/root=LABEL=root ro/& rd.iscsi.firmware=1 rd.neednet=1 ip=ibft/' \
         "$MOUNT/boot/grub/grub.cfg"
-    chroot "$MOUNT" dracut --force --quiet --add iscsi "/boot/initrd.img-$(ls "$MOUNT/lib/modules")" \
+    chroot "$MOUNT" dracut --force --quiet --add "network-legacy iscsi" "/boot/initrd.img-$(ls "$MOUNT/lib/modules")" \
         "$(ls "$MOUNT/lib/modules")"
 else
     chroot "$MOUNT" update-initramfs -u
@@ -201,7 +201,12 @@ pub fn build(cache: &Path, golden: Golden, say: Say<'_>) -> Result<PathBuf> {
             cache,
             work.path(),
             "dracut",
-            &["dracut", "dracut-network"],
+            &[
+                "dracut",
+                "dracut-network",
+                "isc-dhcp-client",
+                "iputils-arping",
+            ],
             say,
         )?,
         Golden::Xfs => copied(cache, work.path(), "xfs", say)?,
