@@ -72,6 +72,7 @@ printf '#!/bin/sh\nexit 101\n' > "$MOUNT/usr/sbin/policy-rc.d"
 chmod 755 "$MOUNT/usr/sbin/policy-rc.d"
 echo "I: updating its package lists"
 chroot "$MOUNT" apt-get --quiet=2 update
+eval "$PREPARE"
 echo "I: installing $PACKAGES"
 chroot "$MOUNT" apt-get --quiet=2 --yes --no-install-recommends install $PACKAGES
 chroot "$MOUNT" apt-get clean
@@ -81,12 +82,19 @@ umount "$MOUNT/proc"
 umount "$MOUNT"
 "#;
 
+/// Run in the same place, before its packages are installed: systemd's own network
+/// knows nothing of what firmware tells of a disk.
+const ISCSI_PREPARE: &str = r#"
+mkdir -p "$MOUNT/etc/dracut.conf.d"
+printf 'hostonly=no\nomit_dracutmodules+=" systemd-networkd dbus "\n' \
+    > "$MOUNT/etc/dracut.conf.d/iscsi.conf"
+"#;
+
 /// Run in the same place: its own first file system logs in to its disk over iSCSI, as
 /// firmware describes that, and UEFI finds a boot loader, too.
 const ISCSI_SCRIPT: &str = r#"
 echo "I: preparing it for a disk over iSCSI"
 echo ISCSI_AUTO=true > "$MOUNT/etc/iscsi/iscsi.initramfs"
-echo 'hostonly=no' > "$MOUNT/etc/dracut.conf.d/iscsi.conf" 2> /dev/null || true
 if [ "$KIND" = dracut ]; then
     sed --in-place 's/root=LABEL=root ro/& rd.iscsi.firmware=1 rd.neednet=1 ip=ibft/' \
         "$MOUNT/boot/grub/grub.cfg"
@@ -273,6 +281,7 @@ fn iscsi(
     let loader = work.join("bootx64.efi");
     let loader_text = loader.to_str().context("a path that is text")?;
     let configure = [
+        ("PREPARE", ISCSI_PREPARE),
         ("CONFIGURE", ISCSI_SCRIPT),
         ("KIND", kind),
         ("LOADER", loader_text),
@@ -334,6 +343,7 @@ fn install(
         .env("OFFSET", FIRST_PARTITION_BYTES.to_string())
         .env("MOUNT", &mount)
         .env("PACKAGES", packages.join(" "))
+        .env("PREPARE", "")
         .env("CONFIGURE", "")
         .envs(more.iter().copied())
         .env("DEBIAN_FRONTEND", "noninteractive")

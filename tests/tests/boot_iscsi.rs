@@ -3,9 +3,9 @@
 use anyhow::Result;
 use rootstock_tests::boots::{self, reach, shell, steps};
 use rootstock_tests::golden::Golden;
-use rootstock_tests::lan::Lan;
+use rootstock_tests::lan::{Lan, SERVER};
 use rootstock_tests::pxe::{Firmware, PoweredOn};
-use rootstock_tests::wait;
+use rootstock_tests::{tool, wait};
 
 const TARGET: &str = "[iscsi]\nlisten = [\"0.0.0.0:3260\"]";
 
@@ -34,22 +34,34 @@ fn systems_start_from_volumes_and_keep_what_they_wrote() -> Result<()> {
         write_and_read(&mut machine)?;
 
         // Somebody who asks in its name does not get its disk.
-        let script = format!("http://10.77.0.1:8480/boot/ipxe/{}", Lan::mac(number));
-        let mut curl = lan.namespace.command("curl");
-        let said = rootstock_tests::tool::run_command(curl.args(["-s", &script]))?;
+        let said = script(&lan, number)?;
         assert!(
-            said.contains("is up") && !said.contains("password"),
+            said.contains("is up") && !said.contains("sanboot"),
             "{said}"
         );
         write_and_read(&mut machine)?;
 
+        // The machine breaks, and another one that was just found takes its place.
         machine.pull_plug()?;
-        let mut machine = lan.power_on(name, number, firmware)?;
+        let other = number + 10;
+        let said = script(&lan, other)?;
+        assert!(said.contains("waits as node"), "{said}");
+        let mac = Lan::mac(other);
+        lan.daemon
+            .run(["node", "replace", name, "--mac", &mac, "--force"])?;
+        let mut machine = lan.power_on(name, other, firmware)?;
         lan.log_in(&mut machine, "rootstock")?;
         assert_eq!(shell(&mut machine, "cat /root/letter")?, "a-letter");
         boots::power_off(machine)?;
     }
     lan.daemon.stop()
+}
+
+/// What a machine is told that asks for its script.
+fn script(lan: &Lan, number: u8) -> Result<String> {
+    let script = format!("http://{SERVER}:8480/boot/ipxe/{}", Lan::mac(number));
+    let mut curl = lan.namespace.command("curl");
+    tool::run_command(curl.args(["-s", &script]))
 }
 
 /// What a frozen machine wrote is gone at its next boot, and a new version is there.

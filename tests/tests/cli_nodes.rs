@@ -278,3 +278,25 @@ fn a_node_goes_back_to_the_image_before_and_says_when_it_does_not_run() {
     let retried = daemon.run(["node", "retry", "n1"]).unwrap();
     assert_eq!(retried, "no version failed there\n");
 }
+
+/// Another machine takes a node's place, unless it is a node of its own.
+#[test]
+fn a_broken_machine_is_replaced() {
+    let (_dir, daemon) = started();
+    for (node, mac) in [("pc", "52:54:00:00:02:01"), ("other", "52:54:00:00:02:02")] {
+        daemon
+            .run(["node", "add", node, "--mac", mac, "--image", "lab"])
+            .unwrap();
+    }
+    let replace = |mac: &str| daemon.run(["node", "replace", "pc", "--mac", mac]);
+    let refused = replace("52:54:00:00:02:02").unwrap_err().to_string();
+    assert!(
+        refused.contains("a card of other") && refused.contains("node delete other"),
+        "{refused}"
+    );
+    replace("52:54:00:00:02:03").unwrap();
+    let shown = daemon.json(["node", "show", "pc"]).unwrap();
+    assert_eq!(shown["macs"].as_array().unwrap().len(), 1, "{shown}");
+    assert_eq!(shown["macs"][0], "52:54:00:00:02:03");
+    assert_eq!(shown["effective"]["image"], "lab");
+}

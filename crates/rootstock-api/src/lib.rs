@@ -41,8 +41,9 @@ pub use install::Installation;
 pub use node::{
     Abandoned, BootEvent, BootList, BootSummary, BootTranscript, Change, ChangeReport, FieldChange,
     NamedChange, Node, NodeCreate, NodeDelete, NodeEvent, NodeFormat, NodeImport, NodeList,
-    NodeNames, NodeReboot, NodeRollback, NodeSet, NodeSpec, NodeState, NodeStatus, NodeText,
-    NodesDone, NodesTold, Origin, Profile, ProfileCreate, ProfileList, ProfileRollback, ProfileSet,
+    NodeNames, NodeReboot, NodeReplace, NodeRollback, NodeSet, NodeSpec, NodeState, NodeStatus,
+    NodeText, NodesDone, NodesTold, Origin, Profile, ProfileCreate, ProfileList, ProfileRollback,
+    ProfileSet,
 };
 pub use personal::{NodeCommit, NodeCommitState, OtherWrites, PersonalPlace};
 pub use problem::{Holder, HolderKind, Problem, ProblemCode};

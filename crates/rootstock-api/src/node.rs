@@ -252,6 +252,22 @@ pub struct NodeRollback {
     pub dry_run: bool,
 }
 
+/// Has another machine take a node's place: it gets the node's name, settings, keys and
+/// volume. A node that this machine was found as, and that waits for approval, goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NodeReplace {
+    /// The new machine's network cards.
+    #[schema(value_type = Vec<String>)]
+    pub macs: Vec<MacAddress>,
+    /// Its SMBIOS UUID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// Also when the old machine runs.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// Brings a profile back to the image that was set on it before.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -91,6 +91,8 @@ pub const NODE: &str = "/v1/nodes/{node}";
 pub const NODE_BOOTS: &str = "/v1/nodes/{node}/boots";
 /// POST: has a node's writes made a version; GET: how far that is; DELETE: gives it up.
 pub const NODE_COMMIT: &str = "/v1/nodes/{node}/commit";
+/// POST: has another machine take a node's place.
+pub const NODE_REPLACE: &str = "/v1/nodes/{node}/replace";
 /// POST: has personal machines drop what they wrote.
 pub const NODES_RESET: &str = "/v1/nodes/reset";
 /// Names that no node can have: paths have them.
@@ -295,6 +297,12 @@ pub fn node_boots(node: &NodeName) -> String {
 #[must_use]
 pub fn node_commit(node: &NodeName) -> String {
     format!("{NODES}/{node}/commit")
+}
+
+/// [`NODE_REPLACE`] of this node.
+#[must_use]
+pub fn node_replace(node: &NodeName) -> String {
+    format!("{NODES}/{node}/replace")
 }
 
 /// [`PROFILE`] of this profile.

@@ -243,13 +243,16 @@ impl FromStr for Setting {
 }
 
 impl Settings {
-    /// Whether the machine's writes stay in a volume on the server: what it runs is what
-    /// that was made from.
+    /// Whether the machine's disk is a volume on the server that stays what it is: what the
+    /// machine runs is what that was made from.
     #[must_use]
     pub fn has_volume(&self) -> bool {
         match self.mode {
             Some(NodeMode::Personal) => self.personal.unwrap_or_default() == PersonalPlace::Server,
-            mode => mode == Some(NodeMode::Iscsi),
+            Some(NodeMode::Iscsi) => true,
+            // Its own one is made anew for another version; a given one is not.
+            Some(NodeMode::IscsiFrozen) => self.volume.is_some(),
+            _ => false,
         }
     }
 

@@ -135,10 +135,12 @@ pub struct VolumeCreate {
     /// Its name.
     #[schema(value_type = String)]
     pub name: VolumeName,
-    /// The version to clone: `lab`, `lab:3` or `lab@production`.
-    #[schema(value_type = String)]
-    pub from: VersionSpec,
-    /// Its size, when it is to be larger than the version's disk.
+    /// The version to clone: `lab`, `lab:3` or `lab@production`; an empty disk when
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub from: Option<VersionSpec>,
+    /// Its size, when it is to be larger than the version's disk; an empty disk needs one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
     /// Whether its writes are dropped when its last client leaves.

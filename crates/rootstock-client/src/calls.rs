@@ -8,13 +8,13 @@ use rootstock_api::{
     Bitmap, BootList, ChangeReport, ClientList, CollectEvent, CollectReport, DiffReport,
     ExportList, HistoryList, ImageDetail, ImageList, Import, ImportCommit, ImportCommitted,
     ImportCreate, ImportList, ImportReceipt, Node, NodeCommit, NodeCreate, NodeDelete, NodeEvent,
-    NodeFormat, NodeImport, NodeList, NodeNames, NodeReboot, NodeRollback, NodeSet, NodeText,
-    NodesDone, NodesTold, Profile, ProfileCreate, ProfileList, ProfileRollback, ProfileSet,
-    RecipeList, RolloutDetail, RolloutList, RolloutStart, RolloutStarted, SEAL_HEADER, ScrubStatus,
-    Site, StoreReport, TagSet, TagTarget, TokenCreate, TokenCreated, TokenList, VERSION_HEADER,
-    VerifyEvent, VerifyReport, VersionDetail, Volume, VolumeCommit, VolumeCommitted, VolumeCreate,
-    VolumeList, VolumeResize, VolumeShareSet, VolumeShared, VolumeSnapshot, VolumeUnshare, paths,
-    record,
+    NodeFormat, NodeImport, NodeList, NodeNames, NodeReboot, NodeReplace, NodeRollback, NodeSet,
+    NodeText, NodesDone, NodesTold, Profile, ProfileCreate, ProfileList, ProfileRollback,
+    ProfileSet, RecipeList, RolloutDetail, RolloutList, RolloutStart, RolloutStarted, SEAL_HEADER,
+    ScrubStatus, Site, StoreReport, TagSet, TagTarget, TokenCreate, TokenCreated, TokenList,
+    VERSION_HEADER, VerifyEvent, VerifyReport, VersionDetail, Volume, VolumeCommit,
+    VolumeCommitted, VolumeCreate, VolumeList, VolumeResize, VolumeShareSet, VolumeShared,
+    VolumeSnapshot, VolumeUnshare, paths, record,
 };
 use rootstock_core::{
     ChunkId, ImageName, NodeName, ProfileName, TagName, VersionSelector, VersionSpec, VolumeName,
@@ -333,6 +333,11 @@ impl Client {
     /// Gives it up.
     pub fn node_commit_abort(&self, node: &NodeName) -> Answer<NodeCommit> {
         self.send(Method::DELETE, &paths::node_commit(node), &())
+    }
+
+    /// Has another machine take a node's place.
+    pub fn node_replace(&self, node: &NodeName, replace: &NodeReplace) -> Answer<ChangeReport> {
+        self.send(Method::POST, &paths::node_replace(node), replace)
     }
 
     /// Has personal nodes drop what they wrote.

@@ -15,9 +15,13 @@ use jiff::Timestamp;
 use rootstock_api::{
     HolderKind, ImportCommitted, Outcome, ProblemCode, VolumeCommit, VolumeCommitted,
 };
-use rootstock_catalog::{NewVersion, NewVolume, VolumeRow, VolumeState};
-use rootstock_core::{ChunkId, Digest, VersionSpec, VolumeName};
-use rootstock_image::inspect::FreeSpace;
+use rootstock_catalog::{CatalogError, NewVersion, NewVolume, VolumeRow, VolumeState};
+use rootstock_core::{ChunkId, Digest, ImageName, VersionSelector, VersionSpec, VolumeName};
+use rootstock_image::{
+    grid::Grid,
+    inspect::{FreeSpace, inspect},
+    manifest::Manifest,
+};
 use rootstock_store::{
     ChunkStore,
     disk::{Disk, RealDisk},
@@ -38,6 +42,12 @@ use crate::{
 
 /// How often a commit starts again because a collection took what it stored.
 const COMMIT_TRIES_MAX: usize = 3;
+
+/// The image whose version empty disks are clones of.
+const BLANK_IMAGE: &str = "blank";
+
+/// The size of that version; disks are larger.
+const BLANK_BYTES: u64 = 1 << 20;
 
 /// The volumes of a daemon.
 pub(crate) struct Volumes {
@@ -242,6 +252,80 @@ pub(crate) async fn create(
         made.map(drop).map_err(|error| files_failed(&error))
     })
     .await
+}
+
+/// Makes a volume that begins as an empty disk.
+pub(crate) async fn create_blank(
+    app: &Arc<App>,
+    name: VolumeName,
+    size_bytes: u64,
+    ephemeral: bool,
+) -> Result<VolumeRow, ApiError> {
+    let nothing = blank(app).await?;
+    create(app, name, &nothing, Some(size_bytes), ephemeral).await
+}
+
+/// The version of which empty disks are clones. It is made for the first of them.
+async fn blank(app: &Arc<App>) -> Result<VersionSpec, ApiError> {
+    let image: ImageName = BLANK_IMAGE
+        .parse()
+        .map_err(|error| ApiError::internal("name the image of empty disks", &error))?;
+    let latest = VersionSpec {
+        image: image.clone(),
+        selector: VersionSelector::Latest,
+    };
+    match app.catalog.resolve(&latest).await {
+        Ok(row) if row.used_bytes == 0 => return Ok(row.spec()),
+        Ok(row) => {
+            let detail = format!(
+                "{} is not empty, and empty disks are clones of it",
+                row.spec()
+            );
+            return Err(
+                ApiError::new(ProblemCode::BadValue, detail).with_hint(format!(
+                    "call that image something else than '{BLANK_IMAGE}': export it, import it \
+                 under another name, and delete it"
+                )),
+            );
+        }
+        Err(CatalogError::ImageNotFound { .. } | CatalogError::VersionNotFound { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let work = |app: &App| {
+        let grid = Grid::whole(BLANK_BYTES);
+        let grid = grid.map_err(|error| ApiError::internal("make an empty disk", &error))?;
+        let manifest = Manifest::zero(grid);
+        app.store.put_raw(&manifest.encode())?;
+        let zeros = vec![0; BLANK_BYTES as usize];
+        let report = inspect(&zeros, FreeSpace::Keep);
+        let report = report.map_err(|error| ApiError::internal("look at an empty disk", &error))?;
+        let facts = serde_json::to_string(&facts::of(&report));
+        let facts = facts.map_err(|error| ApiError::internal("keep what is on it", &error))?;
+        let checked = imports::check(app, manifest.id(), Some(BLANK_BYTES))?;
+        Ok((manifest.id(), facts, checked))
+    };
+    let (manifest, facts, checked) = app.blocking(work).await?;
+    let new = NewVersion {
+        image,
+        manifest,
+        disk_bytes: checked.disk_bytes,
+        used_bytes: checked.used_bytes,
+        added_chunks: 0,
+        added_bytes: 0,
+        parent: None,
+        source: "nothing".to_owned(),
+        message: Some("what empty disks are clones of".to_owned()),
+        facts,
+        tag: None,
+        event: "created",
+        actor: "rootstock".to_owned(),
+        import: None,
+    };
+    let made = imports::publish(app, new, checked).await?;
+    Ok(VersionSpec {
+        image: made.image,
+        selector: VersionSelector::Number(made.version),
+    })
 }
 
 /// Adds a volume's row, makes its files, and makes it ready.

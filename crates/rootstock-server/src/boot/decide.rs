@@ -251,7 +251,7 @@ async fn decided(
         return Err(Decision::Local { reason });
     }
     let held = node.state == NodeState::Held;
-    let Some(image) = settings.image.clone() else {
+    let Some(image) = image(app, &settings).await else {
         return Err(if held {
             wait(&node, mac)
         } else {
@@ -493,6 +493,16 @@ async fn register(
     let registered = nodes::register(app, registration).await;
     match registered.map_err(|error| refused(error.0.to_string()))? {
         Registered::Known(node) | Registered::New(node) => Ok(node),
+    }
+}
+
+/// What a node is assigned: an image, or what the volume was made from that it was
+/// given.
+async fn image(app: &App, settings: &Settings) -> Option<VersionSpec> {
+    let given = settings.volume.as_ref().filter(|_| settings.has_volume());
+    match given {
+        Some(volume) => Some(app.catalog.volume(volume).await.ok()?.base()),
+        None => settings.image.clone(),
     }
 }
 

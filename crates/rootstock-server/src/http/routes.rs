@@ -98,6 +98,7 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(nodes::approve))
         .routes(routes!(nodes::delete))
         .routes(routes!(nodes::rollback))
+        .routes(routes!(nodes::replace))
         .routes(routes!(node_health::retry))
         .routes(routes!(node_health::reinstall))
         .routes(routes!(

@@ -26,7 +26,7 @@ async fn site() -> Site {
 fn create(name: &str) -> VolumeCreate {
     VolumeCreate {
         name: name.parse().expect("a name"),
-        from: "lab".parse().expect("a version"),
+        from: Some("lab".parse().expect("a version")),
         size_bytes: None,
         ephemeral: false,
     }
@@ -243,6 +243,39 @@ async fn volumes_grow_are_copied_and_forget() {
         ..create("small")
     };
     let problem = site.post(paths::VOLUMES, &small).await.problem();
+    assert_eq!(problem.code, ProblemCode::BadValue);
+}
+
+#[tokio::test]
+async fn an_empty_disk_is_a_clone_of_nothing() {
+    let site = site().await;
+    let blank = |name: &str, size_bytes: Option<u64>| VolumeCreate {
+        from: None,
+        size_bytes,
+        ..create(name)
+    };
+    for (name, size_bytes) in [("one", 5 << 30), ("two", 1 << 20)] {
+        let new = blank(name, Some(size_bytes));
+        let made: Volume = site.post(paths::VOLUMES, &new).await.json();
+        assert_eq!(
+            (made.size_bytes, made.base.to_string().as_str()),
+            (size_bytes, "blank:1")
+        );
+    }
+    client(&site, "volume/one", |mut nbd| {
+        assert_eq!(nbd.read(4 << 30, 4096), [0; 4096]);
+        nbd.write(4 << 30, &[7; 4096]);
+        assert_eq!(nbd.read(4 << 30, 4096), [7; 4096]);
+        nbd.close();
+    })
+    .await;
+    let sizeless = blank("three", None);
+    let problem = site.post(paths::VOLUMES, &sizeless).await.problem();
+    assert_eq!(problem.code, ProblemCode::BadValue);
+    // What somebody calls so later is not taken for an empty disk.
+    site.import("blank", &Disk::of(&[1])).await;
+    let other = blank("three", Some(1 << 30));
+    let problem = site.post(paths::VOLUMES, &other).await.problem();
     assert_eq!(problem.code, ProblemCode::BadValue);
 }
 

@@ -1,8 +1,8 @@
 //! `rootstock node`: machines and what they run.
 
 use clap::Subcommand;
-use rootstock_api::{NodeDelete, NodeNames, NodeReboot, NodesDone, NodesTold};
-use rootstock_core::{HostList, fold};
+use rootstock_api::{NodeDelete, NodeNames, NodeReboot, NodeReplace, NodesDone, NodesTold};
+use rootstock_core::{HostList, MacAddress, NodeName, fold};
 
 use crate::{output, session::Session};
 
@@ -32,6 +32,8 @@ pub(crate) enum NodeCommand {
     Unset(set::UnsetArgs),
     /// Go back to the image that was set before; what changes is shown first
     Rollback(set::RollbackArgs),
+    /// Have another machine take a node's place, with its name, settings, keys and volume
+    Replace(ReplaceArgs),
     /// Let machines that were found on the network boot
     Approve(NamesArgs),
     /// Try versions again that nodes did not come up with
@@ -67,6 +69,28 @@ pub(crate) struct NamesArgs {
     nodes: HostList,
 }
 
+/// Which machine takes whose place.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The new machine is the node from its next boot on. If it was found on the network
+before, and waits for approval under another name, that name goes.
+
+Example:
+  rootstock node replace n07 --mac 52:54:00:12:34:56")]
+pub(crate) struct ReplaceArgs {
+    /// The node whose machine is broken
+    node: NodeName,
+    /// A network card of the new machine; repeatable
+    #[arg(long = "mac", value_name = "MAC", required = true)]
+    macs: Vec<MacAddress>,
+    /// The new machine's SMBIOS UUID
+    #[arg(long)]
+    uuid: Option<String>,
+    /// Also when the old machine runs: it loses its disk
+    #[arg(long)]
+    force: bool,
+}
+
 /// Which nodes start anew.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RebootArgs {
@@ -97,6 +121,21 @@ pub(crate) fn run(command: &NodeCommand, session: &Session) -> anyhow::Result<()
         NodeCommand::Set(args) => set::run(args, session),
         NodeCommand::Unset(args) => set::unset(args, session),
         NodeCommand::Rollback(args) => set::rollback(args, session),
+        NodeCommand::Replace(args) => {
+            let replace = NodeReplace {
+                macs: args.macs.clone(),
+                uuid: args.uuid.clone(),
+                force: args.force,
+            };
+            let report = session.client()?.node_replace(&args.node, &replace)?;
+            if session.json() {
+                return output::json(&report);
+            }
+            output::line(&format!(
+                "{} is this machine from its next boot on",
+                args.node
+            ))
+        }
         NodeCommand::Approve(args) => {
             let nodes = args.nodes.clone();
             let done = session.client()?.node_approve(&NodeNames { nodes })?;

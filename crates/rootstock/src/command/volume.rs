@@ -16,7 +16,8 @@ use crate::{
 /// What can be done with volumes.
 #[derive(Debug, Subcommand)]
 pub(crate) enum VolumeCommand {
-    /// Make a writable clone of a version; it costs nothing until it is written to
+    /// Make a writable clone of a version, or an empty disk; it costs nothing until it is
+    /// written to
     Create(CreateArgs),
     /// List the volumes
     #[command(visible_alias = "ls")]
@@ -35,8 +36,10 @@ pub(crate) enum VolumeCommand {
     /// Drop what was written to a volume (empty its writeback)
     Reset(NameArgs),
     /// Let an initiator use a volume over iSCSI
+    #[command(visible_alias = "attach")]
     Share(ShareArgs),
     /// Let it use the volume no longer
+    #[command(visible_alias = "detach")]
     Unshare(UnshareArgs),
 }
 
@@ -57,16 +60,21 @@ client', write to a volume and commit it.
 Examples:
   rootstock volume create seat-7 --from lab@production
   rootstock volume create kiosk --from lab:3 --ephemeral
-  rootstock volume create big --from lab --size 200G")]
+  rootstock volume create big --from lab --size 200G
+  rootstock volume create new --blank 20G")]
 pub(crate) struct CreateArgs {
     /// The new volume
     name: VolumeName,
     /// The version to clone: NAME, NAME:3 or NAME@tag
-    #[arg(long, value_name = "VERSION")]
-    from: VersionSpec,
+    #[arg(long, value_name = "VERSION", required_unless_present = "blank")]
+    from: Option<VersionSpec>,
     /// Its size, larger than the version's disk: 200G, 1.5T
     #[arg(long, value_parser = parse_size_bytes)]
     size: Option<u64>,
+    /// An empty disk of this size, for a system to be installed on: 20G
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_bytes,
+        conflicts_with_all = ["from", "size"])]
+    blank: Option<u64>,
     /// Drop what was written when the last client leaves (frozen, no writeback kept)
     #[arg(long)]
     ephemeral: bool,
@@ -156,7 +164,7 @@ pub(crate) fn run(command: &VolumeCommand, session: &Session) -> anyhow::Result<
             let volume = client.volume_create(&VolumeCreate {
                 name: args.name.clone(),
                 from: args.from.clone(),
-                size_bytes: args.size,
+                size_bytes: args.size.or(args.blank),
                 ephemeral: args.ephemeral,
             })?;
             told(session, &volume, "is ready")

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use axum::{extract::State, http::StatusCode};
 use rootstock_api::{
-    HolderKind, Problem, Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList,
-    VolumeResize, VolumeShare, VolumeShareSet, VolumeShared, VolumeSnapshot, VolumeUnshare, paths,
+    HolderKind, Problem, ProblemCode, Volume, VolumeCommit, VolumeCommitted, VolumeCreate,
+    VolumeList, VolumeResize, VolumeShare, VolumeShareSet, VolumeShared, VolumeSnapshot,
+    VolumeUnshare, paths,
 };
 use rootstock_catalog::{VolumeRow, VolumeState};
 use rootstock_core::VolumeName;
@@ -49,7 +50,19 @@ pub(crate) async fn create(
         size_bytes,
         ephemeral,
     } = request;
-    let row = volumes::create(&app, name, &from, size_bytes, ephemeral).await?;
+    let row = match (from, size_bytes) {
+        (Some(from), size_bytes) => {
+            volumes::create(&app, name, &from, size_bytes, ephemeral).await?
+        }
+        (None, Some(size_bytes)) => {
+            volumes::create_blank(&app, name, size_bytes, ephemeral).await?
+        }
+        (None, None) => {
+            let detail = format!("volume '{name}' is to be an empty disk, and has no size");
+            return Err(ApiError::new(ProblemCode::BadValue, detail)
+                .with_hint("give `size_bytes`, or the version to clone as `from`"));
+        }
+    };
     Ok((
         StatusCode::CREATED,
         ApiJson(describe(&app, row, Vec::new())),
