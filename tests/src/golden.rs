@@ -86,7 +86,7 @@ umount "$MOUNT"
 /// knows nothing of what firmware tells of a disk.
 const ISCSI_PREPARE: &str = r#"
 mkdir -p "$MOUNT/etc/dracut.conf.d"
-printf 'hostonly=no\nomit_dracutmodules+=" systemd-networkd dbus "\n' \
+printf 'hostonly=no\nadd_dracutmodules+=" network-legacy "\n' \
     > "$MOUNT/etc/dracut.conf.d/iscsi.conf"
 "#;
 
@@ -98,7 +98,7 @@ echo ISCSI_AUTO=true > "$MOUNT/etc/iscsi/iscsi.initramfs"
 if [ "$KIND" = dracut ]; then
     sed --in-place 's/root=LABEL=root ro/& rd.iscsi.firmware=1 rd.neednet=1 ip=ibft/' \
         "$MOUNT/boot/grub/grub.cfg"
-    chroot "$MOUNT" dracut --force --quiet --add "network-legacy iscsi" "/boot/initrd.img-$(ls "$MOUNT/lib/modules")" \
+    chroot "$MOUNT" dracut --force --quiet --add iscsi "/boot/initrd.img-$(ls "$MOUNT/lib/modules")" \
         "$(ls "$MOUNT/lib/modules")"
 else
     chroot "$MOUNT" update-initramfs -u
@@ -214,6 +214,7 @@ pub fn build(cache: &Path, golden: Golden, say: Say<'_>) -> Result<PathBuf> {
                 "dracut-network",
                 "isc-dhcp-client",
                 "iputils-arping",
+                "procps",
             ],
             say,
         )?,
