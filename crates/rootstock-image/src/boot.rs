@@ -11,6 +11,7 @@ mod assemble;
 mod cpio;
 mod ext4;
 mod firmware;
+mod initrd;
 mod kernel;
 #[cfg(test)]
 mod memory;
@@ -30,6 +31,7 @@ pub use assemble::{
 pub use cpio::Cpio;
 pub use ext4::Ext4Fs;
 pub use firmware::FIRMWARE_BYTES_MAX;
+pub use initrd::{INITRD_BYTES_MAX, Initrd, InitrdError, InitrdKind, IscsiNeeds, own_initrd};
 pub use kernel::{KERNEL_BYTES_MAX, Kernel, KernelError, choose_kernel, kernels, newer};
 pub use root_fs::{FileKind, FsError, JoinedFs, RootFs, Stat};
 pub use system::{OpenFs, OpenFsError, Opened, System, SystemError, find_system};
