@@ -206,6 +206,10 @@ pub struct ImageBootFacts {
     /// The length of the first stage, once it was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd_bytes: Option<u64>,
+    /// Whether the image's own initrd can log in to its disk over iSCSI, where it has one
+    /// that can be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub has_initiator: Option<bool>,
     /// Why nothing boots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why_not: Option<String>,

@@ -384,6 +384,9 @@ async fn san(
     app.boot
         .transcripts
         .step(mac, Told::new(BootStep::ScriptServed, says));
+    if let Some(warning) = san::warning(app, &chosen.version).await {
+        app.boot.transcripts.note(&boot, warning);
+    }
     let plan = disk.plan(format!("{name} starts {spec} over iSCSI"));
     Ok(Decision::San(Box::new(plan)))
 }

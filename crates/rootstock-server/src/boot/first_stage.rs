@@ -340,6 +340,7 @@ impl Shared {
         let wanted = Wanted::of(manifest, &Settings::default());
         match make::look(&self.volumes, &wanted) {
             Ok((system, kernel)) => ImageBootFacts {
+                has_initiator: make::has_initiator(&system, &kernel),
                 kernel: Some(kernel.version),
                 partition: Some(system.partition),
                 fs: Some(system.fs_kind.to_owned()),

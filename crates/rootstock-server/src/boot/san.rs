@@ -15,7 +15,7 @@ use rootstock_api::{
     boot::{BootStep, NodeMode},
     settings::Settings,
 };
-use rootstock_catalog::{NodeRow, Secret};
+use rootstock_catalog::{NodeRow, Secret, VersionRow};
 use rootstock_core::{MacAddress, NodeName, VersionSpec, VolumeName};
 use rootstock_netboot::script::SanPlan;
 use tokio::runtime::Handle;
@@ -109,7 +109,7 @@ pub(super) async fn prepare(
 /// Where the target is, on the address that a machine has asked.
 fn portal(app: &App, local: IpAddr) -> Result<SocketAddr, ApiError> {
     let iscsi = app.iscsi();
-    let addresses = iscsi.handle.as_ref().map(|handle| handle.addresses());
+    let addresses = iscsi.handle.as_ref().map(crate::iscsi::Handle::addresses);
     let mut all = addresses.unwrap_or_default().iter();
     let found = all.find(|address| address.ip().is_unspecified() || address.ip() == local);
     let found = found.map(|address| SocketAddr::new(local, address.port()));
@@ -144,7 +144,7 @@ async fn release(app: &Arc<App>, initiator: &str, target: &str) -> Result<(), Re
 
 fn sessions(app: &App) -> Option<Sessions> {
     let iscsi = app.iscsi();
-    iscsi.handle.as_ref().map(|handle| handle.sessions())
+    iscsi.handle.as_ref().map(crate::iscsi::Handle::sessions)
 }
 
 /// Makes a volume what the version is. One that the node was given stays a clone of
@@ -162,6 +162,22 @@ async fn refresh(
     volumes::delete(app, volume).await?;
     volumes::create(app, volume.clone(), version, None, false).await?;
     Ok(())
+}
+
+/// What an administrator should know of a version before it is started over iSCSI.
+pub(super) async fn warning(app: &Arc<App>, version: &VersionRow) -> Option<String> {
+    let manifest = version.manifest;
+    let looked = app.blocking(move |app| {
+        let stages = app.first_stages.get();
+        Ok(stages.and_then(|stages| stages.facts(manifest).has_initiator))
+    });
+    let has_initiator = looked.await.ok()??;
+    (!has_initiator).then(|| {
+        format!(
+            "the initrd of {} has no iSCSI initiator: its kernel will not find its disk",
+            version.spec()
+        )
+    })
 }
 
 /// A node's session with its disk, while it lasts.

@@ -59,6 +59,14 @@ fn find(disk: Arc<dyn ReadAt>, wanted: &Wanted) -> Result<(System, Kernel), Firs
     Ok((system, kernel))
 }
 
+/// Whether the image's own initrd has an iSCSI initiator; unknown where it has none that
+/// can be read.
+pub(super) fn has_initiator(system: &System, kernel: &Kernel) -> Option<bool> {
+    let path = boot::own_initrd(&system.fs, kernel).ok()??;
+    let bytes = system.fs.read(&path, INITRD_BYTES_MAX).ok()?;
+    Some(boot::Initrd::read(&bytes).ok()?.has_initiator)
+}
+
 /// Makes the stage.
 pub(super) fn make(
     volumes: &Volumes,
