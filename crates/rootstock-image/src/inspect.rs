@@ -51,7 +51,8 @@ pub enum FreeSpace {
     /// It reads as zeros.
     Drop,
     /// It reads as zeros where the file system has a mark on the disk while it is
-    /// in use; else it is kept. For a disk that may be written to while it is read.
+    /// in use; else it is kept. For a disk that may be written to while it is read, or
+    /// whose file systems somebody may have mounted.
     DropIfMarked,
     /// It is kept as it is.
     Keep,
