@@ -13,7 +13,7 @@ use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use rootstock_api::Record;
 use rootstock_core::{BLOCK_BYTES, ByteRange, ChunkId, Digest, PeerId, VersionNumber};
-use rootstock_fuzz::{overlay, sparse::SparseDisk};
+use rootstock_fuzz::{overlay, sparse::SparseDisk, volumes};
 use rootstock_image::{
     frame::Encoder,
     grid::{Grid, Region, RegionKind},
@@ -50,6 +50,7 @@ fn main() -> io::Result<()> {
         ("xfs", xfs()?),
         ("btrfs", btrfs()?),
         ("ntfs", ntfs()?),
+        ("volumes", volumes()),
         ("trace", traces()?),
         ("dhcp", dhcp()),
         ("tftp", tftp()),
@@ -496,6 +497,15 @@ fn btrfs() -> io::Result<Seeds> {
         ("single", as_input(&single)?),
         ("mixed", as_input(&mixed)?),
     ])
+}
+
+/// A volume group, and an array that has one.
+fn volumes() -> Seeds {
+    let group = volumes::DESCRIPTION.as_bytes();
+    vec![
+        ("group", [&[0], group].concat()),
+        ("array", [vec![2], volumes::superblock()].concat()),
+    ]
 }
 
 /// An NTFS without what makes it long and is not read: the log but its two

@@ -5,3 +5,4 @@ pub mod mend;
 pub mod overlay;
 pub mod pack;
 pub mod sparse;
+pub mod volumes;

@@ -131,6 +131,18 @@ const STEPS: [&[Need]; 3] = [
             "ntfs-3g",
             "making, filling and checking NTFS in disk images",
         ),
+        need(
+            "lvm",
+            "lvm2",
+            "lvm2",
+            "making logical volumes in disk images",
+        ),
+        need(
+            "mdadm",
+            "mdadm",
+            "mdadm",
+            "checking superblocks of arrays in disk images",
+        ),
         need("xz", "xz-utils", "xz", "compressed disk images"),
         need("zstd", "zstd", "zstd", "compressed disk images"),
         need(

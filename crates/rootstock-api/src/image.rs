@@ -254,6 +254,22 @@ pub struct FsFacts {
     /// Why its free space was kept as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_whole_because: Option<String>,
+    /// The volumes in it: the logical ones of LVM, or the contents of an array.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeFacts>,
+}
+
+/// A volume within a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeFacts {
+    /// Its name.
+    pub name: String,
+    /// Its length.
+    pub len_bytes: u64,
+    /// Its file system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(no_recursion)]
+    pub fs: Option<FsFacts>,
 }
 
 /// What a holder of one version must fetch for another.

@@ -32,7 +32,7 @@ pub use admin::{
 pub use image::{
     BootSet, DiffReport, FsFacts, HistoryEntry, HistoryEvent, HistoryList, ImageBootFacts,
     ImageDetail, ImageFacts, ImageList, ImageSummary, PartitionFacts, Tag, TagSet, TagTarget,
-    VersionDetail, VersionSize, VersionSummary,
+    VersionDetail, VersionSize, VersionSummary, VolumeFacts,
 };
 pub use import::{
     Import, ImportCommit, ImportCommitted, ImportCreate, ImportList, ImportReceipt, Outcome,

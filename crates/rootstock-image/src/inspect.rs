@@ -23,13 +23,16 @@ mod facts;
 mod fat;
 mod free;
 mod gpt;
+mod lvm;
 mod mbr;
+mod md;
 mod ntfs;
 mod signature;
 mod swap;
 mod table;
 #[cfg(test)]
 mod tests;
+mod volumes;
 mod xfs;
 
 pub(crate) use checksum::crc32;
@@ -37,6 +40,7 @@ pub(crate) use ext::{FileExtent, ext_files};
 pub use facts::KERNELS_MAX;
 pub(crate) use gpt::named as read_gpt;
 pub use gpt::{GrowError, GrownGpt, grown_gpt};
+pub use volumes::VolumeReport;
 
 use free::FreeSet;
 
@@ -47,7 +51,8 @@ pub enum FreeSpace {
     /// It reads as zeros.
     Drop,
     /// It reads as zeros where the file system has a mark on the disk while it is
-    /// in use; else it is kept. For a disk that may be written to while it is read.
+    /// in use; else it is kept. For a disk that may be written to while it is read, or
+    /// whose file systems somebody may have mounted.
     DropIfMarked,
     /// It is kept as it is.
     Keep,
@@ -121,6 +126,9 @@ pub struct FsReport {
     pub free_bytes: Option<u64>,
     /// Why its free space was not looked for, or not believed.
     pub kept_whole_because: Option<String>,
+    /// The volumes in it: of LVM, or the contents of an array.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeReport>,
 }
 
 /// Finds out what is on a disk.
@@ -161,16 +169,13 @@ pub fn inspect(disk: &dyn ReadAt, keep: FreeSpace) -> io::Result<DiskReport> {
         return Ok(report);
     }
     let mut free = FreeSet::new();
-    let mut facts = facts::Facts::default();
+    let mut walk = Walk::new(keep);
     for partition in &mut report.partitions {
         let window = Window::new(disk, partition.start_bytes, partition.len_bytes);
-        let Some(found) = content(partition, &window, keep)? else {
+        let Some(found) = content(partition, &window, &mut walk)? else {
             continue;
         };
         partition.fs = Some(found.report);
-        if found.readable_ext {
-            facts.gather(&window)?;
-        }
         if keep != FreeSpace::Keep {
             free.absorb(&found.free, partition.start_bytes);
         }
@@ -180,7 +185,7 @@ pub fn inspect(disk: &dyn ReadAt, keep: FreeSpace) -> io::Result<DiskReport> {
     }
     report.notes.extend(free.note());
     report.free = free.into_extents();
-    (report.kernels, report.os) = facts.finish();
+    (report.kernels, report.os) = walk.facts.finish();
     Ok(report)
 }
 
@@ -232,6 +237,27 @@ impl PartitionReport {
     }
 }
 
+/// The way through what is on a disk.
+struct Walk {
+    keep: FreeSpace,
+    facts: facts::Facts,
+    /// In how many layers of volumes this is.
+    layers: usize,
+    /// How many volumes were found.
+    volumes: usize,
+}
+
+impl Walk {
+    fn new(keep: FreeSpace) -> Self {
+        Self {
+            keep,
+            facts: facts::Facts::default(),
+            layers: 0,
+            volumes: 0,
+        }
+    }
+}
+
 /// What was found in a partition.
 struct Found {
     report: FsReport,
@@ -267,10 +293,10 @@ fn kept<T>(why: impl Into<String>) -> Result<T, Refusal> {
 fn content(
     partition: &PartitionReport,
     window: &Window<'_>,
-    keep: FreeSpace,
+    walk: &mut Walk,
 ) -> io::Result<Option<Found>> {
     if partition.type_name != table::DYNAMIC {
-        return file_system(window, keep);
+        return file_system(window, walk);
     }
     // A file system that begins in it may go on elsewhere, and others begin within it.
     let why = "it is a part of a Windows dynamic disk, whose volumes lie in pieces";
@@ -285,8 +311,14 @@ fn content(
     }))
 }
 
-fn file_system(window: &Window<'_>, keep: FreeSpace) -> io::Result<Option<Found>> {
+fn file_system(window: &Window<'_>, walk: &mut Walk) -> io::Result<Option<Found>> {
     let signatures = signature::find(window)?;
+    let signatures = if md::is_at_end(window)? {
+        // The rest is the array's own, which is looked for in it.
+        vec![signature::Signature::Md]
+    } else {
+        signatures
+    };
     let Some((first, others)) = signatures.split_first() else {
         return Ok(None);
     };
@@ -298,7 +330,7 @@ fn file_system(window: &Window<'_>, keep: FreeSpace) -> io::Result<Option<Found>
         free: FreeSet::new(),
         readable_ext: false,
     };
-    let outcome = if keep == FreeSpace::DropIfMarked && first.may_be_in_use_unmarked() {
+    let outcome = if walk.keep == FreeSpace::DropIfMarked && first.may_be_in_use_unmarked() {
         kept("it does not say whether it is in use, and may change while it is read")
     } else if others.is_empty() {
         match first {
@@ -308,6 +340,8 @@ fn file_system(window: &Window<'_>, keep: FreeSpace) -> io::Result<Option<Found>
             signature::Signature::Xfs => xfs::read(window, &mut found),
             signature::Signature::Ntfs => ntfs::read(window, &mut found),
             signature::Signature::Btrfs => btrfs::read(window, &mut found),
+            signature::Signature::Lvm => lvm::read(window, walk, &mut found),
+            signature::Signature::Md => md::read(window, walk, &mut found),
             signature::Signature::Other(_) => kept(format!(
                 "the free space of {} is not looked for",
                 first.name()
@@ -325,8 +359,12 @@ fn file_system(window: &Window<'_>, keep: FreeSpace) -> io::Result<Option<Found>
         Err(Refusal::Io(error)) => return Err(error),
         Err(Refusal::Kept(why)) => {
             found.free = FreeSet::new();
+            found.report.volumes = Vec::new();
             found.report.kept_whole_because = Some(why);
         }
+    }
+    if found.readable_ext {
+        walk.facts.gather(window)?;
     }
     Ok(Some(found))
 }

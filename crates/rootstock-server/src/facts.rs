@@ -1,7 +1,7 @@
 //! What was found on a disk, in the API's words.
 
-use rootstock_api::{FsFacts, ImageFacts, PartitionFacts};
-use rootstock_image::inspect::{DiskReport, FsReport, PartitionReport, TableKind};
+use rootstock_api::{FsFacts, ImageFacts, PartitionFacts, VolumeFacts};
+use rootstock_image::inspect::{DiskReport, FsReport, PartitionReport, TableKind, VolumeReport};
 
 pub(crate) fn of(disk: &DiskReport) -> ImageFacts {
     ImageFacts {
@@ -38,5 +38,14 @@ fn fs(fs: &FsReport) -> FsFacts {
         used_bytes: fs.used_bytes,
         free_bytes: fs.free_bytes,
         kept_whole_because: fs.kept_whole_because.clone(),
+        volumes: fs.volumes.iter().map(volume).collect(),
+    }
+}
+
+fn volume(volume: &VolumeReport) -> VolumeFacts {
+    VolumeFacts {
+        name: volume.name.clone(),
+        len_bytes: volume.len_bytes,
+        fs: volume.fs.as_ref().map(fs),
     }
 }

@@ -214,6 +214,14 @@ impl Volumes {
     }
 }
 
+impl InUse {
+    /// Whether others than this have it open.
+    fn has_clients(&self) -> bool {
+        let all = self.volumes.all();
+        all.get(&self.name).is_some_and(|open| open.users > 1)
+    }
+}
+
 impl Drop for InUse {
     fn drop(&mut self) {
         self.volumes.release(&self.name);
@@ -482,13 +490,20 @@ pub(crate) async fn commit_volume(
     let _lease = operation(app, name, "commit")?;
     let base = app.catalog.resolve(&row.base()).await?.manifest;
     let volume = open(app, name).await?;
+    let had_clients = volume.has_clients();
     let view = Arc::new(view(app, name, &volume).await?);
+    // A file system that a client has mounted may be newer in its memory than here.
+    let free_space = if had_clients || volume.has_clients() {
+        FreeSpace::DropIfMarked
+    } else {
+        FreeSpace::Drop
+    };
     let mut tries = 0;
     let (stored, checked) = loop {
         tries += 1;
         let (view, owned) = (Arc::clone(&view), name.clone());
         let work = move |app: &App| {
-            let stored = store_view(app, &owned, &view, base)?;
+            let stored = store_view(app, &owned, &view, base, free_space)?;
             let checked = imports::check(app, stored.manifest, None);
             Ok((stored, checked))
         };
@@ -552,10 +567,11 @@ fn store_view(
     name: &VolumeName,
     view: &SnapshotView,
     base: Digest,
+    free_space: FreeSpace,
 ) -> Result<StoredView, ApiError> {
     let parent = app.volumes.version_disk(base)?;
     let options = CommitOptions {
-        free_space: FreeSpace::Drop,
+        free_space,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
     };
     let go_on = |_| std::ops::ControlFlow::Continue(());

@@ -277,7 +277,9 @@ impl Opener<'_> {
             "a socket"
         } else {
             let file = if kind.is_block_device() {
-                self.claim(file)
+                let file = self.claim(file);
+                forget_cached(&file);
+                file
             } else {
                 file
             };
@@ -441,4 +443,12 @@ impl Opener<'_> {
             disk_bytes_max: self.options.disk_bytes_max.min(DISK_BYTES_MAX),
         }
     }
+}
+
+/// Forgets what the kernel has of a device in memory: a disk has other pages there than
+/// its partitions, which nobody renews when a file system on one of them is written to.
+fn forget_cached(file: &File) {
+    let advised = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+    // Nothing is worse than before then.
+    let _: Result<(), rustix::io::Errno> = advised;
 }

@@ -169,7 +169,8 @@ impl<S: ChunkSource + 'static> Commits<S> {
     fn pass(&self, view: &SnapshotView, sender: &Sender<'_>) -> Result<Digest, String> {
         let failed = |error: CommitError<SendError>| console::chain(&error);
         let options = CommitOptions {
-            free_space: FreeSpace::Drop,
+            // This machine has its file systems mounted.
+            free_space: FreeSpace::DropIfMarked,
             // Each sends what it has gathered.
             threads: COMMIT_BODIES_MAX,
         };

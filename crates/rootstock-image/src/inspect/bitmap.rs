@@ -1,8 +1,13 @@
 //! Runs of free blocks in a bitmap, as ext and NTFS have them.
 
-/// Calls `run(start, end)` for each run of zero bits among the first `bits`.
+/// Calls `run(start, end)` for each run of zero bits among the first `bits`, which the
+/// bitmap has to have, in whole words.
 pub(super) fn zero_runs(bitmap: &[u8], bits: u64, mut run: impl FnMut(u64, u64)) {
     let (words, _) = bitmap.as_chunks::<8>();
+    let bits_there = words.len() as u64 * 64;
+    debug_assert!(bits <= bits_there, "{bits} bits in {bits_there}");
+    // What is not there is not free.
+    let bits = bits.min(bits_there);
     let mut start = None;
     for (base, word) in (0..bits).step_by(64).zip(words) {
         let word = u64::from_le_bytes(*word);

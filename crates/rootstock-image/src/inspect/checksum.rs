@@ -1,4 +1,4 @@
-//! The cyclic redundancy checks of GPT and ext4.
+//! The cyclic redundancy checks of GPT, ext4 and LVM2.
 
 /// CRC-32 (IEEE 802.3), as UEFI 2.10 section 5.3.2 uses it.
 pub(crate) fn crc32(bytes: &[u8]) -> u32 {
@@ -10,6 +10,12 @@ pub(crate) fn crc32(bytes: &[u8]) -> u32 {
 pub(super) fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = table(0x82f6_3b78);
     update(&TABLE, seed, bytes)
+}
+
+/// CRC-32 as LVM2 begins it, and without an inversion (`lib/misc/crc.c`).
+pub(super) fn crc_lvm(bytes: &[u8]) -> u32 {
+    const TABLE: [u32; 256] = table(0xedb8_8320);
+    update(&TABLE, 0xf597_a6cf, bytes)
 }
 
 /// CRC-16 (ARC) without a final inversion, as ext4's `uninit_bg` uses it.

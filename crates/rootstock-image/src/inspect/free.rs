@@ -41,6 +41,14 @@ impl FreeSet {
         }
     }
 
+    /// Adds another set whose ranges lie elsewhere here, perhaps in pieces.
+    pub(super) fn absorb_moved(&mut self, other: &Self, place: impl Fn(ByteRange, &mut Self)) {
+        self.kept_bytes += other.kept_bytes;
+        for range in other.set.iter() {
+            place(range, self);
+        }
+    }
+
     /// Whether any byte of this range is in it.
     pub(super) fn touches(&self, range: ByteRange) -> bool {
         self.set.within(range).next().is_some()

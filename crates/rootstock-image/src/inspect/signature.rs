@@ -19,6 +19,10 @@ pub(super) enum Signature {
     Ntfs,
     /// Btrfs.
     Btrfs,
+    /// A physical volume of LVM2.
+    Lvm,
+    /// A member of a Linux software RAID.
+    Md,
     /// Something whose free space is not looked for.
     Other(&'static str),
 }
@@ -32,14 +36,17 @@ impl Signature {
             Self::Xfs => "xfs",
             Self::Ntfs => "ntfs",
             Self::Btrfs => "btrfs",
+            Self::Lvm => super::lvm::NAME,
+            Self::Md => super::md::NAME,
             Self::Other(name) => name,
         }
     }
 
     /// Whether it can be mounted without a mark on the disk: XFS has none before
-    /// its first change, Btrfs never, and NTFS none of ntfs-3g.
+    /// its first change, Btrfs never, and NTFS none of ntfs-3g. LVM has none, and may
+    /// give its extents to others while they are read.
     pub(super) fn may_be_in_use_unmarked(self) -> bool {
-        matches!(self, Self::Xfs | Self::Ntfs | Self::Btrfs)
+        matches!(self, Self::Xfs | Self::Ntfs | Self::Btrfs | Self::Lvm)
     }
 }
 
@@ -55,16 +62,13 @@ const BCACHEFS: [u8; 16] = [
     0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9, 0xd9, 0x6a, 0x60, 0xcf, 0x80, 0x3d, 0xf7, 0xef,
 ];
 
-/// md's, in the byte order of most machines and in the other.
-const MD: [[u8; 4]; 2] = [[0xfc, 0x4e, 0x2b, 0xa9], [0xa9, 0x2b, 0x4e, 0xfc]];
-
 /// ZFS's label has its uberblocks in its second half, in slots of at least 1 KiB, and its
 /// first 8 KiB are left as they were: "ZFS On-Disk Specification", chapter 1.
 const ZFS_UBERBLOCKS: std::ops::Range<u64> = 128 << 10..256 << 10;
 const ZFS: [[u8; 8]; 2] = [0x00ba_b10c_u64.to_le_bytes(), 0x00ba_b10c_u64.to_be_bytes()];
 
 /// Signatures at fixed places: place in bytes, bytes, meaning.
-const MAGICS: [(usize, &[u8], Signature); 34] = [
+const MAGICS: [(usize, &[u8], Signature); 32] = [
     (1024 + 56, &[0x53, 0xef], Signature::Ext),
     (4086, b"SWAPSPACE2", Signature::Swap),
     (4086, b"SWAP-SPACE", Signature::Swap),
@@ -91,8 +95,6 @@ const MAGICS: [(usize, &[u8], Signature); 34] = [
     (0x10040, b"_BHRfS_M", Signature::Btrfs),
     (0, b"LUKS\xba\xbe", Signature::Other("luks")),
     (1024, &[0x10, 0x20, 0xf5, 0xf2], Signature::Other("f2fs")),
-    (0, &[0xfc, 0x4e, 0x2b, 0xa9], Signature::Other("md raid")),
-    (4096, &[0xfc, 0x4e, 0x2b, 0xa9], Signature::Other("md raid")),
     (0, b"hsqs", Signature::Other("squashfs")),
     (0x8001, b"CD001", Signature::Other("iso9660")),
     (0x10034, b"ReIsEr", Signature::Other("reiserfs")),
@@ -138,7 +140,7 @@ pub(super) fn find(window: &Window<'_>) -> io::Result<Vec<Signature>> {
         head.get(sector * 512..)
             .is_some_and(|at| at.starts_with(b"LABELONE") && at.get(24..32) == Some(b"LVM2 001"))
     }) {
-        add(Signature::Other("lvm2 physical volume"));
+        add(Signature::Lvm);
     }
     if super::fat::is_boot_sector(&head) {
         add(Signature::Fat);
@@ -146,8 +148,8 @@ pub(super) fn find(window: &Window<'_>) -> io::Result<Vec<Signature>> {
     if has_zfs(window)? {
         add(Signature::Other("zfs"));
     }
-    if has_md_at_end(window)? {
-        add(Signature::Other("md raid"));
+    if super::md::is_there(window)? {
+        add(Signature::Md);
     }
     Ok(found)
 }
@@ -161,23 +163,4 @@ fn has_zfs(window: &Window<'_>) -> io::Result<bool> {
     window.read_exact_at(ZFS_UBERBLOCKS.start, &mut blocks)?;
     let is_one = |block: &[u8]| ZFS.iter().any(|magic| block.starts_with(magic));
     Ok(blocks.chunks(1024).any(is_one))
-}
-
-/// Metadata of the versions 0.90 and 1.0 lie at the end, so that what is at the beginning
-/// looks as if it lay there by itself (the kernel's `drivers/md/md.c`, `super_90_load` and
-/// `super_1_load`).
-fn has_md_at_end(window: &Window<'_>) -> io::Result<bool> {
-    let len = window.len_bytes();
-    let old = (len & !0xffff).checked_sub(64 << 10);
-    let new = (len / 512)
-        .checked_sub(16)
-        .map(|sector| (sector & !7) * 512);
-    for place in [old, new].into_iter().flatten() {
-        let mut magic = [0; 4];
-        window.read_exact_at(place, &mut magic)?;
-        if MD.contains(&magic) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

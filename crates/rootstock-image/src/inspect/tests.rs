@@ -10,6 +10,7 @@ use super::*;
 mod foreign;
 mod images;
 mod others;
+mod volumes;
 
 use images::{Disk, GptCopy, ext2, fat12, fat16, swap};
 

@@ -34,10 +34,18 @@ pub(crate) enum Writes {
 #[derive(Debug, PartialEq, Eq)]
 struct State {
     len_bytes: u64,
-    /// Seconds and nanoseconds; zero for a device.
-    modified: (i64, i64),
-    /// Sectors written to a device since it appeared, where the kernel tells.
-    written_sectors: Option<u64>,
+    mark: Mark,
+}
+
+/// What is another after a write.
+#[derive(Debug, PartialEq, Eq)]
+enum Mark {
+    /// A file's time, in seconds and nanoseconds.
+    Modified(i64, i64),
+    /// Sectors written to a device since it appeared.
+    WrittenSectors(u64),
+    /// The kernel does not tell of this device.
+    Unknown,
 }
 
 impl FileDisk {
@@ -54,8 +62,15 @@ impl FileDisk {
         part: ByteRange,
         writes: Writes,
     ) -> io::Result<Self> {
+        let begin = State::of(&file)?;
+        if begin.mark == Mark::Unknown && writes == Writes::Refuse {
+            // Said before long work, not after it.
+            let why = "/sys/dev/block does not tell whether it is written to: \
+                       say --allow-changes if nobody does";
+            return Err(io::Error::other(why));
+        }
         Ok(Self {
-            begin: State::of(&file)?,
+            begin,
             path: path.to_owned(),
             file,
             part,
@@ -142,16 +157,15 @@ impl State {
     fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         if metadata.file_type().is_block_device() {
+            let written = written_sectors(metadata.rdev());
             return Ok(Self {
                 len_bytes: rustix::fs::seek(file, SeekFrom::End(0))?,
-                modified: (0, 0),
-                written_sectors: written_sectors(metadata.rdev()),
+                mark: written.map_or(Mark::Unknown, Mark::WrittenSectors),
             });
         }
         Ok(Self {
             len_bytes: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            written_sectors: None,
+            mark: Mark::Modified(metadata.mtime(), metadata.mtime_nsec()),
         })
     }
 }

@@ -360,7 +360,6 @@ fn what_lies_under_others_is_kept_whole() {
     let zfs = 0x00ba_b10c_u64.to_be_bytes();
     for (at, magic, name) in [
         (end - (64 << 10), &[0xa9, 0x2b, 0x4e, 0xfc][..], "md raid"),
-        (end - 16 * 512, &[0xfc, 0x4e, 0x2b, 0xa9], "md raid"),
         (0x8000, b"JFS1", "jfs"),
         ((128 << 10) + 5 * 1024, &zfs, "zfs"),
     ] {
@@ -371,6 +370,10 @@ fn what_lies_under_others_is_kept_whole() {
         let expected = format!("signatures of xfs and {name}");
         assert!(report.free.is_empty() && why.contains(&expected), "{why}");
     }
+    // What lies under an array of the version 1.0 is the array's own.
+    xfs[end - 16 * 512..][..4].copy_from_slice(&[0xfc, 0x4e, 0x2b, 0xa9]);
+    let report = look(&xfs);
+    assert!(report.free.is_empty() && why(&report).contains("of its array is damaged"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use rootstock_api::{
-    BootSet, ImageBootFacts, ImageDetail, PartitionFacts, RecipeSummary, VersionDetail,
+    BootSet, FsFacts, ImageBootFacts, ImageDetail, PartitionFacts, RecipeSummary, VersionDetail,
     VersionSummary, swarm::LiveCopies,
 };
 use rootstock_core::{TagName, VersionSelector, VersionSpec};
@@ -201,25 +201,42 @@ fn partitions(table: &str, partitions: &[PartitionFacts]) -> String {
         Column::Number("USED"),
         Column::Text("REMARK"),
     ];
-    let row = |partition: &PartitionFacts| {
-        let fs = partition.fs.as_ref();
+    let mut rows = Vec::new();
+    for partition in partitions {
         let number = match partition.number {
             0 => "whole disk".to_owned(),
             number => format!("{table} {number}"),
         };
-        let remark = fs.and_then(|fs| fs.kept_whole_because.as_deref());
-        vec![
+        let head = [
             number,
             output::bytes(partition.start_bytes),
             output::bytes(partition.len_bytes),
             partition.type_name.clone(),
-            output::or_dash(fs.map(|fs| fs.kind.as_str())),
-            output::or_dash(fs.and_then(|fs| fs.label.as_deref())),
-            output::or_dash(fs.and_then(|fs| fs.used_bytes).map(output::bytes)),
-            remark.map_or_else(String::new, |why| format!("kept whole: {why}")),
-        ]
-    };
-    output::table(&columns, partitions.iter().map(row).collect())
+        ];
+        push_rows(&mut rows, head, partition.fs.as_ref(), 1);
+    }
+    output::table(&columns, rows)
+}
+
+/// A line of what it is in, and one of each volume in it.
+fn push_rows(rows: &mut Vec<Vec<String>>, head: [String; 4], fs: Option<&FsFacts>, depth: usize) {
+    let remark = fs.and_then(|fs| fs.kept_whole_because.as_deref());
+    let rest = [
+        output::or_dash(fs.map(|fs| fs.kind.as_str())),
+        output::or_dash(fs.and_then(|fs| fs.label.as_deref())),
+        output::or_dash(fs.and_then(|fs| fs.used_bytes).map(output::bytes)),
+        remark.map_or_else(String::new, |why| format!("kept whole: {why}")),
+    ];
+    rows.push(head.into_iter().chain(rest).collect());
+    for volume in fs.iter().flat_map(|fs| &fs.volumes) {
+        let head = [
+            format!("{}{}", "  ".repeat(depth), volume.name),
+            "-".to_owned(),
+            output::bytes(volume.len_bytes),
+            "volume".to_owned(),
+        ];
+        push_rows(rows, head, volume.fs.as_ref(), depth + 1);
+    }
 }
 
 fn tags(version: &VersionSummary) -> String {
@@ -252,7 +269,11 @@ mod tests {
                         {"number": 1, "start_bytes": 1048576, "len_bytes": 536870912, "type_name": "EFI system",
                          "fs": {"kind": "fat32", "label": "EFI", "used_bytes": 12000000}},
                         {"number": 2, "start_bytes": 537919488, "len_bytes": 8050966528_u64, "type_name": "Linux root",
-                         "fs": {"kind": "f2fs", "kept_whole_because": "the free space of f2fs is not looked for"}}]},
+                         "fs": {"kind": "f2fs", "kept_whole_because": "the free space of f2fs is not looked for"}},
+                        {"number": 3, "start_bytes": 8588886016_u64, "len_bytes": 1048064, "type_name": "Linux LVM",
+                         "fs": {"kind": "lvm2 physical volume", "label": "lab", "used_bytes": 900000, "volumes": [
+                            {"name": "home", "len_bytes": 700000, "fs": {"kind": "ext4", "used_bytes": 40000}},
+                            {"name": "raw", "len_bytes": 200000}]}}]},
             "boot_set": {"chunk_count": 507, "raw_bytes": 126000000, "frame_bytes": 37500000, "boots": 3},
             "live_copies": {"rarest_count": 3, "machine_count": 12},
             "volumes": ["seat-1"],
@@ -281,9 +302,12 @@ mod tests {
         volumes      seat-1
         message      51 packages
 
-        PARTITION    START     SIZE  TYPE        FILE SYSTEM  LABEL     USED  REMARK
-        gpt 1      1.05 MB   537 MB  EFI system  fat32        EFI    12.0 MB
-        gpt 2       538 MB  8.05 GB  Linux root  f2fs         -            -  kept whole: the free space of f2fs is not looked for
+        PARTITION    START     SIZE  TYPE        FILE SYSTEM           LABEL     USED  REMARK
+        gpt 1      1.05 MB   537 MB  EFI system  fat32                 EFI    12.0 MB
+        gpt 2       538 MB  8.05 GB  Linux root  f2fs                  -            -  kept whole: the free space of f2fs is not looked for
+        gpt 3      8.59 GB  1.05 MB  Linux LVM   lvm2 physical volume  lab     900 kB
+          home           -   700 kB  volume      ext4                  -      40.0 kB
+          raw            -   200 kB  volume      -                     -            -
         ");
     }
 
