@@ -239,7 +239,8 @@ fn help_teaches() {
     Usage: rootstock volume [OPTIONS] <COMMAND>
 
     Commands:
-      create    Make a writable clone of a version; it costs nothing until it is written to
+      create    Make a writable clone of a version, or an empty disk; it costs nothing until
+                it is written to
       list      List the volumes [alias: ls]
       show      Show a volume
       delete    Delete a volume and what was written to it [alias: rm]
@@ -247,8 +248,8 @@ fn help_teaches() {
       snapshot  Copy a volume as it is now into a new one
       commit    Make a volume's contents a new version (café and lab words: apply, keep)
       reset     Drop what was written to a volume (empty its writeback)
-      share     Let an initiator use a volume over iSCSI
-      unshare   Let it use the volume no longer
+      share     Let an initiator use a volume over iSCSI [alias: attach]
+      unshare   Let it use the volume no longer [alias: detach]
 
     Options:
       -h, --help  Print help

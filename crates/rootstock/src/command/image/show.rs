@@ -147,8 +147,12 @@ fn boots(boot: &ImageBootFacts) -> String {
     let stage = boot.initrd_bytes.map_or_else(String::new, |len| {
         format!(", first stage of {}", output::bytes(len))
     });
+    let iscsi = match boot.has_initiator {
+        Some(true) => ", its own initrd knows iSCSI",
+        _ => "",
+    };
     format!(
-        "kernel {}, {} on {place}{stage}",
+        "kernel {}, {} on {place}{stage}{iscsi}",
         output::or_dash(boot.kernel.as_ref()),
         output::or_dash(boot.fs.as_ref())
     )
