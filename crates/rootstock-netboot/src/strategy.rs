@@ -82,11 +82,17 @@ impl Strategy {
         }
     }
 
+    /// Whether its program leads to GRUB, and not to iPXE.
+    #[must_use]
+    pub fn leads_to_grub(&self) -> bool {
+        matches!(self.program, Program::File(file) if file.starts_with("shim"))
+    }
+
     /// Whether its program looks for its next stage on the DHCP server, whoever gave
     /// it the file (rhboot/shim#165).
     #[must_use]
     pub fn asks_the_dhcp_server(&self) -> bool {
-        matches!(self.program, Program::File(file) if file.starts_with("shim"))
+        self.leads_to_grub()
     }
 }
 

@@ -234,12 +234,13 @@ impl Machines {
         voice: Voice,
     ) -> Option<Strategy> {
         let mac = client.mac;
-        let row = available(config, client, kind, voice);
+        let mut row = available(config, client, kind, voice);
+        let known = self.known.get(&mac);
+        if known.is_some_and(|known| known.wants_ipxe) {
+            row.retain(|strategy| !strategy.leads_to_grub());
+        }
         let named = |name: &str| row.iter().find(|strategy| strategy.name == name).copied();
-        let chosen = self
-            .known
-            .get(&mac)
-            .and_then(|known| known.strategy.as_deref());
+        let chosen = known.and_then(|known| known.strategy.as_deref());
         if let Some(strategy) = chosen.and_then(named) {
             return Some(strategy);
         }

@@ -138,6 +138,9 @@ pub struct Known {
     pub host_name: Option<String>,
     /// The strategy that an administrator chose for it.
     pub strategy: Option<String>,
+    /// Whether only iPXE can start it: its disk is reached over iSCSI, which GRUB does
+    /// not know.
+    pub wants_ipxe: bool,
 }
 
 /// All that a server is told at its start.

@@ -73,6 +73,7 @@ pub(crate) async fn known(app: &App) -> Vec<Known> {
             address,
             host_name: Some(name.clone()),
             strategy: settings.boot_strategy.clone(),
+            wants_ipxe: settings.is_iscsi(),
         })
     });
     each.collect()

@@ -237,6 +237,7 @@ fn reservations_come_first() {
         address: Some(address(last)),
         host_name: Some(format!("n{number}")),
         strategy: None,
+        wants_ipxe: false,
     };
     server.set_known(vec![known(1, 20), known(2, 105)]);
     assert_eq!(take(&mut server, 1, START, &[]), address(20));

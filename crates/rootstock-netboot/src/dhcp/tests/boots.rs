@@ -97,6 +97,7 @@ fn a_proxy_offer_is_what_firmware_wants() {
             address: None,
             host_name: None,
             strategy: Some(strategy.to_owned()),
+            wants_ipxe: false,
         }]);
         let packet = offer(&mut server, &options, START);
         assert_eq!(
@@ -124,6 +125,27 @@ fn a_proxy_offer_is_what_firmware_wants() {
         // The end mark, then zeros only (WDS; ipxe's efi_pxe.c).
         let end = packet.bytes.iter().rposition(|&b| b == 255).unwrap();
         assert!(packet.bytes[end + 1..].iter().all(|&b| b == 0), "{why}");
+    }
+}
+
+/// A disk over iSCSI is nothing for GRUB.
+#[test]
+fn who_needs_ipxe_is_not_led_to_grub() {
+    let programs = ["shimx64.efi", "snponly.efi"].map(str::to_owned);
+    for (wants_ipxe, expected) in [(false, "shimx64.efi"), (true, "snponly.efi")] {
+        let config = Config {
+            programs: Some(programs.iter().cloned().collect()),
+            ..config(Mode::Dhcp)
+        };
+        let mut server = Server::new(config);
+        server.set_known(vec![Known {
+            mac: mac(1),
+            address: None,
+            host_name: None,
+            strategy: None,
+            wants_ipxe,
+        }]);
+        assert_eq!(file(&offer(&mut server, &pxe(&[0, 7]), START)), expected);
     }
 }
 
@@ -236,6 +258,7 @@ fn a_proxy_leaves_others_alone() {
                 address: None,
                 host_name: None,
                 strategy: None,
+                wants_ipxe: false,
             };
             server.set_known(vec![known]);
         }

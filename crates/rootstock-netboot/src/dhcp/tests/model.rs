@@ -305,6 +305,7 @@ impl World {
                     address: Some(address(last)),
                     host_name: None,
                     strategy: None,
+                    wants_ipxe: false,
                 }];
                 for head in &mut self.heads {
                     head.set_known(self.known.clone());
