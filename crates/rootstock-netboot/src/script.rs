@@ -6,6 +6,10 @@
 
 use std::fmt::Write as _;
 
+mod san;
+
+pub use san::{SanPlan, ipxe_san};
+
 /// The longest kernel command line (`COMMAND_LINE_SIZE` of x86 is 2048 with its
 /// NUL), less what iPXE fills in for the addresses.
 pub const COMMAND_LINE_BYTES_MAX: usize = 1900;
@@ -312,59 +316,6 @@ goto again
     script
 }
 
-/// A disk that a machine reaches over iSCSI.
-#[derive(Clone)]
-pub struct SanPlan {
-    /// For the screen: the machine and what it runs.
-    pub title: String,
-    /// Where the target is.
-    pub portal: std::net::SocketAddr,
-    /// Its iSCSI name.
-    pub target: String,
-    /// The machine's iSCSI name, with which it logs in.
-    pub initiator: String,
-    /// Its CHAP secret, letters and digits, if it has to prove one.
-    pub secret: Option<String>,
-}
-
-/// The script of a machine that starts the boot loader of a disk that it reaches over
-/// iSCSI. The disk stays hooked, and its description is left in memory for the system
-/// (the iSCSI Boot Firmware Table). When it does not start, the machine asks `again`,
-/// for the secret may be another by then.
-#[must_use]
-pub fn ipxe_san(plan: &SanPlan, again: &str) -> String {
-    let SanPlan {
-        title,
-        portal,
-        target,
-        initiator,
-        secret,
-    } = plan;
-    let host = match portal.ip() {
-        std::net::IpAddr::V4(address) => address.to_string(),
-        std::net::IpAddr::V6(address) => format!("[{address}]"),
-    };
-    let mut script = begin(title);
-    let _ = writeln!(script, "set initiator-iqn {initiator}");
-    if let Some(secret) = secret {
-        let _ = writeln!(script, "set username {initiator}");
-        let _ = writeln!(script, "set password {secret}");
-    }
-    let _ = write!(
-        script,
-        "\
-sanboot iscsi:{host}::{}:0:{target} ||
-echo Rootstock: the disk does not start, trying again
-:again
-sleep {RETRY_SECONDS}
-chain --replace {again} ||
-goto again
-",
-        portal.port()
-    );
-    script
-}
-
 /// The script of a machine whose boot the server cannot prepare: it names the
 /// step and the reason and tries again.
 #[must_use]
@@ -499,38 +450,6 @@ mod tests {
         sleep 10
         goto again
         ");
-    }
-
-    #[test]
-    fn a_disk_over_iscsi_is_started() {
-        let plan = SanPlan {
-            title: "n001 starts lab:3 over iSCSI".to_owned(),
-            portal: "10.0.0.1:3260".parse().expect("an address"),
-            target: "iqn.2026-11.example:volume.n001".to_owned(),
-            initiator: "iqn.2026-11.example:node.n001".to_owned(),
-            secret: Some("abcdefgh23456789".to_owned()),
-        };
-        let again = "http://10.0.0.1:8480/boot/ipxe/52-54-00-12-34-56";
-        let script = ipxe_san(&plan, again);
-        insta::assert_snapshot!(script, @"
-        #!ipxe
-        echo Rootstock: n001 starts lab:3 over iSCSI
-        set initiator-iqn iqn.2026-11.example:node.n001
-        set username iqn.2026-11.example:node.n001
-        set password abcdefgh23456789
-        sanboot iscsi:10.0.0.1::3260:0:iqn.2026-11.example:volume.n001 ||
-        echo Rootstock: the disk does not start, trying again
-        :again
-        sleep 10
-        chain --replace http://10.0.0.1:8480/boot/ipxe/52-54-00-12-34-56 ||
-        goto again
-        ");
-        let plan = SanPlan {
-            secret: None,
-            ..plan
-        };
-        let script = ipxe_san(&plan, again);
-        assert!(!script.contains("username") && !script.contains("password"));
     }
 
     #[test]

@@ -25,9 +25,7 @@ use super::{
     health::{self, Chosen},
     installs::{self, Way},
     networks::Network,
-    orders,
-    san::{self, Refusal},
-    sessions,
+    orders, san,
     stage::Stage,
     staged::TOKEN_LIFE,
     told::{self, Additions},
@@ -116,7 +114,7 @@ impl Ready {
     }
 }
 
-type Step<T> = Result<T, Decision>;
+pub(super) type Step<T> = Result<T, Decision>;
 
 /// Decides, registers, and makes a token when the machine may boot.
 pub(crate) async fn decide(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Decision {
@@ -269,7 +267,7 @@ async fn decided(
         if let Some(runs) = runs {
             runs.goes_on_as(&node, &settings, &chosen.version)?;
         }
-        return Err(san(app, asked, &node, mac, &settings, &network, chosen).await?);
+        return Err(san::start(app, asked, &node, mac, &settings, &network, chosen).await?);
     }
     let mut back_from = None;
     if let Ok(chosen) = &chosen
@@ -352,43 +350,6 @@ async fn own_disk(
             })
         }
     }
-}
-
-/// Makes a machine's disk ready, which it reaches over iSCSI, and begins its boot.
-async fn san(
-    app: &Arc<App>,
-    asked: Asked<'_>,
-    node: &NodeRow,
-    mac: MacAddress,
-    settings: &Settings,
-    network: &Network,
-    chosen: Chosen,
-) -> Step<Decision> {
-    let (name, spec) = (&node.name, chosen.version.spec());
-    let place = (asked.peer, asked.local);
-    let disk = match san::prepare(app, node, settings, &spec, place).await {
-        Ok(disk) => disk,
-        Err(Refusal::Error(error)) => {
-            return Err(failed("make its disk ready", error.0.to_string()));
-        }
-        Err(Refusal::Alive) => {
-            let lines = vec![format!("{name} is up, and has its disk open over iSCSI.")];
-            return Err(Decision::Refused { lines });
-        }
-    };
-    let (boot, _) = begin(app, node, mac, asked.peer, settings, &chosen.version).await?;
-    let ended = sessions::end_earlier(app, name, &boot).await;
-    ended.map_err(|error| failed("end its last boot", error.0.to_string()))?;
-    told::booting(app, &boot, node, settings, &spec, network).await;
-    let says = health::says(&spec, name, chosen.abandoned.as_ref());
-    app.boot
-        .transcripts
-        .step(mac, Told::new(BootStep::ScriptServed, says));
-    if let Some(warning) = san::warning(app, &chosen.version).await {
-        app.boot.transcripts.note(&boot, warning);
-    }
-    let plan = disk.plan(format!("{name} starts {spec} over iSCSI"));
-    Ok(Decision::San(Box::new(plan)))
 }
 
 /// The address that a plug-in gave the machine, when it is one of its network.
@@ -543,7 +504,7 @@ async fn stage(app: &Arc<App>, settings: &Settings, chosen: Chosen) -> Step<(Cho
 }
 
 /// The boot of a version by a machine, and a new token for it.
-async fn begin(
+pub(super) async fn begin(
     app: &App,
     node: &NodeRow,
     mac: MacAddress,
@@ -633,7 +594,7 @@ pub(super) fn arguments(
     Ok(arguments)
 }
 
-fn failed(step: &'static str, reason: String) -> Decision {
+pub(super) fn failed(step: &'static str, reason: String) -> Decision {
     Decision::Failed { step, reason }
 }
 

@@ -20,7 +20,17 @@ use rootstock_core::{MacAddress, NodeName, VersionSpec, VolumeName};
 use rootstock_netboot::script::SanPlan;
 use tokio::runtime::Handle;
 
-use super::{orders, plugins::PluginEvent, sessions::resume, told, transcript::Told};
+use super::{
+    decide::{Decision, Step, begin, failed},
+    files::Asked,
+    health::{self, Chosen},
+    networks::Network,
+    orders,
+    plugins::PluginEvent,
+    sessions::{end_earlier, resume},
+    told,
+    transcript::Told,
+};
 use crate::{
     app::App,
     http::ApiError,
@@ -39,7 +49,7 @@ const ABSENCE: Duration = Duration::from_secs(60);
 const IPXE_ISID: [u8; 4] = [0x40, 0, 0x27, 0x23];
 
 /// Why a machine is not given its disk.
-pub(super) enum Refusal {
+enum Refusal {
     /// It runs, and has it open.
     Alive,
     /// What failed.
@@ -53,7 +63,7 @@ impl<E: Into<ApiError>> From<E> for Refusal {
 }
 
 /// A disk that is ready for a boot.
-pub(super) struct Disk {
+struct Disk {
     portal: SocketAddr,
     target: String,
     initiator: String,
@@ -62,7 +72,7 @@ pub(super) struct Disk {
 
 impl Disk {
     /// What its machine's firmware is told.
-    pub(super) fn plan(&self, title: String) -> SanPlan {
+    fn plan(&self, title: String) -> SanPlan {
         SanPlan {
             title,
             portal: self.portal,
@@ -76,9 +86,46 @@ impl Disk {
     }
 }
 
+/// Makes a machine's disk ready, which it reaches over iSCSI, and begins its boot.
+pub(super) async fn start(
+    app: &Arc<App>,
+    asked: Asked<'_>,
+    node: &NodeRow,
+    mac: MacAddress,
+    settings: &Settings,
+    network: &Network,
+    chosen: Chosen,
+) -> Step<Decision> {
+    let (name, spec) = (&node.name, chosen.version.spec());
+    let place = (asked.peer, asked.local);
+    let disk = match prepare(app, node, settings, &spec, place).await {
+        Ok(disk) => disk,
+        Err(Refusal::Error(error)) => {
+            return Err(failed("make its disk ready", error.0.to_string()));
+        }
+        Err(Refusal::Alive) => {
+            let lines = vec![format!("{name} is up, and has its disk open over iSCSI.")];
+            return Err(Decision::Refused { lines });
+        }
+    };
+    let (boot, _) = begin(app, node, mac, asked.peer, settings, &chosen.version).await?;
+    let ended = end_earlier(app, name, &boot).await;
+    ended.map_err(|error| failed("end its last boot", error.0.to_string()))?;
+    told::booting(app, &boot, node, settings, &spec, network).await;
+    let says = health::says(&spec, name, chosen.abandoned.as_ref());
+    app.boot
+        .transcripts
+        .step(mac, Told::new(BootStep::ScriptServed, says));
+    if let Some(warning) = warning(app, &chosen.version).await {
+        app.boot.transcripts.note(&boot, warning);
+    }
+    let plan = disk.plan(format!("{name} starts {spec} over iSCSI"));
+    Ok(Decision::San(Box::new(plan)))
+}
+
 /// Makes a machine's disk ready: nobody else has it open, it is fresh where it is to
 /// be, and it may be reached from there alone.
-pub(super) async fn prepare(
+async fn prepare(
     app: &Arc<App>,
     node: &NodeRow,
     settings: &Settings,
@@ -165,7 +212,7 @@ async fn refresh(
 }
 
 /// What an administrator should know of a version before it is started over iSCSI.
-pub(super) async fn warning(app: &Arc<App>, version: &VersionRow) -> Option<String> {
+async fn warning(app: &Arc<App>, version: &VersionRow) -> Option<String> {
     let manifest = version.manifest;
     let looked = app.blocking(move |app| {
         let stages = app.first_stages.get();

@@ -27,6 +27,7 @@ mod imports;
 mod node_health;
 mod node_personal;
 mod node_power;
+mod node_replace;
 mod nodes;
 mod profiles;
 mod rollouts;
@@ -98,7 +99,7 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(nodes::approve))
         .routes(routes!(nodes::delete))
         .routes(routes!(nodes::rollback))
-        .routes(routes!(nodes::replace))
+        .routes(routes!(node_replace::replace))
         .routes(routes!(node_health::retry))
         .routes(routes!(node_health::reinstall))
         .routes(routes!(
