@@ -3,7 +3,7 @@
 use anyhow::Result;
 use rootstock_tests::boots::{self, reach, shell, steps};
 use rootstock_tests::golden::Golden;
-use rootstock_tests::lan::{Lan, SERVER};
+use rootstock_tests::lan::{BOOT_LIMIT, Lan, SERVER};
 use rootstock_tests::pxe::{Firmware, PoweredOn};
 use rootstock_tests::{tool, wait};
 
@@ -87,7 +87,7 @@ fn a_frozen_system_is_fresh_at_every_boot() -> Result<()> {
         shell(&mut machine, "echo gone > /root/letter && sync")?;
         boots::power_off(machine)?;
     }
-    wait::until("pc is gone", boots::SHELL_LIMIT, || {
+    wait::until("pc is gone", BOOT_LIMIT, || {
         let state = &lan.daemon.json(["node", "show", "pc"])?["state"];
         Ok((state == "gone").then_some(()))
     })?;

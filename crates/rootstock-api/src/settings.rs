@@ -460,6 +460,8 @@ mod tests {
             (Setting::Image, "lab@production"),
             (Setting::Mode, "frozen"),
             (Setting::Personal, "disk"),
+            (Setting::Volume, "seat-7"),
+            (Setting::Chap, "yes"),
             (Setting::OtherWrites, "drop"),
             (Setting::Network, "lan0"),
             (Setting::KernelArguments, "quiet splash"),

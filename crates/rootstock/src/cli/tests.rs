@@ -239,8 +239,7 @@ fn help_teaches() {
     Usage: rootstock volume [OPTIONS] <COMMAND>
 
     Commands:
-      create    Make a writable clone of a version, or an empty disk; it costs nothing until
-                it is written to
+      create    Make a writable clone of a version, or an empty disk, at no cost
       list      List the volumes [alias: ls]
       show      Show a volume
       delete    Delete a volume and what was written to it [alias: rm]
@@ -265,9 +264,9 @@ fn help_teaches() {
                                [env: ROOTSTOCK_CA=]
     ");
     assert_snapshot!(help(&["volume", "create"]), @r"
-    Make a writable clone of a version; it costs nothing until it is written to
+    Make a writable clone of a version, or an empty disk, at no cost
 
-    Usage: rootstock volume create [OPTIONS] --from <VERSION> <NAME>
+    Usage: rootstock volume create [OPTIONS] <--from <VERSION>|--blank <SIZE>> <NAME>
 
     Arguments:
       <NAME>  The new volume
@@ -275,6 +274,7 @@ fn help_teaches() {
     Options:
           --from <VERSION>  The version to clone: NAME, NAME:3 or NAME@tag
           --size <SIZE>     Its size, larger than the version's disk: 200G, 1.5T
+          --blank <SIZE>    An empty disk of this size, for a system to be installed on: 20G
           --ephemeral       Drop what was written when the last client leaves (frozen, no
                             writeback kept)
       -h, --help            Print help
@@ -297,5 +297,6 @@ fn help_teaches() {
       rootstock volume create seat-7 --from lab@production
       rootstock volume create kiosk --from lab:3 --ephemeral
       rootstock volume create big --from lab --size 200G
+      rootstock volume create new --blank 20G
     ");
 }

@@ -1,6 +1,6 @@
 //! `rootstock volume`: writable clones.
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use rootstock_api::{
     ChapMode, Outcome, Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeShare,
     VolumeShareSet, VolumeShared,
@@ -16,8 +16,7 @@ use crate::{
 /// What can be done with volumes.
 #[derive(Debug, Subcommand)]
 pub(crate) enum VolumeCommand {
-    /// Make a writable clone of a version, or an empty disk; it costs nothing until it is
-    /// written to
+    /// Make a writable clone of a version, or an empty disk, at no cost
     Create(CreateArgs),
     /// List the volumes
     #[command(visible_alias = "ls")]
@@ -52,7 +51,8 @@ pub(crate) struct NameArgs {
 
 /// What to make.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[group(skip)]
+#[command(group = ArgGroup::new("begins").required(true), after_help = "\
 A machine opens it over NBD as volume/NAME. What it writes (its writeback) stays in
 the volume; the version is not touched. To change an image, as with a 'super
 client', write to a volume and commit it.
@@ -66,14 +66,14 @@ pub(crate) struct CreateArgs {
     /// The new volume
     name: VolumeName,
     /// The version to clone: NAME, NAME:3 or NAME@tag
-    #[arg(long, value_name = "VERSION", required_unless_present = "blank")]
+    #[arg(long, value_name = "VERSION", group = "begins")]
     from: Option<VersionSpec>,
     /// Its size, larger than the version's disk: 200G, 1.5T
     #[arg(long, value_parser = parse_size_bytes)]
     size: Option<u64>,
     /// An empty disk of this size, for a system to be installed on: 20G
-    #[arg(long, value_name = "SIZE", value_parser = parse_size_bytes,
-        conflicts_with_all = ["from", "size"])]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_bytes, group = "begins",
+        conflicts_with = "size")]
     blank: Option<u64>,
     /// Drop what was written when the last client leaves (frozen, no writeback kept)
     #[arg(long)]
