@@ -86,7 +86,7 @@ fn mistakes_are_explained() {
     For more information, try '--help'.
     ---
     error: the following required arguments were not provided:
-      --from <VERSION>
+      <--from <VERSION>|--blank <SIZE>>
     ---
     error: invalid value 'huge' for '<SIZE>': 'huge' is not a size: write bytes or a number with K, M, G, T (powers of 1024), such as 20G
 
