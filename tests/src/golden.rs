@@ -83,10 +83,13 @@ umount "$MOUNT"
 "#;
 
 /// Run in the same place, before its packages are installed: systemd's own network
-/// knows nothing of what firmware tells of a disk.
+/// knows nothing of what firmware tells of a disk, and Debian's iscsid begins with a
+/// script that dracut does not take along.
 const ISCSI_PREPARE: &str = r#"
-mkdir -p "$MOUNT/etc/dracut.conf.d"
-printf 'hostonly=no\nadd_dracutmodules+=" network-legacy "\n' \
+dropin=/etc/systemd/system/iscsid.service.d/initrd.conf
+mkdir -p "$MOUNT/etc/dracut.conf.d" "$MOUNT$(dirname "$dropin")"
+printf '[Service]\nExecStartPre=\n' > "$MOUNT$dropin"
+printf 'hostonly=no\nadd_dracutmodules+=" network-legacy "\ninstall_items+=" %s "\n' "$dropin" \
     > "$MOUNT/etc/dracut.conf.d/iscsi.conf"
 "#;
 

@@ -230,6 +230,43 @@ fn data_come_in_all_ways_at_once() {
     assert_eq!(event, Some(Event::Data { tag: 1, data }));
 }
 
+/// A command that waits for others has its unasked data all the same, whether it begins
+/// after them or between them.
+#[test]
+fn data_that_come_before_their_command_begins_are_kept() {
+    let data: Vec<u8> = (0..1500_u32).map(|at| (at / 7) as u8).collect();
+    for begins_between in [true, false] {
+        let mut it = Harness::new(Operational {
+            initial_r2t: false,
+            ..terms()
+        });
+        it.command(1, 0x20, 1500, &data[..300]);
+        let (event, heard) = it.data_out(1, NO_TAG, 0, 300, 0, &data[300..700]);
+        assert_eq!((event, heard), (None, vec![]));
+        let mut asked = Vec::new();
+        if begins_between {
+            assert_eq!(it.gather(1, 1500), (None, vec![]));
+        }
+        let (event, heard) = it.data_out(1, NO_TAG, 1, 700, FINAL, &data[700..1000]);
+        assert_eq!(event, None);
+        asked.extend(heard);
+        if !begins_between {
+            assert_eq!(asked, vec![]);
+            let (now, heard) = it.gather(1, 1500);
+            assert_eq!(now, None);
+            asked.extend(heard);
+        }
+        assert_eq!((asked[0].word(40), asked[0].word(44)), (1000, 500));
+        let tag = asked[0].word(20);
+        let (event, _) = it.data_out(1, tag, 0, 1000, FINAL, &data[1000..]);
+        let expected = Event::Data {
+            tag: 1,
+            data: data.clone(),
+        };
+        assert_eq!(event, Some(expected), "{begins_between}");
+    }
+}
+
 #[test]
 fn more_data_than_the_command_needs_are_not_kept() {
     let mut it = Harness::new(Operational {

@@ -13,7 +13,8 @@ pub(super) struct Task {
     pub(super) expected_bytes: u32,
     pub(super) reads: bool,
     writes: bool,
-    /// What is kept, from the beginning; no longer than `wanted_bytes` once that is known.
+    /// What is kept, from the beginning; no longer than `wanted_bytes` once that is known,
+    /// and until then all that comes unasked.
     data: Vec<u8>,
     /// All that has come, also what is not kept.
     received_bytes: usize,
@@ -75,7 +76,11 @@ impl Task {
     }
 
     fn limit(&self) -> usize {
-        self.wanted_bytes.unwrap_or(0)
+        self.wanted_bytes.unwrap_or(self.expected_bytes as usize)
+    }
+
+    pub(super) fn expects_data(&self) -> bool {
+        self.sequence != Sequence::None
     }
 
     fn is_complete(&self) -> bool {
@@ -152,11 +157,12 @@ impl Session {
             self.grant(out);
             return Some(Event::Data { tag, data });
         }
-        if over && due == NO_TAG {
+        if over && due != NO_TAG {
+            self.ask_for_more(tag, out);
+        } else if over && task.wanted_bytes.is_some() {
+            // Else the command has not begun: it asks when it does.
             self.waiting.push_back(tag);
             self.grant(out);
-        } else if over {
-            self.ask_for_more(tag, out);
         }
         None
     }

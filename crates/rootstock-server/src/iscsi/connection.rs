@@ -140,6 +140,9 @@ fn converse(
     served
 }
 
+/// What a connection keeps of the memory for answers, in bytes.
+const KEPT_BYTES: usize = 4 << 20;
+
 /// What ended a wait.
 pub(super) enum Received {
     Bytes,
@@ -223,6 +226,7 @@ impl Wire {
             .transport
             .send(&mut [IoSlice::new(&self.out)], More::Nothing);
         self.out.clear();
+        self.out.shrink_to(KEPT_BYTES);
         sent.map_err(io_error("sending answers"))
     }
 

@@ -22,6 +22,7 @@ use super::{
     execute::{Execution, Outcome},
     jobs::{Claim, Completions, Job},
     login::Work,
+    serve::BATCH_BYTES,
     shared::{Admission, Counters},
 };
 
@@ -31,6 +32,10 @@ const LUNS: [u16; 1] = [0];
 /// What a session's commands may hold at the workers, in bytes; a single larger
 /// one is let through alone.
 const CARRIED_BYTES_MAX: u64 = 32 << 20;
+
+/// The most commands of a session that workers may have, those among them that nobody
+/// waits for any more.
+const JOBS_MAX: usize = 80;
 
 /// A normal session at its disk.
 pub(super) struct Desk<'a> {
@@ -47,6 +52,9 @@ pub(super) struct Desk<'a> {
     ordered: Option<u32>,
     /// Jobs that have not come back, also those whose commands are forgotten.
     jobs: usize,
+    /// The number of the latest job: an initiator may give a tag to another command
+    /// while a forgotten one's job is still out.
+    last_job: u64,
     carried_bytes: u64,
     completions: Arc<Completions>,
 }
@@ -62,6 +70,7 @@ struct Pending {
 }
 
 struct Flight {
+    job: u64,
     claim: Claim,
     /// What the command's own fields say, for the residual count.
     length_bytes: u64,
@@ -79,6 +88,7 @@ impl<'a> Desk<'a> {
             flights: BTreeMap::new(),
             ordered: None,
             jobs: 0,
+            last_job: 0,
             carried_bytes: 0,
             completions: Arc::new(Completions::new(Arc::clone(&admission.bell))),
         }
@@ -93,10 +103,10 @@ impl<'a> Desk<'a> {
         self.give_up_aborted(session, out);
         let at_once = command.attribute == TaskAttribute::HeadOfQueue
             || (self.held.is_empty() && !self.must_wait(command.attribute));
+        let claim = self.attached.claim();
         if at_once {
-            self.begin(session, &command, out);
+            self.begin(session, &command, claim, out);
         } else {
-            let claim = self.attached.claim();
             self.held.push_back(Held { command, claim });
         }
     }
@@ -109,19 +119,25 @@ impl<'a> Desk<'a> {
         self.ordered.is_some_and(runs) || (attribute == TaskAttribute::Ordered && busy)
     }
 
-    /// Begins what does not have to wait any more.
+    /// Begins what does not have to wait any more, as far as there is room for it: it
+    /// goes on when workers have finished, or when what is to be sent was.
     fn release(&mut self, session: &mut Session, out: &mut Vec<u8>) {
         while let Some(held) = self.held.front() {
-            if self.must_wait(held.command.attribute) {
+            let has_room = !self.is_crowded() && out.len() < BATCH_BYTES;
+            if !has_room || self.must_wait(held.command.attribute) {
                 return;
             }
             if let Some(held) = self.held.pop_front() {
-                self.begin(session, &held.command, out);
+                self.begin(session, &held.command, held.claim, out);
             }
         }
     }
 
-    fn begin(&mut self, session: &mut Session, command: &Command, out: &mut Vec<u8>) {
+    fn begin(&mut self, session: &mut Session, command: &Command, claim: Claim, out: &mut Vec<u8>) {
+        // Another session's reset has ended it while it was held.
+        if claim.is_void() {
+            return session.abort(command.tag, out);
+        }
         if command.attribute == TaskAttribute::Ordered {
             self.ordered = Some(command.tag);
         } else if self.ordered == Some(command.tag) {
@@ -132,7 +148,6 @@ impl<'a> Desk<'a> {
             let reply = reply_without_unit(&command.cdb, &LUNS);
             return self.reply(session, command.tag, &reply, 0, out);
         }
-        let claim = self.attached.claim();
         let action = {
             let size_bytes = self.work.device.size_bytes();
             let mut unit = self.work.disk.unit();
@@ -269,6 +284,7 @@ impl<'a> Desk<'a> {
         };
         add(&self.admission.shared.counters.commands, 1);
         let flight = Flight {
+            job: 0,
             claim: pending.claim,
             length_bytes,
             written_bytes: written_bytes(&action, &data),
@@ -276,13 +292,9 @@ impl<'a> Desk<'a> {
         let reply = match action {
             Action::Done(reply) => reply,
             Action::ReportLuns(report) => report.reply(&LUNS),
-            Action::Persist {
-                state,
-                reply,
-                abort,
-            } => {
+            Action::Persist { reply, abort, .. } => {
                 self.work.disk.abort(&abort);
-                self.keep(&state, reply)
+                self.keep(reply)
             }
             action => return self.carry_out(session, tag, action, data, flight, out),
         };
@@ -314,8 +326,11 @@ impl<'a> Desk<'a> {
         }
     }
 
-    fn hand_over(&mut self, tag: u32, action: Action, data: Vec<u8>, flight: Flight) {
+    fn hand_over(&mut self, tag: u32, action: Action, data: Vec<u8>, mut flight: Flight) {
+        self.last_job += 1;
+        flight.job = self.last_job;
         let job = Job {
+            number: self.last_job,
             tag,
             action,
             data,
@@ -333,7 +348,7 @@ impl<'a> Desk<'a> {
 
     /// Whether workers are to finish something before more is taken on.
     pub(super) fn is_crowded(&self) -> bool {
-        self.jobs > 1 && self.carried_bytes > CARRIED_BYTES_MAX
+        self.jobs > JOBS_MAX || (self.jobs > 1 && self.carried_bytes > CARRIED_BYTES_MAX)
     }
 
     /// Waits for a worker, without looking at the socket.
@@ -347,7 +362,15 @@ impl<'a> Desk<'a> {
     pub(super) fn finished(&mut self, session: &mut Session, out: &mut Vec<u8>) {
         if self.jobs > 0 {
             self.collect(session, out);
-            self.release(session, out);
+        }
+        self.release(session, out);
+    }
+
+    /// Waits for all that workers have; nobody hears of it any more.
+    pub(super) fn settle(&mut self) {
+        while self.jobs > 0 {
+            self.completions.wait();
+            self.jobs -= self.completions.take().len();
         }
     }
 
@@ -355,6 +378,10 @@ impl<'a> Desk<'a> {
         for done in self.completions.take() {
             self.jobs -= 1;
             self.carried_bytes -= done.carried_bytes;
+            let is_its = |flight: &Flight| flight.job == done.number;
+            if !self.flights.get(&done.tag).is_some_and(is_its) {
+                continue;
+            }
             match self.flights.remove(&done.tag) {
                 Some(flight) if flight.claim.is_void() => session.abort(done.tag, out),
                 Some(flight) => self.answer(session, done.tag, done.outcome, &flight, out),
@@ -386,9 +413,12 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// Keeps reservations where they survive a restart.
-    fn keep(&self, state: &rootstock_scsi::Reservations, reply: Reply) -> Reply {
-        let text = match serde_json::to_string(state) {
+    /// Keeps reservations where they survive a restart: those that hold now, since
+    /// another session may have changed them since.
+    fn keep(&self, reply: Reply) -> Reply {
+        let _one_at_a_time = self.work.disk.keeping();
+        let state = self.work.disk.unit().reservations().clone();
+        let text = match serde_json::to_string(&state) {
             Ok(text) => text,
             Err(error) => {
                 tracing::error!(%error, "reservations cannot be written");
@@ -437,10 +467,7 @@ impl<'a> Desk<'a> {
 impl Drop for Desk<'_> {
     /// Whoever sees the session's end may delete the volume, or log in again.
     fn drop(&mut self) {
-        while self.jobs > 0 {
-            self.completions.wait();
-            self.jobs -= self.completions.take().len();
-        }
+        self.settle();
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Disk {
     unit: Mutex<LogicalUnit>,
     /// Shared by writes, alone for commands that read and write in one step.
     pub(super) writes: RwLock<()>,
+    /// Held while reservations are kept, so that older ones never replace newer ones.
+    keeping: Mutex<()>,
     /// For each session, how often others have ended its commands.
     epochs: Mutex<HashMap<NexusHandle, (NexusId, Arc<AtomicU64>)>>,
 }
@@ -68,6 +70,7 @@ impl Disk {
             identity: target.identity,
             unit: Mutex::new(LogicalUnit::new(unit, kept)),
             writes: RwLock::default(),
+            keeping: Mutex::default(),
             epochs: Mutex::default(),
         }
     }
@@ -83,6 +86,10 @@ impl Disk {
 
     pub(super) fn unit(&self) -> MutexGuard<'_, LogicalUnit> {
         self.unit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn keeping(&self) -> MutexGuard<'_, ()> {
+        self.keeping.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Attaches a session; none when there are too many.

@@ -18,6 +18,10 @@ use super::{disk::Disk, jobs::Claim};
 /// What is read or written at once by commands that go over long ranges, in bytes.
 const PIECE_BYTES: u64 = 1 << 20;
 
+/// What one command has read ahead at most, in bytes: it is advice, and may name all of
+/// a disk.
+const PREFETCH_BYTES_MAX: u64 = 64 << 20;
+
 /// The outcome of a command.
 pub(super) enum Outcome {
     Reply(Reply),
@@ -83,7 +87,8 @@ impl Execution<'_> {
             Action::Fill { range, block } => self.fill(*range, block),
             Action::Unmap { ranges } => ranges.iter().try_for_each(|range| self.unmap(*range)),
             Action::Prefetch { range } => {
-                self.device.prefetch(range.start, range.len);
+                self.device
+                    .prefetch(range.start, range.len.min(PREFETCH_BYTES_MAX));
                 Ok(())
             }
             Action::LbaStatus(status) => return self.lba_status(status),
@@ -105,10 +110,15 @@ impl Execution<'_> {
         Ok(segments)
     }
 
-    /// A write shorter than it was to be is of whole blocks.
-    fn write(&self, range: ByteRange, durability: Durability) -> Result<(), Sense> {
+    /// How much of a range is written: a write shorter than it was to be is of whole
+    /// blocks.
+    fn sent(&self, range: ByteRange) -> u64 {
         let whole = self.data.len() as u64 / Disk::block_bytes() * Disk::block_bytes();
-        let len = whole.min(range.len);
+        whole.min(range.len)
+    }
+
+    fn write(&self, range: ByteRange, durability: Durability) -> Result<(), Sense> {
+        let len = self.sent(range);
         let _shared = self.beside_others()?;
         self.put(range.start, &self.data[..len as usize])?;
         self.make_durable(durability)
@@ -157,7 +167,7 @@ impl Execution<'_> {
 
     fn write_and_verify(&self, range: ByteRange) -> Result<(), Sense> {
         self.write(range, Durability::Forced)?;
-        let written = ByteRange::new(range.start, range.len.min(self.data.len() as u64));
+        let written = ByteRange::new(range.start, self.sent(range));
         self.compare_pieces(written, |medium, at| {
             compare::whole(medium, &self.data[at..at + medium.len()], at as u64)
         })

@@ -74,6 +74,7 @@ impl Claim {
 
 /// A command for a worker.
 pub(super) struct Job {
+    pub(super) number: u64,
     pub(super) tag: u32,
     pub(super) action: Action,
     pub(super) data: Vec<u8>,
@@ -96,6 +97,7 @@ impl Job {
     pub(super) fn run(self, done: &Completions) {
         let mut answer = Unanswered {
             done,
+            number: self.number,
             tag: self.tag,
             carried_bytes: self.carried_bytes(),
             outcome: None,
@@ -114,6 +116,7 @@ impl Job {
 
 /// What a worker has finished.
 pub(super) struct Done {
+    pub(super) number: u64,
     pub(super) tag: u32,
     pub(super) carried_bytes: u64,
     pub(super) outcome: Outcome,
@@ -158,6 +161,7 @@ impl Completions {
 /// Brings a job's end back even when the job panics: its session waits for it.
 struct Unanswered<'a> {
     done: &'a Completions,
+    number: u64,
     tag: u32,
     carried_bytes: u64,
     outcome: Option<Outcome>,
@@ -167,6 +171,7 @@ impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         let failed = || Outcome::Reply(Sense::INTERNAL_FAILURE.into());
         self.done.push(Done {
+            number: self.number,
             tag: self.tag,
             carried_bytes: self.carried_bytes,
             outcome: self.outcome.take().unwrap_or_else(failed),

@@ -197,7 +197,26 @@ impl Desk<'_> {
             }
         };
         let settled = self.admission.settle(key, established.tsih, question.cid);
-        settled.then_some(work)
+        (settled && self.may_still(established)).then_some(work)
+    }
+
+    /// Whether what was allowed when the login began still is. Whoever forbids it looks
+    /// for sessions afterwards, and finds this one by now.
+    fn may_still(&self, established: &Established) -> bool {
+        let question = &established.question;
+        let Some(target) = &question.target else {
+            return true;
+        };
+        let proved = established.account.and_then(|at| self.offers.get(at));
+        let proved = proved.and_then(|offer| offer.account.as_ref());
+        let targets = &self.admission.shared.targets;
+        let offers = targets.offered(&question.initiator, self.address);
+        let mut offers = offers.iter().filter(|offer| offer.target == *target);
+        offers.any(|offer| match (&offer.account, proved) {
+            (None, _) => true,
+            (Some(account), Some(proved)) => account.secret == proved.secret,
+            (Some(_), None) => false,
+        })
     }
 
     /// In a discovery, what could be used with what was proved.

@@ -21,7 +21,7 @@ use crate::nbd::transport::Socket;
 pub(super) const SEGMENT_BYTES_MAX: usize = 256 << 10;
 
 /// Answers are sent when this many bytes have gathered, even if more commands wait.
-const BATCH_BYTES: usize = 1 << 20;
+pub(super) const BATCH_BYTES: usize = 1 << 20;
 
 /// How long an initiator may take to leave once the daemon stops.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
@@ -158,8 +158,12 @@ impl Conversation<'_> {
             }
             self.make_room(wire)?;
         }
-        if let Some(desk) = &mut self.desk {
+        while let Some(desk) = &mut self.desk {
             desk.finished(&mut self.session, &mut wire.out);
+            if wire.out.len() < BATCH_BYTES {
+                break;
+            }
+            wire.send()?;
         }
         Ok(Next::Go)
     }
@@ -175,7 +179,13 @@ impl Conversation<'_> {
     fn handle(&mut self, event: Event, out: &mut Vec<u8>) -> Next {
         let session = &mut self.session;
         match (event, &mut self.desk) {
-            (Event::Logout, _) => return Next::Leave,
+            (Event::Logout, desk) => {
+                // What it has begun is over when it hears that it is out.
+                if let Some(desk) = desk {
+                    desk.settle();
+                }
+                return Next::Leave;
+            }
             (Event::SendTargets { tag, target }, desk) => {
                 let own = desk.as_ref().map(|desk| desk.disk().target());
                 let which = which(&self.offered, target.as_deref(), own);

@@ -385,9 +385,16 @@ impl Admission {
     }
 
     /// The login is over: the place is safe now. `false` when it had been given to
-    /// a newcomer.
+    /// a newcomer, or when another login to the same session was quicker.
     pub(super) fn settle(&self, key: SessionKey, tsih: u16, cid: u16) -> bool {
         let mut connections = self.shared.lock();
+        let mut sessions = connections
+            .open
+            .values()
+            .filter_map(|it| it.session.as_ref());
+        if sessions.any(|session| session.key == key) {
+            return false;
+        }
         let open = connections.open.get_mut(&self.id);
         open.map(|open| open.session = Some(Session { key, tsih, cid }))
             .is_some()
