@@ -72,7 +72,6 @@ printf '#!/bin/sh\nexit 101\n' > "$MOUNT/usr/sbin/policy-rc.d"
 chmod 755 "$MOUNT/usr/sbin/policy-rc.d"
 echo "I: updating its package lists"
 chroot "$MOUNT" apt-get --quiet=2 update
-eval "$PREPARE"
 echo "I: installing $PACKAGES"
 chroot "$MOUNT" apt-get --quiet=2 --yes --no-install-recommends install $PACKAGES
 chroot "$MOUNT" apt-get clean
@@ -82,30 +81,12 @@ umount "$MOUNT/proc"
 umount "$MOUNT"
 "#;
 
-/// Run in the same place, before its packages are installed: systemd's own network
-/// knows nothing of what firmware tells of a disk, and Debian's iscsid begins with a
-/// script that dracut does not take along.
-const ISCSI_PREPARE: &str = r#"
-dropin=/etc/systemd/system/iscsid.service.d/initrd.conf
-mkdir -p "$MOUNT/etc/dracut.conf.d" "$MOUNT$(dirname "$dropin")"
-printf '[Service]\nExecStartPre=\n' > "$MOUNT$dropin"
-printf 'hostonly=no\nadd_dracutmodules+=" network-legacy "\ninstall_items+=" %s "\n' "$dropin" \
-    > "$MOUNT/etc/dracut.conf.d/iscsi.conf"
-"#;
-
 /// Run in the same place: its own first file system logs in to its disk over iSCSI, as
 /// firmware describes that, and UEFI finds a boot loader, too.
 const ISCSI_SCRIPT: &str = r#"
 echo "I: preparing it for a disk over iSCSI"
 echo ISCSI_AUTO=true > "$MOUNT/etc/iscsi/iscsi.initramfs"
-if [ "$KIND" = dracut ]; then
-    sed --in-place 's/root=LABEL=root ro/& rd.iscsi.firmware=1 rd.neednet=1 ip=ibft/' \
-        "$MOUNT/boot/grub/grub.cfg"
-    chroot "$MOUNT" dracut --force --quiet --add iscsi "/boot/initrd.img-$(ls "$MOUNT/lib/modules")" \
-        "$(ls "$MOUNT/lib/modules")"
-else
-    chroot "$MOUNT" update-initramfs -u
-fi
+chroot "$MOUNT" update-initramfs -u
 printf 'search --no-floppy --label --set=root root\nconfigfile /boot/grub/grub.cfg\n' \
     > "$MOUNT/boot/grub/early.cfg"
 chroot "$MOUNT" grub-mkimage --format=x86_64-efi --output=/boot/grub/bootx64.efi \
@@ -133,8 +114,6 @@ pub enum Golden {
     /// The same with open-iscsi in its own first file system, and a boot loader for
     /// UEFI beside the one for a BIOS.
     Iscsi,
-    /// The same with dracut in the place of initramfs-tools.
-    IscsiDracut,
 }
 
 impl Golden {
@@ -147,7 +126,6 @@ impl Golden {
             Self::NetworkRoot => "debian-12-nbd",
             Self::Fio => "debian-12-fio",
             Self::Iscsi => "debian-12-iscsi",
-            Self::IscsiDracut => "debian-12-iscsi-dracut",
         }
     }
 }
@@ -207,20 +185,7 @@ pub fn build(cache: &Path, golden: Golden, say: Say<'_>) -> Result<PathBuf> {
         Golden::Dracut => with(cache, work.path(), &["dracut"], say)?,
         Golden::NetworkRoot => with(cache, work.path(), &["nbd-client"], say)?,
         Golden::Fio => with(cache, work.path(), &["fio", "dmsetup"], say)?,
-        Golden::Iscsi => iscsi(cache, work.path(), "initramfs-tools", &[], say)?,
-        Golden::IscsiDracut => iscsi(
-            cache,
-            work.path(),
-            "dracut",
-            &[
-                "dracut",
-                "dracut-network",
-                "isc-dhcp-client",
-                "iputils-arping",
-                "procps",
-            ],
-            say,
-        )?,
+        Golden::Iscsi => iscsi(cache, work.path(), say)?,
         Golden::Xfs => copied(cache, work.path(), "xfs", say)?,
         Golden::Btrfs => copied(cache, work.path(), "btrfs", say)?,
     };
@@ -272,24 +237,13 @@ fn with(cache: &Path, work: &Path, packages: &[&str], say: Say<'_>) -> Result<Pa
 }
 
 /// The first image, for a disk over iSCSI.
-fn iscsi(
-    cache: &Path,
-    work: &Path,
-    kind: &str,
-    packages: &[&str],
-    say: Say<'_>,
-) -> Result<PathBuf> {
+fn iscsi(cache: &Path, work: &Path, say: Say<'_>) -> Result<PathBuf> {
     let copy = work.join("disk.img");
     let base = build(cache, Golden::Debian, say)?;
-    let packages = [&["open-iscsi", "grub-efi-amd64-bin"], packages].concat();
+    let packages = ["open-iscsi", "grub-efi-amd64-bin"];
     let loader = work.join("bootx64.efi");
     let loader_text = loader.to_str().context("a path that is text")?;
-    let configure = [
-        ("PREPARE", ISCSI_PREPARE),
-        ("CONFIGURE", ISCSI_SCRIPT),
-        ("KIND", kind),
-        ("LOADER", loader_text),
-    ];
+    let configure = [("CONFIGURE", ISCSI_SCRIPT), ("LOADER", loader_text)];
     install(&base, &copy, work, &packages, &configure, say)?;
     disk::add_system_partition(&copy, &loader)?;
     Ok(copy)
@@ -347,7 +301,6 @@ fn install(
         .env("OFFSET", FIRST_PARTITION_BYTES.to_string())
         .env("MOUNT", &mount)
         .env("PACKAGES", packages.join(" "))
-        .env("PREPARE", "")
         .env("CONFIGURE", "")
         .envs(more.iter().copied())
         .env("DEBIAN_FRONTEND", "noninteractive")
