@@ -50,7 +50,7 @@ impl Program {
             let prefix = self.target.split('_').next().unwrap_or_default();
             let own = match prefix {
                 CRASH => Stage::Crash,
-                "nbd" | "dhcp" | "tftp" => Stage::Protocol,
+                "nbd" | "iscsi" | "dhcp" | "tftp" => Stage::Protocol,
                 _ => Stage::EndToEnd,
             };
             return (stage == own).then_some(Selection::All);
