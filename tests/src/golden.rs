@@ -22,6 +22,9 @@ pub const PASSWORD: &str = "rootstock";
 /// What the second version has more.
 pub const UPGRADE: [&str; 4] = ["nginx-light", "htop", "tree", "less"];
 
+/// What a guest needs for disks over iSCSI on several paths.
+const PATHS: [&str; 3] = ["open-iscsi", "multipath-tools", "fio"];
+
 /// Changes when the recipe does, so that an older cached image is not taken.
 const RECIPE: u32 = 2;
 const DISK_BYTES: u64 = 2 * 1024 * 1024 * 1024;
@@ -114,6 +117,8 @@ pub enum Golden {
     /// The same with open-iscsi in its own first file system, and a boot loader for
     /// UEFI beside the one for a BIOS.
     Iscsi,
+    /// The same with open-iscsi, multipathd and fio, for disks beside its own.
+    Paths,
 }
 
 impl Golden {
@@ -126,6 +131,7 @@ impl Golden {
             Self::NetworkRoot => "debian-12-nbd",
             Self::Fio => "debian-12-fio",
             Self::Iscsi => "debian-12-iscsi",
+            Self::Paths => "debian-12-paths",
         }
     }
 }
@@ -186,6 +192,7 @@ pub fn build(cache: &Path, golden: Golden, say: Say<'_>) -> Result<PathBuf> {
         Golden::NetworkRoot => with(cache, work.path(), &["nbd-client"], say)?,
         Golden::Fio => with(cache, work.path(), &["fio", "dmsetup"], say)?,
         Golden::Iscsi => iscsi(cache, work.path(), say)?,
+        Golden::Paths => with(cache, work.path(), &PATHS, say)?,
         Golden::Xfs => copied(cache, work.path(), "xfs", say)?,
         Golden::Btrfs => copied(cache, work.path(), "btrfs", say)?,
     };

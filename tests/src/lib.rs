@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod block;
 pub mod boots;
+pub mod cable;
 pub mod console;
 pub mod daemon;
 pub mod desk;

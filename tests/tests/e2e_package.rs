@@ -68,6 +68,7 @@ fn the_package_holds_all_that_it_should_and_it_works() {
         "usr/share/zsh/vendor-completions/_rootstock",
         "usr/share/fish/vendor_completions.d/rootstock.fish",
         "usr/lib/sysusers.d/rootstock.conf",
+        "usr/lib/systemd/system/rootstock-nfs.service",
         "usr/lib/rootstock/rootstock-agent",
         "usr/share/rootstock/plugins/distcc",
         "usr/share/rootstock/plugins/known-hosts",
@@ -84,14 +85,16 @@ fn the_package_holds_all_that_it_should_and_it_works() {
         concat!("rootstock ", env!("CARGO_PKG_VERSION"))
     );
 
-    check_unit(&package);
+    for unit in ["rootstock.service", "rootstock-nfs.service"] {
+        verify_unit(&package, unit);
+    }
+    check_security(&package);
     check_control(&package);
     check_configuration(&package);
 }
 
-/// systemd understands the unit, finds what it starts, and finds it well fenced in.
-fn check_unit(package: &Package) {
-    let unit = package.path("usr/lib/systemd/system/rootstock.service");
+/// systemd understands the unit and finds what it starts.
+fn verify_unit(package: &Package, unit: &str) {
     let root = package.directory.path().join("root");
     // Units that ours names must be there to be looked at.
     let units = root.join("usr/lib/systemd/system");
@@ -107,11 +110,15 @@ fn check_unit(package: &Package) {
         .arg("verify")
         .arg("--man=no")
         .arg(format!("--root={}", root.display()));
-    let output = tool::output(verify.arg("rootstock.service")).unwrap();
+    let output = tool::output(verify.arg(unit)).unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    assert!(!said.contains("rootstock.service:"), "{said}");
+    assert!(!said.contains(&format!("{unit}:")), "{said}");
+}
 
+/// systemd finds the daemon well fenced in.
+fn check_security(package: &Package) {
+    let unit = package.path("usr/lib/systemd/system/rootstock.service");
     let mut security = Command::new("systemd-analyze");
     security
         .args(["security", "--offline=true"])

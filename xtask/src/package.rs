@@ -18,7 +18,11 @@ const PROGRAM: u32 = 0o755;
 const FILE: u32 = 0o644;
 
 /// Files of the repository and where the package puts them.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
+    (
+        "packaging/rootstock-nfs.service",
+        "usr/lib/systemd/system/rootstock-nfs.service",
+    ),
     (
         "packaging/rootstock.service",
         "usr/lib/systemd/system/rootstock.service",
@@ -33,6 +37,17 @@ const FILES: [(&str, &str); 5] = [
         "usr/share/doc/rootstock/copyright",
     ),
     ("README.md", "usr/share/doc/rootstock/README.md"),
+];
+
+/// Examples of installers, and their templates.
+const INSTALLERS: &[&str] = &[
+    "debian-12/installer.toml",
+    "debian-12/preseed.cfg",
+    "rocky-9/installer.toml",
+    "rocky-9/kickstart.cfg",
+    "ubuntu-24.04/installer.toml",
+    "ubuntu-24.04/meta-data",
+    "ubuntu-24.04/user-data",
 ];
 
 /// The first stage's program, where the daemon looks for it.
@@ -107,6 +122,11 @@ fn lay_out(tree: &Path, binary: &Path, agent: &Path) -> Result<()> {
         let from = root().join("packaging/plugins").join(name);
         let to = tree.join("usr/share/rootstock/plugins").join(name);
         place(&from, &to, PROGRAM)?;
+    }
+    for name in INSTALLERS {
+        let from = root().join("packaging/installers").join(name);
+        let to = tree.join("usr/share/rootstock/installers").join(name);
+        place(&from, &to, FILE)?;
     }
     for (from, to) in FILES {
         place(&root().join(from), &tree.join(to), FILE)?;

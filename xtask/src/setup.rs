@@ -81,6 +81,18 @@ const STEPS: [&[Need]; 3] = [
             "qemu-kvm-block-iscsi",
             "a peer: QEMU's iSCSI initiator",
         ),
+        need(
+            "ganesha.nfsd",
+            "nfs-ganesha",
+            "nfs-ganesha",
+            "the server of roots over NFS, and a rival",
+        ),
+        need(
+            "/usr/lib/x86_64-linux-gnu/ganesha/libfsalvfs.so",
+            "nfs-ganesha-vfs",
+            "nfs-ganesha-vfs",
+            "the same, from a directory",
+        ),
         need("fio", "fio", "fio", "a peer: load with checked content"),
         need(
             "mke2fs",
@@ -263,6 +275,12 @@ const STEPS: [&[Need]; 3] = [
             "making a Debian disk image from packages",
         ),
         need(
+            "/usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64/linux",
+            "debian-installer-12-netboot-amd64",
+            "",
+            "a peer: Debian's network installer",
+        ),
+        need(
             "/usr/lib/x86_64-linux-gnu/libc.a",
             "libc6-dev",
             "",
@@ -276,18 +294,6 @@ const STEPS: [&[Need]; 3] = [
         ),
         rival("in.tftpd", "tftpd-hpa", "tftp-server", "a rival: TFTP"),
         rival("nginx", "nginx-light", "nginx", "a rival: HTTP"),
-        rival(
-            "ganesha.nfsd",
-            "nfs-ganesha",
-            "nfs-ganesha",
-            "a rival: a root on NFS, without the kernel's server",
-        ),
-        rival(
-            "/usr/lib/x86_64-linux-gnu/ganesha/libfsalvfs.so",
-            "nfs-ganesha-vfs",
-            "nfs-ganesha-vfs",
-            "a rival: a root on NFS, from a directory",
-        ),
         rival(
             "rpcbind",
             "rpcbind",

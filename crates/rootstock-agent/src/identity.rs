@@ -160,10 +160,13 @@ fn in_root(order: &BootOrder, nic: Option<&Nic>, root: &Root) -> Vec<(String, St
     }
     let path = "/etc/fstab";
     if (order.mode != NodeMode::Personal || order.volume.is_none())
-        && let Some(text) = root.read(path)
-        && let Some(text) = without_swap(&text)
+        && let Some(image) = root.read(path)
     {
-        files.push((path.to_owned(), text));
+        let mut text = without_swap(&image);
+        if order.mode == NodeMode::Nfs {
+            text = without_disk(text.as_deref().unwrap_or(&image)).or(text);
+        }
+        files.extend(text.map(|text| (path.to_owned(), text)));
     }
     files
 }
@@ -172,13 +175,33 @@ fn in_root(order: &BootOrder, nic: Option<&Nic>, root: &Root) -> Vec<(String, St
 /// very memory it is to save, and swap on a disk that is missing holds the boot
 /// up for systemd's 90 s.
 fn without_swap(fstab: &str) -> Option<String> {
-    let is_swap = |line: &&str| {
-        !line.trim_start().starts_with('#') && line.split_ascii_whitespace().nth(2) == Some("swap")
+    without(fstab, "no swap on a diskless machine", |fields| {
+        fields.get(2) == Some(&"swap")
+    })
+}
+
+/// An fstab without what is on the image's disk, where the machine has files of its root
+/// alone: a disk that does not come holds the boot up. What may fail may stay.
+fn without_disk(fstab: &str) -> Option<String> {
+    const SOURCES: [&str; 6] = ["/dev/", "ID=", "LABEL=", "PARTLABEL=", "PARTUUID=", "UUID="];
+    without(fstab, "not there over NFS", |fields| {
+        let is_on_disk = |source: &&str| SOURCES.iter().any(|start| source.starts_with(start));
+        let may_fail = |options: &&str| options.split(',').any(|option| option == "nofail");
+        fields.get(1) == Some(&"/")
+            || fields.first().is_some_and(is_on_disk) && !fields.get(3).is_some_and(may_fail)
+    })
+}
+
+/// An fstab in which some lines are commented out, unless there are none.
+fn without(fstab: &str, why: &str, is_out: impl Fn(&[&str]) -> bool) -> Option<String> {
+    let is_out = |line: &&str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        !line.trim_start().starts_with('#') && is_out(&fields)
     };
-    fstab.lines().find(is_swap)?;
+    fstab.lines().find(is_out)?;
     let line = |line: &str| {
-        if is_swap(&line) {
-            format!("# no swap on a diskless machine: {line}\n")
+        if is_out(&line) {
+            format!("# {why}: {line}\n")
         } else {
             format!("{line}\n")
         }
@@ -291,6 +314,7 @@ mod tests {
                 tls: false,
             }),
             personal: None,
+            nfs: None,
             chunk_urls: Vec::new(),
             overlay_bytes_max: None,
             cache_bytes: 1,
@@ -367,6 +391,22 @@ mod tests {
         assert!(text.contains("\n# no swap on a diskless machine: UUID=2 none swap"));
         assert!(text.starts_with("UUID=1 / ext4"));
         assert_eq!(without_swap(&text), None);
+    }
+
+    #[test]
+    fn over_nfs_nothing_waits_for_a_disk() {
+        let fstab = "UUID=1 / ext4 defaults 0 1\n/dev/sda2 /home ext4 nofail 0 2\n\
+                     LABEL=efi /boot/efi vfat umask=0077 0 1\ntmpfs /tmp tmpfs size=1G 0 0\n";
+        let text = without_disk(fstab).expect("it had disks");
+        let left: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            left,
+            [
+                "/dev/sda2 /home ext4 nofail 0 2",
+                "tmpfs /tmp tmpfs size=1G 0 0"
+            ]
+        );
+        assert_eq!(without_disk(&text), None);
     }
 
     #[test]

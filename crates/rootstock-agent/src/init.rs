@@ -31,7 +31,7 @@ use crate::report::step;
 use crate::service::{CallError, Service};
 use crate::swarm::membership::Membership;
 use crate::uevent::Uevents;
-use crate::{dhcp, identity, inventory, keep, server, switch};
+use crate::{dhcp, identity, inventory, keep, nfs, server, switch};
 
 mod guest;
 mod local;
@@ -410,10 +410,10 @@ fn device(
     match answer.map_err(|error| failed(format!("the root's server: {error}")))? {
         Some(FromServer::Ready { bytes, root, lost }) => {
             let text = format!("{}:{}", order.image, order.version);
-            console::info(format_args!(
-                "{text}, {} as /dev/nbd0",
-                HumanBytes(order.disk_bytes)
-            ));
+            console::info(match &order.nfs {
+                Some(place) => format!("{text} over NFS from {}:{}", place.server, place.path),
+                None => format!("{text}, {} as /dev/nbd0", HumanBytes(order.disk_bytes)),
+            });
             told.steps.push(step(BootStep::DeviceUp, bytes, text));
             for step in told.steps.drain(..) {
                 tell(&control, step);
@@ -458,8 +458,11 @@ fn root(
         step: BootStep::RootMounted,
         reason,
     };
-    switch::mount_root(&order.root, device.root.as_deref())
-        .map_err(|error| failed(error.to_string()))?;
+    let mounted = match &order.nfs {
+        Some(place) => nfs::mount_root(order, place, link.map(|(_, own)| own.address)),
+        None => switch::mount_root(&order.root, device.root.as_deref()),
+    };
+    mounted.map_err(|error| failed(error.to_string()))?;
     told.shell = order.rescue_shell;
     let root = Root::new(Path::new(switch::SYSROOT));
     // Before what is written into them.
@@ -474,16 +477,19 @@ fn root(
     let _ = rustix::system::sethostname(order.identity.host_name.as_bytes());
     tell(
         &device.control,
-        step(BootStep::RootMounted, 0, mounted(order, kept)),
+        step(BootStep::RootMounted, 0, told_root(order, kept)),
     );
     Ok(())
 }
 
 /// What was mounted; and that something is lost at power-off which was to stay.
-fn mounted(order: &BootOrder, kept: Result<(), String>) -> String {
-    let fs = &order.root.fs;
+fn told_root(order: &BootOrder, kept: Result<(), String>) -> String {
+    let fs = match &order.nfs {
+        Some(place) => format!("{} over NFS from {}", order.root.fs, place.server),
+        None => order.root.fs.clone(),
+    };
     match kept {
-        Ok(()) => fs.clone(),
+        Ok(()) => fs,
         Err(why) => {
             console::error(format_args!(
                 "what is written on this machine is LOST at power-off: {why}"

@@ -28,6 +28,7 @@ mod modules;
 mod native;
 mod nbd;
 mod netlink;
+mod nfs;
 mod nic;
 mod order;
 mod others;

@@ -16,6 +16,9 @@ const SITE_FORMAT: u32 = 1;
 /// The session of orders that are followed without one.
 const NO_SESSION: &str = "";
 
+/// The longest path of an export, in bytes.
+const EXPORT_BYTES_MAX: usize = 255;
+
 /// Why an order, a manifest or a site's file is not believed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrustError {
@@ -228,6 +231,16 @@ fn check(order: &BootOrder, session: &str) -> Result<(), TrustError> {
     if order.mode == NodeMode::Personal && order.volume.is_some() == order.personal.is_some() {
         return bad("the mode is personal, and not one place for its writes is named");
     }
+    if (order.mode == NodeMode::Nfs) != order.nfs.is_some() {
+        return bad("a place of NFS belongs to the mode nfs, and to no other");
+    }
+    if order
+        .nfs
+        .as_ref()
+        .is_some_and(|place| !is_export(&place.path))
+    {
+        return bad("the path of its root on the server is none");
+    }
     if order.volume.is_none() && order.chunk_urls.is_empty() {
         return bad("no server of chunks is named");
     }
@@ -243,6 +256,15 @@ fn check(order: &BootOrder, session: &str) -> Result<(), TrustError> {
         return bad("the root's file system has no name that a kernel knows");
     }
     Ok(())
+}
+
+/// Whether this can be the path of an export: nothing that the kernel would take apart.
+fn is_export(path: &str) -> bool {
+    path.starts_with('/')
+        && path.len() <= EXPORT_BYTES_MAX
+        && path
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b',')
 }
 
 /// The bytes of hex digits.
@@ -301,6 +323,7 @@ pub(crate) mod tests {
             },
             volume: None,
             personal: None,
+            nfs: None,
             chunk_urls: vec!["http://10.0.0.1:8480".to_owned()],
             overlay_bytes_max: None,
             cache_bytes: 1 << 26,

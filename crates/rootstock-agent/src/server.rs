@@ -27,6 +27,7 @@ use crate::install::mark::Mark;
 use crate::install::{self, Installation};
 use crate::native::{self, Native};
 use crate::nbd;
+use crate::nfs;
 use crate::overlay::{Fill, Overlay, memory::MemorySlots, zram::ZramSlots};
 use crate::personal::commit::{self, Commits};
 use crate::personal::{RemoteVolume, disk};
@@ -158,6 +159,9 @@ fn serve(start: &Start, stats: &Arc<Stats>) -> Result<Served, String> {
     if let Some(session) = &start.session {
         service.join(session);
     }
+    if start.order.nfs.is_some() {
+        return serve_nothing(service);
+    }
     let parts = parts(start, &service, stats)?;
     let size_bytes = parts.device.size_bytes();
     let engine = attach(parts.device, Arc::clone(stats), parts.writes, size_bytes)
@@ -190,6 +194,28 @@ fn serve(start: &Start, stats: &Arc<Stats>) -> Result<Served, String> {
         None => {}
     }
     Ok(served)
+}
+
+/// The kernel mounts the root itself: what is left is to tell how the machine does.
+fn serve_nothing(service: Service) -> Result<Served, String> {
+    let rest = || -> io::Result<()> {
+        loop {
+            thread::park();
+        }
+    };
+    let engine = thread::Builder::new().name("rest".to_owned()).spawn(rest);
+    Ok(Served {
+        steered: service.clone(),
+        told: Box::new(|_| {}),
+        service,
+        root: None,
+        lost: None,
+        keeps_writes: false,
+        fill: Box::new(nfs::fill),
+        disk: Box::new(|| None),
+        install: None,
+        engine: engine.map_err(|error| format!("the system has no thread to give: {error}"))?,
+    })
 }
 
 impl Served {
@@ -431,7 +457,7 @@ fn personal(writes: &Arc<disk::Writes>, disk: DiskOf, told: ToldOf) -> Parts {
 }
 
 /// What writes may take of memory.
-fn writes_bytes_max(order: &BootOrder) -> u64 {
+pub(crate) fn writes_bytes_max(order: &BootOrder) -> u64 {
     let part = || memory_bytes("MemTotal:") / OVERLAY_PART;
     order.overlay_bytes_max.unwrap_or_else(part)
 }

@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 
 use crate::{
     install::{InstallOrder, InstallReport},
+    nfs::NfsPlace,
     personal::{CommitOrder, PersonalOrder},
     swarm::SwarmOrder,
 };
@@ -196,6 +197,8 @@ pub enum NodeMode {
     Iscsi,
     /// The same, but every boot begins with the image as it is.
     IscsiFrozen,
+    /// Files come from the server over NFS, writes stay in memory: every boot is fresh.
+    Nfs,
 }
 
 /// What a machine is to run. The bytes on the wire are what is signed.
@@ -226,6 +229,9 @@ pub struct BootOrder {
     /// `personal`, without a volume: how the machine keeps what it writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub personal: Option<PersonalOrder>,
+    /// `nfs`: where the root is mounted from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nfs: Option<NfsPlace>,
     /// Base URLs of the node service to fetch chunks from, best first, such as
     /// `http://10.0.0.1:8480`.
     pub chunk_urls: Vec<String>,
@@ -577,6 +583,10 @@ pub enum BootStep {
     Up,
     /// It starts what is installed on its own disk, and says nothing more.
     OwnDisk,
+    /// The installer of a distribution runs on it.
+    Installer,
+    /// That installer is done.
+    Installed,
     /// It was shut down or went silent.
     Gone,
     /// It failed.

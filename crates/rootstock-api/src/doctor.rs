@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::nfs::NfsExport;
+
 /// What the boot services have and lack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BootDoctor {
@@ -16,6 +18,9 @@ pub struct BootDoctor {
     pub ports: Vec<BootPort>,
     /// The program of first stages.
     pub agent: AgentReport,
+    /// What the head exports over NFS; absent when nothing there does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nfs: Option<Vec<NfsExport>>,
     /// What is missing, in words.
     pub lacks: Vec<String>,
 }

@@ -4,7 +4,7 @@ use rootstock_core::{Digest, ImageName, TagName, VersionNumber, VersionSpec};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{RecipeDiff, RecipeSummary, swarm::LiveCopies};
+use crate::{RecipeDiff, RecipeSummary, share::Share, swarm::LiveCopies};
 
 /// All images, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -37,6 +37,9 @@ pub struct ImageDetail {
     pub name: ImageName,
     /// When it was made.
     pub created: String,
+    /// Whether its versions may be roots over NFS.
+    #[serde(default)]
+    pub nfs: bool,
     /// Its tags.
     pub tags: Vec<Tag>,
     /// Its versions, oldest first.
@@ -122,6 +125,12 @@ pub struct VersionDetail {
     /// Volumes made from it.
     #[serde(default)]
     pub volumes: Vec<String>,
+    /// The iSCSI name of its target.
+    #[serde(default)]
+    pub target: String,
+    /// The initiators that may read it over iSCSI.
+    #[serde(default)]
+    pub shares: Vec<Share>,
     /// Recipes for it, by the version whose blocks they take.
     #[serde(default)]
     pub recipes: Vec<RecipeSummary>,
@@ -349,6 +358,8 @@ pub enum HistoryEvent {
     Untagged,
     /// A version was deleted.
     Deleted,
+    /// Its versions may be roots over NFS, or may not any more.
+    NfsSet,
     /// One that a newer release knows.
     #[serde(other)]
     Unknown,

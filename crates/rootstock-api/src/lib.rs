@@ -12,7 +12,9 @@ pub mod guest;
 pub mod image;
 pub mod import;
 pub mod install;
+pub mod installer;
 pub mod local;
+pub mod nfs;
 pub mod node;
 pub mod paths;
 pub mod personal;
@@ -21,6 +23,7 @@ pub mod recipe;
 pub mod record;
 pub mod rollout;
 pub mod settings;
+pub mod share;
 pub mod swarm;
 pub mod volume;
 
@@ -38,6 +41,11 @@ pub use import::{
     Import, ImportCommit, ImportCommitted, ImportCreate, ImportList, ImportReceipt, Outcome,
 };
 pub use install::Installation;
+pub use installer::{
+    InstallTarget, Installer, InstallerEnd, InstallerList, InstallerRender, InstallerRendered,
+    InstallerRun, InstallerRunState, NodesInstall, NodesInstalling,
+};
+pub use nfs::{NfsExport, NfsPlace, NfsRoot, NfsSet, NfsState, NfsWant, NfsWanted};
 pub use node::{
     Abandoned, BootEvent, BootList, BootSummary, BootTranscript, Change, ChangeReport, FieldChange,
     NamedChange, Node, NodeCreate, NodeDelete, NodeEvent, NodeFormat, NodeImport, NodeList,
@@ -54,10 +62,10 @@ pub use rollout::{
     RolloutReboot, RolloutStart, RolloutStarted, RolloutState,
 };
 pub use settings::{FillSwitch, Setting, SettingError, Settings};
+pub use share::{ChapMode, Share, ShareEnd, ShareSet, SharedTarget};
 pub use swarm::{Metered, Rack, SwarmCopies, SwarmMode};
 pub use volume::{
-    ChapMode, Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize,
-    VolumeShare, VolumeShareSet, VolumeShared, VolumeSnapshot, VolumeUnshare,
+    Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize, VolumeSnapshot,
 };
 
 /// The media type of problem documents (RFC 9457, section 3).

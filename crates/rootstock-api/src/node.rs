@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use crate::{
     boot::{BootStep, Inventory, NodeReport},
     install::Installation,
+    installer::InstallerRun,
     settings::{Setting, Settings, strict},
     swarm::NodeSwarm,
 };
@@ -71,6 +72,9 @@ pub struct Node {
     /// What it has on a disk of its own, and boots by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installed: Option<Installation>,
+    /// What an installer is to do there, or did last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installer: Option<InstallerRun>,
     /// Why it would fetch nothing ahead now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fill_paused: Option<String>,
@@ -115,6 +119,8 @@ pub enum NodeState {
     /// It was sent to its own disk, and is under control again at its next boot from
     /// the network.
     OwnDisk,
+    /// An installer runs on it.
+    Installing,
     /// One that a newer release knows.
     #[serde(other)]
     Unknown,
@@ -132,6 +138,7 @@ impl NodeState {
             Self::Gone => "gone",
             Self::Failed => "failed",
             Self::OwnDisk => "own-disk",
+            Self::Installing => "installing",
             Self::Unknown => "unknown",
         }
     }

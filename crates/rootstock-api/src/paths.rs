@@ -3,8 +3,8 @@
 //! Names have no character that a path would escape, so builders only join.
 
 use rootstock_core::{
-    ImageName, NameError, NodeName, ProfileName, TagName, VersionNumber, VersionSelector,
-    VolumeName,
+    ImageName, InstallerName, NameError, NodeName, ProfileName, TagName, VersionNumber,
+    VersionSelector, VolumeName,
 };
 
 /// Whether the daemon is up; needs no token.
@@ -21,6 +21,8 @@ pub const IMAGES: &str = "/v1/images";
 pub const IMAGE: &str = "/v1/images/{image}";
 /// What happened to an image.
 pub const IMAGE_HISTORY: &str = "/v1/images/{image}/history";
+/// PUT: whether versions of an image may be roots over NFS.
+pub const IMAGE_NFS: &str = "/v1/images/{image}/nfs";
 /// A tag of an image.
 pub const IMAGE_TAG: &str = "/v1/images/{image}/tags/{tag}";
 /// POST: points a tag at the version that it pointed at before.
@@ -61,6 +63,10 @@ pub const VOLUME_SNAPSHOT: &str = "/v1/volumes/{volume}/snapshot";
 pub const VOLUME_SHARE: &str = "/v1/volumes/{volume}/share";
 /// Ends a share.
 pub const VOLUME_UNSHARE: &str = "/v1/volumes/{volume}/unshare";
+/// Shares a version with an iSCSI initiator.
+pub const VERSION_SHARE: &str = "/v1/images/{image}/versions/{version}/share";
+/// Ends such a share.
+pub const VERSION_UNSHARE: &str = "/v1/images/{image}/versions/{version}/unshare";
 /// Makes a volume's contents a new version.
 pub const VOLUME_COMMIT: &str = "/v1/volumes/{volume}/commit";
 /// All nodes; PATCH changes those of a host list.
@@ -85,6 +91,10 @@ pub const NODES_WAKE: &str = "/v1/nodes/wake";
 pub const NODES_RETRY: &str = "/v1/nodes/retry";
 /// POST: has nodes lay their image out on their disk anew.
 pub const NODES_REINSTALL: &str = "/v1/nodes/reinstall";
+/// POST: has nodes run an installer at their next boot.
+pub const NODES_INSTALL: &str = "/v1/nodes/install";
+/// POST: has nodes run no installer.
+pub const NODES_INSTALL_CANCEL: &str = "/v1/nodes/install-cancel";
 /// One node.
 pub const NODE: &str = "/v1/nodes/{node}";
 /// A node's boots: `?limit=1`.
@@ -96,7 +106,7 @@ pub const NODE_REPLACE: &str = "/v1/nodes/{node}/replace";
 /// POST: has personal machines drop what they wrote.
 pub const NODES_RESET: &str = "/v1/nodes/reset";
 /// Names that no node can have: paths have them.
-pub const NODE_NAMES_RESERVED: [&str; 11] = [
+pub const NODE_NAMES_RESERVED: [&str; 13] = [
     "watch",
     "export",
     "import",
@@ -108,7 +118,15 @@ pub const NODE_NAMES_RESERVED: [&str; 11] = [
     "rollback",
     "reinstall",
     "reset",
+    "install",
+    "install-cancel",
 ];
+/// All installers.
+pub const INSTALLERS: &str = "/v1/installers";
+/// One installer.
+pub const INSTALLER: &str = "/v1/installers/{installer}";
+/// POST: what an installer would be given on a node.
+pub const INSTALLER_RENDER: &str = "/v1/installers/{installer}/render";
 /// All profiles.
 pub const PROFILES: &str = "/v1/profiles";
 /// One profile.
@@ -136,6 +154,8 @@ pub const STORE: &str = "/v1/store";
 pub const BOOT_DOCTOR: &str = "/v1/boot/doctor";
 /// What a machine needs to know of the site: `GET`.
 pub const BOOT_SITE: &str = "/v1/boot/site";
+/// POST: what a head exports over NFS; the answer is what it is to export.
+pub const NFS: &str = "/v1/nfs";
 /// Frees what nothing needs.
 pub const GC: &str = "/v1/gc";
 /// How far the background scrub is, and what it found.
@@ -185,6 +205,12 @@ pub fn image_history(image: &ImageName) -> String {
     format!("{IMAGES}/{image}/history")
 }
 
+/// [`IMAGE_NFS`] of this image.
+#[must_use]
+pub fn image_nfs(image: &ImageName) -> String {
+    format!("{IMAGES}/{image}/nfs")
+}
+
 /// [`IMAGE_TAG`] of this tag.
 #[must_use]
 pub fn image_tag(image: &ImageName, tag: &TagName) -> String {
@@ -201,6 +227,18 @@ pub fn image_tag_rollback(image: &ImageName, tag: &TagName) -> String {
 #[must_use]
 pub fn version(image: &ImageName, version: &VersionSelector) -> String {
     format!("{IMAGES}/{image}/versions/{}", selector(version))
+}
+
+/// [`VERSION_SHARE`] of this version.
+#[must_use]
+pub fn version_share(image: &ImageName, selector: &VersionSelector) -> String {
+    format!("{}/share", version(image, selector))
+}
+
+/// [`VERSION_UNSHARE`] of this version.
+#[must_use]
+pub fn version_unshare(image: &ImageName, selector: &VersionSelector) -> String {
+    format!("{}/unshare", version(image, selector))
 }
 
 /// [`MANIFEST`] of this version.
@@ -339,6 +377,18 @@ pub fn rollout_resume(id: u64) -> String {
 #[must_use]
 pub fn rollout_abort(id: u64) -> String {
     format!("{}/abort", rollout(id))
+}
+
+/// [`INSTALLER`] of this name.
+#[must_use]
+pub fn installer(name: &InstallerName) -> String {
+    format!("{INSTALLERS}/{name}")
+}
+
+/// [`INSTALLER_RENDER`] of this name.
+#[must_use]
+pub fn installer_render(name: &InstallerName) -> String {
+    format!("{}/render", installer(name))
 }
 
 /// [`TOKEN`] of this token.

@@ -97,6 +97,7 @@ impl fmt::Display for Holder {
             HolderKind::Node => "node",
             HolderKind::Profile => "profile",
             HolderKind::Rollout => "rollout",
+            HolderKind::Initiator => "initiator",
             HolderKind::Unknown => "holder",
         };
         write!(f, "{kind} {}", self.name)
@@ -121,6 +122,8 @@ pub enum HolderKind {
     Profile,
     /// A rollout that brings it to nodes.
     Rollout,
+    /// An iSCSI initiator that may read it.
+    Initiator,
     /// One that a newer release knows.
     #[serde(other)]
     Unknown,
@@ -193,6 +196,8 @@ codes! {
     NodeNotFound = "node-not-found", 404, "No such node";
     /// No such profile.
     ProfileNotFound = "profile-not-found", 404, "No such profile";
+    /// No such installer.
+    InstallerNotFound = "installer-not-found", 404, "No such installer";
     /// No such rollout.
     RolloutNotFound = "rollout-not-found", 404, "No such rollout";
     /// No such boot.

@@ -261,11 +261,17 @@ impl Settings {
     pub fn is_iscsi(&self) -> bool {
         matches!(self.mode, Some(NodeMode::Iscsi | NodeMode::IscsiFrozen))
     }
+
+    /// Whether its root is mounted over NFS.
+    #[must_use]
+    pub fn is_nfs(&self) -> bool {
+        self.mode == Some(NodeMode::Nfs)
+    }
 }
 
 impl NodeMode {
     /// The modes, as people write them.
-    pub const WORDS: &str = "diskless (or frozen: every boot is fresh), ram, personal, install, hold, iscsi, iscsi-frozen";
+    pub const WORDS: &str = "diskless (or frozen: every boot is fresh), ram, personal, install, hold, iscsi, iscsi-frozen, nfs";
 
     /// The mode as it stands in documents.
     #[must_use]
@@ -278,6 +284,7 @@ impl NodeMode {
             Self::Hold => "hold",
             Self::Iscsi => "iscsi",
             Self::IscsiFrozen => "iscsi-frozen",
+            Self::Nfs => "nfs",
         }
     }
 }
@@ -300,6 +307,7 @@ impl FromStr for NodeMode {
             "hold" => Ok(Self::Hold),
             "iscsi" => Ok(Self::Iscsi),
             "iscsi-frozen" => Ok(Self::IscsiFrozen),
+            "nfs" => Ok(Self::Nfs),
             _ => Err(format!("the modes are {}", Self::WORDS)),
         }
     }

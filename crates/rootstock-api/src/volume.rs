@@ -4,7 +4,7 @@ use rootstock_core::{Digest, ImageName, TagName, VersionNumber, VersionSpec, Vol
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::import::Outcome;
+use crate::{import::Outcome, share::Share};
 
 /// All volumes, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -28,6 +28,9 @@ pub struct Volume {
     pub used_bytes: u64,
     /// Whether its writes are dropped when its last client leaves.
     pub ephemeral: bool,
+    /// The logical blocks of its disk over iSCSI: 512 or 4,096 bytes.
+    #[serde(default = "block_bytes")]
+    pub block_bytes: u32,
     /// When it was made.
     pub created: String,
     /// The name to open over NBD.
@@ -38,94 +41,12 @@ pub struct Volume {
     /// The iSCSI name of its target.
     #[serde(default)]
     pub target: String,
+    /// Its number there.
+    #[serde(default)]
+    pub lun: u16,
     /// The initiators that may use it over iSCSI.
     #[serde(default)]
-    pub shares: Vec<VolumeShare>,
-}
-
-/// An initiator that may use a volume over iSCSI.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct VolumeShare {
-    /// Its iSCSI name.
-    pub initiator: String,
-    /// The network that it must come from, if from one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<String>,
-    /// What it must prove.
-    pub chap: ChapMode,
-}
-
-/// What is proved by a CHAP secret.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum ChapMode {
-    /// Nothing.
-    #[default]
-    None,
-    /// The initiator that it is who it says.
-    OneWay,
-    /// Both, to each other.
-    Mutual,
-}
-
-impl ChapMode {
-    /// As it is written.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::OneWay => "one-way",
-            Self::Mutual => "mutual",
-        }
-    }
-}
-
-/// Shares a volume with an initiator over iSCSI, or changes how.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct VolumeShareSet {
-    /// Its iSCSI name: `iqn.…`, `eui.…` or `naa.…`.
-    pub initiator: String,
-    /// The network that it must come from: `10.0.0.0/24`, or one address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<String>,
-    /// What it must prove; the secrets are made anew.
-    #[serde(default)]
-    pub chap: ChapMode,
-}
-
-/// Ends a share.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct VolumeUnshare {
-    /// The initiator's iSCSI name.
-    pub initiator: String,
-}
-
-/// A volume that is shared. The secrets are shown this once.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct VolumeShared {
-    /// The target's iSCSI name.
-    pub target: String,
-    /// Where it is found; nowhere when the daemon serves no iSCSI.
-    pub addresses: Vec<String>,
-    /// With whom it is shared.
-    pub share: VolumeShare,
-    /// What the initiator must know; its user name may be any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<String>,
-    /// What the target proves to know; its user name is the target's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mutual_secret: Option<String>,
-}
-
-impl std::fmt::Debug for VolumeShared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("VolumeShared")
-            .field("target", &self.target)
-            .field("share", &self.share)
-            .finish_non_exhaustive()
-    }
+    pub shares: Vec<Share>,
 }
 
 /// Makes a volume.
@@ -146,6 +67,13 @@ pub struct VolumeCreate {
     /// Whether its writes are dropped when its last client leaves.
     #[serde(default)]
     pub ephemeral: bool,
+    /// The logical blocks of its disk over iSCSI: 512 bytes unless it says 4,096.
+    #[serde(default = "block_bytes")]
+    pub block_bytes: u32,
+}
+
+const fn block_bytes() -> u32 {
+    512
 }
 
 /// Makes a volume larger.

@@ -395,6 +395,19 @@ impl Catalog {
         rows.into_iter().map(TryInto::try_into).collect()
     }
 
+    /// The boots that are not over.
+    ///
+    /// # Errors
+    /// [`CatalogError::Database`], [`CatalogError::Corrupt`].
+    pub async fn open_boots(&self) -> Result<Vec<BootRow>, CatalogError> {
+        let rows: Vec<Columns> =
+            sqlx::query_as(select!("WHERE ended_ms IS NULL ORDER BY node, started_ms"))
+                .fetch_all(&self.pool)
+                .await
+                .map_err(failed("list the boots that are not over"))?;
+        rows.into_iter().map(TryInto::try_into).collect()
+    }
+
     /// The newest boot of each node that ever booted, with its last step.
     ///
     /// # Errors

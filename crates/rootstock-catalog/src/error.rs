@@ -267,6 +267,8 @@ pub enum Holder {
     Profile(ProfileName),
     /// A rollout that is not over brings it to nodes.
     Rollout(u64),
+    /// An initiator may read it over iSCSI.
+    Initiator(String),
 }
 
 impl fmt::Display for Holder {
@@ -277,6 +279,7 @@ impl fmt::Display for Holder {
             Self::Node(node) => write!(f, "node {node}"),
             Self::Profile(profile) => write!(f, "profile {profile}"),
             Self::Rollout(rollout) => write!(f, "rollout {rollout}"),
+            Self::Initiator(initiator) => write!(f, "initiator {initiator}"),
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct ImageRow {
     pub tags: Vec<TagRow>,
     /// How many versions it has.
     pub version_count: u32,
+    /// Whether its versions may be roots over NFS.
+    pub nfs: bool,
 }
 
 /// A tag.
@@ -68,9 +70,9 @@ impl Catalog {
     /// [`CatalogError::Database`], [`CatalogError::Corrupt`].
     pub async fn images(&self) -> Result<Vec<ImageRow>, CatalogError> {
         let doing = "list the images";
-        let rows: Vec<(String, i64, i64)> = sqlx::query_as(
-            "SELECT i.name, i.created_ms, (SELECT count(*) FROM version v WHERE v.image = i.name) \
-             FROM image i WHERE i.deleted = 0 ORDER BY i.name",
+        let rows: Vec<(String, i64, i64, i64)> = sqlx::query_as(
+            "SELECT i.name, i.created_ms, (SELECT count(*) FROM version v WHERE v.image = i.name), \
+             i.nfs FROM image i WHERE i.deleted = 0 ORDER BY i.name",
         )
         .fetch_all(&self.pool)
         .await
@@ -87,12 +89,13 @@ impl Catalog {
                 .or_default()
                 .push(tag_row(&name, version)?);
         }
-        let row = |(name, created_ms, count): (String, i64, i64)| {
+        let row = |(name, created_ms, count, nfs): (String, i64, i64, i64)| {
             Ok(ImageRow {
                 tags: by_image.remove(&name).unwrap_or_default(),
                 name: parse("image name", &name)?,
                 created: time("image creation", created_ms)?,
                 version_count: unsigned("version count", count)?,
+                nfs: nfs != 0,
             })
         };
         rows.into_iter().map(row).collect()
@@ -131,6 +134,38 @@ impl Catalog {
         let before = point_tag(&mut tx, image, tag, version.number, actor, now).await?;
         tx.commit().await.map_err(failed("set a tag"))?;
         Ok((version, before))
+    }
+
+    /// Lets versions of an image be roots over NFS, or not any more.
+    ///
+    /// # Errors
+    /// [`CatalogError::ImageNotFound`].
+    pub async fn set_nfs(
+        &self,
+        image: &ImageName,
+        allowed: bool,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
+        let doing = "say whether an image may be exported over NFS";
+        let mut tx = self.begin(doing).await?;
+        require(&mut tx, image).await?;
+        let changed = sqlx::query("UPDATE image SET nfs = $2 WHERE name = $1 AND nfs <> $2")
+            .bind(image.as_str())
+            .bind(i64::from(allowed))
+            .execute(&mut *tx)
+            .await
+            .map_err(failed(doing))?;
+        if changed.rows_affected() > 0 {
+            let event = Event {
+                event: "nfs-set",
+                version: None,
+                tag: None,
+                detail: if allowed { "yes" } else { "no" },
+            };
+            record(&mut tx, image, event, actor, now).await?;
+        }
+        tx.commit().await.map_err(failed(doing))
     }
 
     /// Points a tag at the version that it pointed at before. Answers the version and

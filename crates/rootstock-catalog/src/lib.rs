@@ -13,6 +13,7 @@ mod health;
 mod images;
 mod imports;
 mod installations;
+mod installers;
 mod leases;
 mod nodes;
 mod personal;
@@ -37,6 +38,7 @@ pub use health::{BootFacts, Verdict, VersionHealthRow};
 pub use images::{HISTORY_LIST_MAX, HistoryRow, ImageRow, TagRow};
 pub use imports::{IMPORTS_MAX, ImportRow, NewImport};
 pub use installations::InstallationRow;
+pub use installers::{InstallerRunRow, InstallerStart};
 pub use leases::{LeaseRow, LeaseState, Taken};
 pub use nodes::{
     HELD_MAX, MACS_PER_NODE_MAX, NODES_MAX, NewNode, NodeChange, NodeRow, NodeSettingsRow,
@@ -50,7 +52,7 @@ pub use rollouts::{
     RolloutReboot, RolloutRow, RolloutState, RolloutTerms,
 };
 pub use schema::{Catalog, SCHEMA_VERSION};
-pub use shares::{SHARES_PER_VOLUME_MAX, Secret, ShareRow};
+pub use shares::{SHARES_PER_DISK_MAX, Secret, ShareRow, Shareable};
 pub use strategies::STRATEGIES_MAX;
 pub use tokens::{Role, TOKENS_MAX, TokenRow};
 pub use traces::{

@@ -13,7 +13,7 @@ use sqlx::{
 use crate::error::{CatalogError, OpenError, failed};
 
 /// The newest schema that this release knows.
-pub const SCHEMA_VERSION: i64 = 12;
+pub const SCHEMA_VERSION: i64 = 15;
 
 /// How long a statement waits for another's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -157,6 +157,17 @@ fn migrator() -> Migrator {
             12,
             "iscsi",
             include_str!("../migrations/sqlite/0012_iscsi.sql"),
+        ),
+        migration(
+            13,
+            "installers",
+            include_str!("../migrations/sqlite/0013_installers.sql"),
+        ),
+        migration(14, "nfs", include_str!("../migrations/sqlite/0014_nfs.sql")),
+        migration(
+            15,
+            "version shares",
+            include_str!("../migrations/sqlite/0015_version_shares.sql"),
         ),
     ])
 }

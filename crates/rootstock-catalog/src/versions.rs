@@ -264,7 +264,7 @@ impl Catalog {
             delete(&mut tx, image, number, actor, now).await?;
             deleted.push(number);
         }
-        sqlx::query("UPDATE image SET deleted = 1 WHERE name = $1")
+        sqlx::query("UPDATE image SET deleted = 1, nfs = 0 WHERE name = $1")
             .bind(image.as_str())
             .execute(&mut *tx)
             .await
@@ -491,6 +491,16 @@ async fn holders(
     for (rollout,) in rollouts {
         holders.push(Holder::Rollout(unsigned("rollout's number", rollout)?));
     }
+    let initiators: Vec<(String,)> = sqlx::query_as(
+        "SELECT initiator FROM version_share WHERE image = $1 AND version = $2 ORDER BY 1",
+    )
+    .bind(image.as_str())
+    .bind(i64::from(number.0))
+    .fetch_all(&mut **tx)
+    .await
+    .map_err(failed(doing))?;
+    let initiators = initiators.into_iter();
+    holders.extend(initiators.map(|(initiator,)| Holder::Initiator(initiator)));
     Ok(holders)
 }
 

@@ -57,6 +57,8 @@ pub struct NewVolume {
     pub size_bytes: u64,
     /// Whether its writes are dropped when its last client leaves.
     pub ephemeral: bool,
+    /// The logical blocks of its disk over iSCSI.
+    pub block_bytes: u32,
     /// The directory of its files, used by no other volume before or after.
     pub directory: String,
 }
@@ -74,6 +76,12 @@ pub struct VolumeRow {
     pub size_bytes: u64,
     /// Whether its writes are dropped when its last client leaves.
     pub ephemeral: bool,
+    /// The logical blocks of its disk over iSCSI.
+    pub block_bytes: u32,
+    /// The target that it is a disk of, unless it has one of its own.
+    pub target: Option<VolumeName>,
+    /// Its number there.
+    pub lun: u16,
     /// How far its files are.
     pub state: VolumeState,
     /// The directory of its files.
@@ -100,9 +108,17 @@ struct Columns {
     version: i64,
     size_bytes: i64,
     ephemeral: i64,
+    block_bytes: i64,
+    target: Option<String>,
+    lun: i64,
     state: String,
     directory: String,
     created_ms: i64,
+}
+
+/// A target's name has the form of a volume's.
+pub(crate) fn target(text: Option<&str>) -> Result<Option<VolumeName>, CatalogError> {
+    text.map(|text| parse("volume's target", text)).transpose()
 }
 
 impl TryFrom<Columns> for VolumeRow {
@@ -115,6 +131,9 @@ impl TryFrom<Columns> for VolumeRow {
             version: VersionNumber(unsigned("volume's version", row.version)?),
             size_bytes: unsigned("volume size", row.size_bytes)?,
             ephemeral: row.ephemeral != 0,
+            block_bytes: unsigned("volume's blocks", row.block_bytes)?,
+            target: target(row.target.as_deref())?,
+            lun: unsigned("volume's number in its target", row.lun)?,
             state: VolumeState::parse(&row.state)?,
             directory: row.directory,
             created: time("volume's time", row.created_ms)?,
@@ -148,7 +167,7 @@ impl Catalog {
         crate::versions::resolve(&mut tx, &spec).await?;
         let added = sqlx::query(
             "INSERT INTO volume (name, image, version, size_bytes, ephemeral, state, directory, \
-             created_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (name) DO NOTHING",
+             created_ms, block_bytes) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (name) DO NOTHING",
         )
         .bind(new.name.as_str())
         .bind(new.image.as_str())
@@ -158,6 +177,7 @@ impl Catalog {
         .bind(VolumeState::Creating.as_str())
         .bind(new.directory.as_str())
         .bind(now.as_millisecond())
+        .bind(i64::from(new.block_bytes))
         .execute(&mut *tx)
         .await
         .map_err(failed(doing))?;
@@ -216,6 +236,44 @@ impl Catalog {
             .await
             .map_err(failed("change a volume's state"))?;
         found(done.rows_affected(), volume)
+    }
+
+    /// Makes a volume a disk of this target, or gives it one of its own again.
+    ///
+    /// # Errors
+    /// [`CatalogError::VolumeNotFound`], [`CatalogError::Exists`] when the target has
+    /// another disk of that number.
+    pub async fn set_volume_target(
+        &self,
+        volume: &VolumeName,
+        place: Option<(&VolumeName, u16)>,
+    ) -> Result<(), CatalogError> {
+        let doing = "change a volume's target";
+        let mut tx = self.begin(doing).await?;
+        let (target, lun) = place.unzip();
+        let lun = lun.unwrap_or(0);
+        let (taken,): (i64,) = sqlx::query_as(
+            "SELECT count(*) FROM volume WHERE target = $1 AND lun = $2 AND name <> $3",
+        )
+        .bind(target.map(VolumeName::as_str))
+        .bind(i64::from(lun))
+        .bind(volume.as_str())
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(failed(doing))?;
+        if taken > 0 {
+            let name = target.map_or_else(String::new, |target| format!("{lun} of {target}"));
+            return Err(CatalogError::Exists { what: "LUN", name });
+        }
+        let done = sqlx::query("UPDATE volume SET target = $2, lun = $3 WHERE name = $1")
+            .bind(volume.as_str())
+            .bind(target.map(VolumeName::as_str))
+            .bind(i64::from(lun))
+            .execute(&mut *tx)
+            .await
+            .map_err(failed(doing))?;
+        found(done.rows_affected(), volume)?;
+        tx.commit().await.map_err(failed(doing))
     }
 
     /// Records a volume's new size.

@@ -82,6 +82,7 @@ fn volume(name: &str, image_name: &str, number: u32) -> NewVolume {
         version: VersionNumber(number),
         size_bytes: 1 << 30,
         ephemeral: false,
+        block_bytes: 512,
         directory: format!("dir-{name}"),
     }
 }

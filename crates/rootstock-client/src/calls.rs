@@ -7,17 +7,19 @@ use reqwest::Method;
 use rootstock_api::{
     Bitmap, BootList, ChangeReport, ClientList, CollectEvent, CollectReport, DiffReport,
     ExportList, HistoryList, ImageDetail, ImageList, Import, ImportCommit, ImportCommitted,
-    ImportCreate, ImportList, ImportReceipt, Node, NodeCommit, NodeCreate, NodeDelete, NodeEvent,
-    NodeFormat, NodeImport, NodeList, NodeNames, NodeReboot, NodeReplace, NodeRollback, NodeSet,
-    NodeText, NodesDone, NodesTold, Profile, ProfileCreate, ProfileList, ProfileRollback,
-    ProfileSet, RecipeList, RolloutDetail, RolloutList, RolloutStart, RolloutStarted, SEAL_HEADER,
-    ScrubStatus, Site, StoreReport, TagSet, TagTarget, TokenCreate, TokenCreated, TokenList,
-    VERSION_HEADER, VerifyEvent, VerifyReport, VersionDetail, Volume, VolumeCommit,
-    VolumeCommitted, VolumeCreate, VolumeList, VolumeResize, VolumeShareSet, VolumeShared,
-    VolumeSnapshot, VolumeUnshare, paths, record,
+    ImportCreate, ImportList, ImportReceipt, Installer, InstallerList, InstallerRender,
+    InstallerRendered, NfsSet, NfsState, NfsWanted, Node, NodeCommit, NodeCreate, NodeDelete,
+    NodeEvent, NodeFormat, NodeImport, NodeList, NodeNames, NodeReboot, NodeReplace, NodeRollback,
+    NodeSet, NodeText, NodesDone, NodesInstall, NodesInstalling, NodesTold, Profile, ProfileCreate,
+    ProfileList, ProfileRollback, ProfileSet, RecipeList, RolloutDetail, RolloutList, RolloutStart,
+    RolloutStarted, SEAL_HEADER, ScrubStatus, ShareEnd, ShareSet, SharedTarget, Site, StoreReport,
+    TagSet, TagTarget, TokenCreate, TokenCreated, TokenList, VERSION_HEADER, VerifyEvent,
+    VerifyReport, VersionDetail, Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList,
+    VolumeResize, VolumeSnapshot, paths, record,
 };
 use rootstock_core::{
-    ChunkId, ImageName, NodeName, ProfileName, TagName, VersionSelector, VersionSpec, VolumeName,
+    ChunkId, ImageName, InstallerName, NodeName, ProfileName, TagName, VersionSelector,
+    VersionSpec, VolumeName,
 };
 
 use crate::{Client, ClientError};
@@ -81,6 +83,16 @@ impl Client {
     /// What happened to an image.
     pub fn history(&self, image: &ImageName) -> Answer<HistoryList> {
         self.get(&paths::image_history(image))
+    }
+
+    /// Says whether versions of an image may be roots over NFS.
+    pub fn image_nfs(&self, image: &ImageName, allowed: bool) -> Answer<NfsSet> {
+        self.send(Method::PUT, &paths::image_nfs(image), &NfsSet { allowed })
+    }
+
+    /// Tells what a head exports over NFS, and asks what it is to export.
+    pub fn nfs(&self, state: &NfsState) -> Answer<NfsWanted> {
+        self.send(Method::POST, paths::NFS, state)
     }
 
     /// Points a tag at a version.
@@ -255,20 +267,31 @@ impl Client {
     }
 
     /// Shares a volume with an initiator over iSCSI.
-    pub fn volume_share(
-        &self,
-        volume: &VolumeName,
-        share: &VolumeShareSet,
-    ) -> Answer<VolumeShared> {
+    pub fn volume_share(&self, volume: &VolumeName, share: &ShareSet) -> Answer<SharedTarget> {
         self.send(Method::POST, &paths::volume_share(volume), share)
     }
 
     /// Ends a share; the volume says with whom it is shared still.
     pub fn volume_unshare(&self, volume: &VolumeName, initiator: &str) -> Answer<Volume> {
-        let unshare = VolumeUnshare {
+        let unshare = ShareEnd {
             initiator: initiator.to_owned(),
         };
         self.send(Method::POST, &paths::volume_unshare(volume), &unshare)
+    }
+
+    /// Shares a version with an iSCSI initiator, to be read.
+    pub fn version_share(&self, spec: &VersionSpec, share: &ShareSet) -> Answer<SharedTarget> {
+        let path = paths::version_share(&spec.image, &spec.selector);
+        self.send(Method::POST, &path, share)
+    }
+
+    /// Ends such a share; the version says with whom it is shared still.
+    pub fn version_unshare(&self, spec: &VersionSpec, initiator: &str) -> Answer<VersionDetail> {
+        let end = ShareEnd {
+            initiator: initiator.to_owned(),
+        };
+        let path = paths::version_unshare(&spec.image, &spec.selector);
+        self.send(Method::POST, &path, &end)
     }
 
     /// Makes a volume's contents a new version.
@@ -448,6 +471,35 @@ impl Client {
     /// Deletes a profile.
     pub fn profile_delete(&self, profile: &ProfileName) -> Answer<()> {
         self.order(Method::DELETE, &paths::profile(profile))
+    }
+
+    /// All installers.
+    pub fn installers(&self) -> Answer<InstallerList> {
+        self.get(paths::INSTALLERS)
+    }
+
+    /// One installer.
+    pub fn installer(&self, name: &InstallerName) -> Answer<Installer> {
+        self.get(&paths::installer(name))
+    }
+
+    /// What an installer would be given on a node.
+    pub fn installer_render(
+        &self,
+        name: &InstallerName,
+        render: &InstallerRender,
+    ) -> Answer<InstallerRendered> {
+        self.send(Method::POST, &paths::installer_render(name), render)
+    }
+
+    /// Has nodes run an installer at their next boot.
+    pub fn node_install(&self, install: &NodesInstall) -> Answer<NodesInstalling> {
+        self.send(Method::POST, paths::NODES_INSTALL, install)
+    }
+
+    /// Has nodes run no installer.
+    pub fn node_install_cancel(&self, names: &NodeNames) -> Answer<NodesDone> {
+        self.send(Method::POST, paths::NODES_INSTALL_CANCEL, names)
     }
 
     /// Tokens.

@@ -19,7 +19,8 @@ pub use hostlist::{HOSTS_MAX, HostList, HostListError, fold};
 pub use hours::{DAY_MINUTES, DailyHours, HOUR_PARTS_MAX, HoursError};
 pub use limit::{TIME_LIMIT_SECONDS_MAX, TimeLimit, TimeLimitError};
 pub use name::{
-    ImageName, NameError, TagName, VersionNumber, VersionSelector, VersionSpec, VolumeName,
+    ImageName, InstallerName, NameError, TagName, VersionNumber, VersionSelector, VersionSpec,
+    VolumeName,
 };
 pub use node::{MacAddress, MacError, NodeName, ProfileName};
 pub use peer::{PeerId, PeerIdError};

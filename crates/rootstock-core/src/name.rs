@@ -158,6 +158,10 @@ name! {
     VolumeName, "volume name"
 }
 name! {
+    /// The name of a distribution's installer, such as `debian-12`.
+    InstallerName, "installer name"
+}
+name! {
     /// The name of a tag, such as `production`.
     TagName, "tag"
 }

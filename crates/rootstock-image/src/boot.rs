@@ -26,7 +26,8 @@ mod unpack;
 
 pub use arguments::{ARGUMENTS_BYTES_MAX, kept_arguments};
 pub use assemble::{
-    AssembleError, Assembled, Compression, Ingredients, MODULES_BYTES_MAX, assemble, compression,
+    AssembleError, Assembled, Compression, Ingredients, MODULES_BYTES_MAX, NFS, assemble,
+    compression,
 };
 pub use cpio::Cpio;
 pub use ext4::Ext4Fs;

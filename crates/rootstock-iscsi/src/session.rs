@@ -351,7 +351,9 @@ impl Session {
         let dropped = match function {
             TaskFunction::AbortTask => {
                 let referenced = frame.word(20);
-                if !self.tasks.contains_key(&referenced) {
+                // Section 11.5.4: the task of that unit, and no other.
+                let task = self.tasks.get(&referenced);
+                if !task.is_some_and(|task| is_same_unit(task.lun, lun)) {
                     return self.unknown_task(frame, tag, out);
                 }
                 vec![referenced]
@@ -360,7 +362,10 @@ impl Session {
                 self.tasks.keys().copied().collect()
             }
             _ => {
-                let of_lun = self.tasks.iter().filter(|(_, task)| task.lun == lun);
+                let of_lun = self
+                    .tasks
+                    .iter()
+                    .filter(|(_, task)| is_same_unit(task.lun, lun));
                 of_lun.map(|(tag, _)| *tag).collect::<Vec<_>>()
             }
         };
@@ -486,6 +491,20 @@ fn cdb(frame: &Frame<'_>) -> Option<Vec<u8>> {
         rest = tail.get(whole..)?;
     }
     Some(cdb)
+}
+
+/// Whether two LUN fields name one unit, which may be written in more than one way.
+fn is_same_unit(one: [u8; 8], other: [u8; 8]) -> bool {
+    plain(one) == plain(other)
+}
+
+/// SAM-5 4.7: a unit below 256 is written by peripheral device addressing, or by flat
+/// space addressing.
+fn plain(lun: [u8; 8]) -> [u8; 8] {
+    match lun {
+        [0x40, number, 0, 0, 0, 0, 0, 0] => [0, number, 0, 0, 0, 0, 0, 0],
+        lun => lun,
+    }
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@
 
 use std::fmt::Write as _;
 
+mod installer;
 mod san;
 
+pub use installer::{InstallerPlan, grub_installer, ipxe_installer};
 pub use san::{SanPlan, ipxe_san};
 
 /// The longest kernel command line (`COMMAND_LINE_SIZE` of x86 is 2048 with its
@@ -339,13 +341,20 @@ pub fn grub_boot(plan: &BootPlan<'_>, source: GrubSource) -> Result<String, Scri
         known => known,
     };
     let words = plan.command_line(address)?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let path = format!("/boot/s/{}/", plan.token);
+    Ok(grub_linux(&plan.title, source, &path, &words, &plan.mac))
+}
+
+/// The GRUB configuration that starts the kernel below a path with these arguments, and
+/// asks again when it cannot.
+fn grub_linux(title: &str, source: GrubSource, path: &str, words: &[&str], mac: &str) -> String {
     let words: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
-    let (mac, token) = (&plan.mac, plan.token);
-    Ok(format!(
+    format!(
         "\
 {}\
-if linux {source}/boot/s/{token}/kernel {}; then
-  if initrd {source}/boot/s/{token}/initrd; then
+if linux {source}{path}kernel {}; then
+  if initrd {source}{path}initrd; then
     boot
   fi
 fi
@@ -353,9 +362,9 @@ echo 'Rootstock: that did not work, trying again'
 sleep {RETRY_SECONDS}
 configfile {source}/boot/grub/{mac}
 ",
-        grub_begin(&plan.title),
+        grub_begin(title),
         words.join(" ")
-    ))
+    )
 }
 
 /// The GRUB configuration that asks for the machine's own.

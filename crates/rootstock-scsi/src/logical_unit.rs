@@ -181,9 +181,20 @@ impl LogicalUnit {
         }
     }
 
-    /// The target has other units from now on; everybody is told.
-    pub fn luns_changed(&mut self) {
-        self.tell_all(Attention::LunsChanged);
+    /// The target has other units for a nexus from now on, which is told.
+    pub fn luns_changed(&mut self, nexus: NexusHandle) {
+        if let Some(nexus) = self.nexuses.get_mut(&nexus) {
+            nexus.tell(Attention::LunsChanged);
+        }
+    }
+
+    /// A nexus has asked one of the target's units which there are: none of them needs to
+    /// announce it any more (SPC-4 6.33).
+    pub fn luns_told(&mut self, nexus: NexusHandle) {
+        if let Some(nexus) = self.nexuses.get_mut(&nexus) {
+            let luns = Attention::LunsChanged;
+            nexus.attentions.retain(|attention| *attention != luns);
+        }
     }
 
     /// Begins a command.

@@ -42,6 +42,7 @@ pub(crate) mod health;
 mod held;
 mod http;
 mod identity;
+pub(crate) mod installer;
 pub(crate) mod installs;
 mod interfaces;
 mod leasing;
@@ -49,6 +50,7 @@ mod listen;
 mod local;
 mod neighbours;
 mod networks;
+pub(crate) mod nfs;
 mod node_api;
 mod node_metrics;
 pub(crate) mod orders;
@@ -76,6 +78,7 @@ use control::Controls;
 use dhcp::DhcpHandle;
 use held::HeldFiles;
 use networks::Networks;
+use nfs::Nfs;
 use plugins::{PluginEvent, Plugins};
 use programs::Programs;
 pub use services::ClaimError;
@@ -124,6 +127,7 @@ pub(crate) struct Boot {
     pub(crate) controls: Controls,
     pub(crate) commits: Commits,
     pub(crate) swarm: Swarm,
+    pub(crate) nfs: Nfs,
     /// What `auto` lacks, when it boots nothing.
     pub(crate) auto_lack: Option<String>,
     is_on: bool,
@@ -157,6 +161,7 @@ impl Boot {
             controls: Controls::default(),
             commits: Commits::default(),
             swarm: Swarm::default(),
+            nfs: Nfs::default(),
             stages: OnceLock::new(),
             dhcp: Mutex::default(),
         }

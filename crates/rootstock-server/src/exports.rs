@@ -65,7 +65,8 @@ impl Exports for DaemonExports {
 }
 
 impl DaemonExports {
-    fn version(&self, spec: &VersionSpec, client: &str) -> Result<OpenExport, ApiError> {
+    /// Opens a version for a client, whatever the name it asked for.
+    pub(crate) fn version(&self, spec: &VersionSpec, client: &str) -> Result<OpenExport, ApiError> {
         let leased = lease(&self.app, spec, HolderKind::Client, client);
         let (row, lease) = self.runtime.block_on(leased)?;
         let device = self.app.volumes.version_disk(row.manifest)?;

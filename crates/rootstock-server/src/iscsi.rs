@@ -5,6 +5,7 @@
 //! protocol says is in `rootstock-iscsi`, what a command means in `rootstock-scsi`;
 //! here are sockets, devices and who may use them.
 
+mod answer;
 mod connection;
 mod desk;
 mod disk;
@@ -34,14 +35,17 @@ pub(crate) trait Targets: Send + Sync {
     /// What an initiator at an address may use, and what it has to prove for it.
     fn offered(&self, initiator: &str, address: IpAddr) -> Vec<Offer>;
 
-    /// Opens a target for one session; none when it cannot be used now.
-    fn open(&self, target: &str, client: &Client<'_>) -> Option<OpenTarget>;
+    /// Opens the disks of a target that one session may use now, by their numbers.
+    fn units(&self, target: &str, client: &Client<'_>) -> Vec<OpenUnit>;
 
-    /// What was reserved of it before the daemon started, as it was kept.
-    fn reservations(&self, target: &str) -> Option<String>;
+    /// Shows that a session is there, until it is dropped.
+    fn presence(&self, target: &str, client: &Client<'_>) -> Box<dyn Any + Send>;
+
+    /// What was reserved of a disk before the daemon started, as it was kept.
+    fn reservations(&self, unit: &str) -> Option<String>;
 
     /// Keeps what is reserved of it; false when it cannot.
-    fn keep_reservations(&self, target: &str, state: &str) -> bool;
+    fn keep_reservations(&self, unit: &str, state: &str) -> bool;
 }
 
 /// Whose session a target is opened for.
@@ -60,15 +64,23 @@ pub(crate) struct Offer {
     pub(crate) target: String,
     /// What has to be proved; nothing, when none.
     pub(crate) account: Option<rootstock_iscsi::Account>,
+    /// Where it is instead, as `HOST:PORT`.
+    pub(crate) redirect: Option<String>,
 }
 
-/// A target in use.
-pub(crate) struct OpenTarget {
+/// A disk in use.
+pub(crate) struct OpenUnit {
+    /// Its number in the target.
+    pub(crate) lun: u16,
+    /// What it is called, apart from any target.
+    pub(crate) name: String,
     /// The device, the same for all sessions.
     pub(crate) device: Arc<dyn BlockDevice>,
     /// A number that no other device has, before or after.
     pub(crate) identity: u64,
-    /// Dropped when the session ends.
+    /// Its logical blocks: 512 or 4,096 bytes.
+    pub(crate) block_bytes: u32,
+    /// Dropped when the session uses it no longer.
     pub(crate) lease: Box<dyn Any + Send>,
 }
 
@@ -165,6 +177,11 @@ impl Handle {
     /// Ends the sessions of an initiator with a target, which it may not use any more.
     pub(crate) fn expel(&self, initiator: &str, target: &str) {
         self.shared.expel(initiator, target);
+    }
+
+    /// Has the sessions of an initiator with a target look which disks there are now.
+    pub(crate) fn refresh(&self, initiator: &str, target: &str) {
+        self.shared.refresh(initiator, target);
     }
 
     /// The sessions, for those who wait for them.

@@ -15,6 +15,7 @@ mod exports;
 mod facts;
 mod http;
 mod imports;
+mod installers;
 mod iscsi;
 mod leases;
 mod metrics;

@@ -366,6 +366,9 @@ fn state(node: &NodeRow, boot: Option<&(BootRow, Option<StepRow>)>) -> NodeState
     match step.as_ref().and_then(|step| read_step(&step.step)) {
         Some(BootStep::Failed) => NodeState::Failed,
         Some(BootStep::OwnDisk) => NodeState::OwnDisk,
+        Some(BootStep::Installer | BootStep::Installed) if boot.ended.is_none() => {
+            NodeState::Installing
+        }
         _ if boot.ended.is_some() => NodeState::Gone,
         Some(BootStep::Gone) => NodeState::Gone,
         Some(BootStep::Up) => NodeState::Up,

@@ -78,7 +78,7 @@ impl Fleet {
                 users: self.users(&row.name),
             },
             MachineState::Booting => Power::Booting,
-            MachineState::OwnDisk => Power::OwnDisk,
+            MachineState::OwnDisk | MachineState::Installing => Power::OwnDisk,
             _ => Power::Off,
         }
     }

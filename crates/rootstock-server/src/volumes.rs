@@ -40,6 +40,11 @@ use crate::{
     pages::manifest,
 };
 
+mod kind;
+
+pub(crate) use kind::Kind;
+use kind::check_blocks;
+
 /// How often a commit starts again because a collection took what it stored.
 const COMMIT_TRIES_MAX: usize = 3;
 
@@ -149,7 +154,9 @@ impl Volumes {
         };
         let blocks = |entry: fs::DirEntry| entry.metadata().map_or(0, |metadata| metadata.blocks());
         // st_blocks counts units of 512 bytes, whatever the file system's are.
-        entries.flatten().map(|entry| blocks(entry) * 512).sum()
+        let counts = |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(Volume::counts);
+        let entries = entries.flatten().filter(counts);
+        entries.map(|entry| blocks(entry) * 512).sum()
     }
 
     /// Flushes what has not been for a while.
@@ -234,17 +241,23 @@ pub(crate) async fn create(
     name: VolumeName,
     from: &VersionSpec,
     size_bytes: Option<u64>,
-    ephemeral: bool,
+    kind: Kind,
 ) -> Result<VolumeRow, ApiError> {
+    let Kind {
+        ephemeral,
+        block_bytes,
+    } = kind;
     let (version, _lease) = lease(app, from, HolderKind::Operation, "volume create").await?;
     let size_bytes = size_bytes.unwrap_or(version.disk_bytes);
     check_size(&name, size_bytes, version.disk_bytes)?;
+    check_blocks(&name, size_bytes, block_bytes)?;
     let new = NewVolume {
         name,
         image: version.image,
         version: version.number,
         size_bytes,
         ephemeral,
+        block_bytes,
         directory: random_id()?,
     };
     let directory = new.directory.clone();
@@ -267,10 +280,10 @@ pub(crate) async fn create_blank(
     app: &Arc<App>,
     name: VolumeName,
     size_bytes: u64,
-    ephemeral: bool,
+    kind: Kind,
 ) -> Result<VolumeRow, ApiError> {
     let nothing = blank(app).await?;
-    create(app, name, &nothing, Some(size_bytes), ephemeral).await
+    create(app, name, &nothing, Some(size_bytes), kind).await
 }
 
 /// The version of which empty disks are clones. It is made for the first of them.
@@ -438,6 +451,7 @@ pub(crate) async fn resize(
     let row = app.catalog.volume(name).await?;
     let _lease = operation(app, name, "resize")?;
     check_size(name, size_bytes, row.size_bytes)?;
+    check_blocks(name, size_bytes, row.block_bytes)?;
     let volume = open(app, name).await?;
     let owned = name.clone();
     app.blocking(move |_| {
@@ -469,6 +483,7 @@ pub(crate) async fn snapshot(
         version: row.version,
         size_bytes: view.size_bytes(),
         ephemeral: false,
+        block_bytes: row.block_bytes,
         directory: random_id()?,
     };
     let directory = new.directory.clone();

@@ -10,13 +10,16 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use rootstock_core::ByteRange;
+use rootstock_core::{ByteRange, Digest};
 use rustix::fs::FallocateFlags;
 
 mod direct;
 pub mod sim;
 
 pub use sim::{Fault, SimDisk};
+
+/// The time from one start of a machine to its next.
+pub type Boot = [u8; 16];
 
 /// A directory tree on a local disk.
 ///
@@ -73,6 +76,12 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// `NotFound`, or the file system's error: nothing is known of the names then.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
+
+    /// In which boot of its machine this is, if that can be told: what was written and
+    /// not synced in the same one is still there, whatever became of its writer.
+    fn boot(&self) -> Option<Boot> {
+        None
+    }
 }
 
 /// An open file of a [`Disk`].
@@ -242,6 +251,11 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         fs::File::open(self.full(dir)?)?.sync_all()
+    }
+
+    fn boot(&self) -> Option<Boot> {
+        let id = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
+        Digest::of(&id).as_bytes().first_chunk().copied()
     }
 }
 

@@ -13,7 +13,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
-    ops::Range,
+    ops::{ControlFlow, Range},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
@@ -27,6 +27,7 @@ use self::{
     changed::Changed,
     log::{Log, Recorded},
     map::{BlockMap, Entry},
+    recent::{Change, Recent},
     slots::{Slots, runs_of},
 };
 
@@ -37,12 +38,14 @@ mod format;
 mod log;
 pub(crate) mod map;
 mod read;
+mod recent;
 mod slots;
 
 pub(crate) use copy::copy;
 pub(crate) use flush::PinnedState;
 pub(crate) use log::is_log_name;
 pub(crate) use read::{Lookup, Source, Wait, lookup_in};
+pub(crate) use recent::is_recent_name;
 
 const DATA_NAME: &str = "data";
 
@@ -137,6 +140,8 @@ pub(crate) struct Overlay {
     slots: Mutex<Slots>,
     /// Held by the one flush at a time. `None`: ephemeral, nothing is kept.
     log: Mutex<Option<Log>>,
+    /// Taken after `state` where both are. `None`: nothing outlives the process.
+    recent: Mutex<Option<Recent>>,
     /// Counts returns of slots, each before the slot can be taken again: a reader
     /// that saw the same count before and after read what it looked up.
     frees: AtomicU64,
@@ -200,6 +205,61 @@ pub(crate) struct Filled {
     crcs: Vec<u32>,
 }
 
+impl State {
+    /// Enters consecutive blocks in these slots; gives the slots that are free now.
+    fn place(&mut self, first_block: u64, slots: &[Range<u32>], crcs: &[u32]) -> Vec<u32> {
+        let blocks = first_block..first_block + crcs.len() as u64;
+        let mut free = Vec::new();
+        let slots = slots.iter().cloned().flatten();
+        for ((block, slot), crc) in blocks.zip(slots).zip(crcs) {
+            let old = self.map.set(block, Entry::data(slot, *crc));
+            let fresh = self.pending.mark(block);
+            if let Some((old, _)) = old.placed() {
+                if fresh {
+                    free.push(old);
+                } else {
+                    self.retired.replaced.push(old);
+                }
+            }
+        }
+        free
+    }
+
+    /// Has blocks read as zeros; gives the slots that are free now.
+    fn zero(&mut self, blocks: Range<u64>) -> Vec<u32> {
+        let (mut free, mut retired) = (Vec::new(), Vec::new());
+        let pending = &self.pending;
+        self.map.set_zero(blocks.clone(), |block, slot| {
+            if pending.contains(block) {
+                free.push(slot);
+            } else {
+                retired.push(slot);
+            }
+        });
+        self.retired.discarded.extend(retired);
+        self.pending.insert(blocks);
+        free
+    }
+
+    /// Forgets all blocks; gives the slots that are free now.
+    fn clear(&mut self) -> Vec<u32> {
+        let map = std::mem::take(&mut self.map);
+        let (mut free, mut retired) = (Vec::new(), Vec::new());
+        let pending = std::mem::take(&mut self.pending);
+        each_slot(&map, |block, slot| {
+            if pending.contains(block) {
+                free.push(slot);
+            } else {
+                retired.push(slot);
+            }
+        });
+        self.retired.discarded.extend(retired);
+        self.unlogged = Extents::new();
+        self.full_next = true;
+        free
+    }
+}
+
 impl Overlay {
     /// A new overlay in `dir`, which must be there and empty. Durable on return.
     pub(crate) fn create(
@@ -215,20 +275,18 @@ impl Overlay {
             size_bytes,
             generation: 1,
         };
+        let io_error = |source| OpenError::Io {
+            path: dir.to_owned(),
+            source,
+        };
+        let recent = Recent::begin(&*disk, dir, state.generation, |_| ()).map_err(io_error)?;
         let log = data
             .sync_data()
             .and_then(|()| Log::create(disk, dir, base, &state, options.log_bytes_min))
-            .map_err(|source| OpenError::Io {
-                path: dir.to_owned(),
-                source,
-            })?;
-        Ok(Self::assemble(
-            data,
-            state,
-            Some(log),
-            Slots::new(0),
-            options,
-        ))
+            .map_err(io_error)?;
+        let made = Self::assemble(data, state, Some(log), Slots::new(0), options);
+        *made.lock_recent() = recent;
+        Ok(made)
     }
 
     /// A new overlay that is gone when it is closed.
@@ -269,12 +327,78 @@ impl Overlay {
         let data = disk.open(&path).map_err(io_error)?;
         let data_bytes = data.len().map_err(io_error)?;
         let slots = slots_in_use(&state, &path, data_bytes)?;
-        // What no transaction mentions was never flushed.
-        let used_bytes = u64::from(slots.total()) * BLOCK_BYTES;
-        if data_bytes > used_bytes {
-            data.set_len(used_bytes).map_err(io_error)?;
+        let flushed = state.clone();
+        let mut opened = Self::assemble(data, state, Some(log), slots, options);
+        if opened.catch_up(disk, dir, data_bytes).is_none() {
+            tracing::error!(
+                path = dir,
+                "notes of recent writes make no sense: what was not flushed is lost"
+            );
+            let slots = slots_in_use(&flushed, &path, data_bytes)?;
+            let Self { data, log, .. } = opened;
+            let log = log.into_inner().unwrap_or_else(PoisonError::into_inner);
+            opened = Self::assemble(data, flushed, log, slots, options);
         }
-        Ok(Self::assemble(data, state, Some(log), slots, options))
+        opened.note_again(disk, dir).map_err(io_error)?;
+        // What neither a transaction nor a note mentions was never answered.
+        let used_bytes = u64::from(opened.lock_slots().total()) * BLOCK_BYTES;
+        if data_bytes > used_bytes {
+            opened.data.set_len(used_bytes).map_err(io_error)?;
+        }
+        Ok(opened)
+    }
+
+    /// Enters what was written after the last flush by a process that was killed; none
+    /// when that makes no sense.
+    fn catch_up(&self, disk: &Arc<dyn Disk>, dir: &str, data_bytes: u64) -> Option<()> {
+        let generation = self.read_state().generation;
+        recent::read(&**disk, dir, generation, |size_bytes, change| {
+            let mut state = self.write_state();
+            if size_bytes > state.size_bytes {
+                state.size_bytes = size_bytes;
+                state.resized = true;
+            }
+            let free = match change {
+                Change::Data {
+                    first_block,
+                    slots,
+                    crcs,
+                } => {
+                    for run in *slots {
+                        let there = u64::from(run.end) * BLOCK_BYTES <= data_bytes;
+                        if !there || !self.lock_slots().occupy(run.clone()) {
+                            return None;
+                        }
+                    }
+                    let bytes = crcs.len() as u64 * BLOCK_BYTES;
+                    self.unflushed_bytes.fetch_add(bytes, Ordering::Relaxed);
+                    state.place(*first_block, slots, crcs)
+                }
+                Change::Zero(blocks) => state.zero(blocks.clone()),
+                Change::Clear => state.clear(),
+            };
+            drop(state);
+            self.release(free);
+            Some(())
+        })
+    }
+
+    /// Begins to note what is written, with what is not flushed yet.
+    fn note_again(&self, disk: &Arc<dyn Disk>, dir: &str) -> io::Result<()> {
+        let state = self.read_state();
+        *self.lock_recent() = Recent::begin(&**disk, dir, state.generation, |recent| {
+            if state.full_next {
+                recent.note(state.size_bytes, &Change::Clear);
+            }
+            for range in state.pending.to_extents().iter() {
+                let blocks = range.start / BLOCK_BYTES..range.end() / BLOCK_BYTES;
+                let _: ControlFlow<()> = state.map.visit(blocks, |blocks, run| {
+                    note_run(recent, state.size_bytes, blocks, run);
+                    ControlFlow::Continue(())
+                });
+            }
+        })?;
+        Ok(())
     }
 
     fn assemble(
@@ -301,6 +425,7 @@ impl Overlay {
             }),
             slots: Mutex::new(slots),
             log: Mutex::new(log),
+            recent: Mutex::new(None),
             frees: AtomicU64::new(0),
             unflushed_bytes: AtomicU64::new(0),
             checkpoint_at_bytes: AtomicU64::new(options.checkpoint_bytes),
@@ -368,21 +493,13 @@ impl Overlay {
             self.give_back(filled);
             return false;
         }
-        let blocks = first_block..first_block + filled.crcs.len() as u64;
-        let mut free = Vec::new();
-        let slots = filled.slots.iter().cloned().flatten();
-        for ((block, slot), crc) in blocks.zip(slots).zip(&filled.crcs) {
-            let old = state.map.set(block, Entry::data(slot, *crc));
-            let fresh = state.pending.mark(block);
-            if let Some((old, _)) = old.placed() {
-                if fresh {
-                    free.push(old);
-                } else {
-                    state.retired.replaced.push(old);
-                }
-            }
-        }
-        drop(state);
+        let free = state.place(first_block, &filled.slots, &filled.crcs);
+        let change = Change::Data {
+            first_block,
+            slots: &filled.slots,
+            crcs: &filled.crcs,
+        };
+        self.note(state, &change);
         self.release(free);
         self.unflushed_bytes
             .fetch_add(filled.crcs.len() as u64 * BLOCK_BYTES, Ordering::Relaxed);
@@ -394,20 +511,9 @@ impl Overlay {
         if blocks.is_empty() {
             return;
         }
-        let mut guard = self.write_state();
-        let state = &mut *guard;
-        let (mut free, mut retired) = (Vec::new(), Vec::new());
-        let pending = &state.pending;
-        state.map.set_zero(blocks.clone(), |block, slot| {
-            if pending.contains(block) {
-                free.push(slot);
-            } else {
-                retired.push(slot);
-            }
-        });
-        state.retired.discarded.extend(retired);
-        state.pending.insert(blocks);
-        drop(guard);
+        let mut state = self.write_state();
+        let free = state.zero(blocks.clone());
+        self.note(state, &Change::Zero(blocks));
         self.release(free);
         // An entry in the log for each run, so that discards get flushed, too.
         self.unflushed_bytes
@@ -416,23 +522,21 @@ impl Overlay {
 
     /// Forgets all writes. In effect at once, durable with the next flush.
     pub(crate) fn clear(&self) {
-        let mut guard = self.write_state();
-        let state = &mut *guard;
-        let map = std::mem::take(&mut state.map);
-        let (mut free, mut retired) = (Vec::new(), Vec::new());
-        let pending = std::mem::take(&mut state.pending);
-        each_slot(&map, |block, slot| {
-            if pending.contains(block) {
-                free.push(slot);
-            } else {
-                retired.push(slot);
-            }
-        });
-        state.retired.discarded.extend(retired);
-        state.unlogged = Extents::new();
-        state.full_next = true;
-        drop(guard);
+        let mut state = self.write_state();
+        let free = state.clear();
+        self.note(state, &Change::Clear);
         self.release(free);
+    }
+
+    /// Notes a change for the case that this process is killed, before a slot that it
+    /// freed is taken again. Readers need not wait for it.
+    fn note(&self, state: RwLockWriteGuard<'_, State>, change: &Change<'_>) {
+        let size_bytes = state.size_bytes;
+        let mut recent = self.lock_recent();
+        drop(state);
+        if let Some(recent) = &mut *recent {
+            recent.note(size_bytes, change);
+        }
     }
 
     /// Changes the size, which may only grow. Durable with the next flush.
@@ -506,8 +610,29 @@ impl Overlay {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn lock_recent(&self) -> MutexGuard<'_, Option<Recent>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock_log(&self) -> MutexGuard<'_, Option<Log>> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn note_run(recent: &mut Recent, size_bytes: u64, blocks: Range<u64>, run: map::Run<'_>) {
+    match run {
+        map::Run::Base => {}
+        map::Run::Zero => recent.note(size_bytes, &Change::Zero(blocks)),
+        map::Run::Data(entries) => {
+            let placed = entries.iter().filter_map(|entry| entry.placed());
+            let (slots, crcs): (Vec<_>, Vec<_>) = placed.unzip();
+            let change = Change::Data {
+                first_block: blocks.start,
+                slots: &runs_of(slots),
+                crcs: &crcs,
+            };
+            recent.note(size_bytes, &change);
+        }
     }
 }
 
@@ -525,7 +650,7 @@ fn create_data(disk: &dyn Disk, dir: &str) -> Result<Box<dyn DiskFile>, OpenErro
 }
 
 fn each_slot(map: &BlockMap, mut each: impl FnMut(u64, u32)) {
-    let _: std::ops::ControlFlow<()> = map.visit(0..map.blocks_end(), |blocks, run| {
+    let _: ControlFlow<()> = map.visit(0..map.blocks_end(), |blocks, run| {
         if let map::Run::Data(entries) = run {
             for (block, entry) in blocks.zip(entries) {
                 if let Some((slot, _)) = entry.placed() {
@@ -533,7 +658,7 @@ fn each_slot(map: &BlockMap, mut each: impl FnMut(u64, u32)) {
                 }
             }
         }
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     });
 }
 

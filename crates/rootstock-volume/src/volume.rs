@@ -148,6 +148,13 @@ impl Volume {
         disk.sync_dir(parent(dir))
     }
 
+    /// Whether a file in a volume's directory, by its name, holds what was written, and
+    /// not only notes of it for the case that the process is killed.
+    #[must_use]
+    pub fn counts(name: &str) -> bool {
+        !overlay::is_recent_name(name)
+    }
+
     fn assemble(base: Base, overlay: Overlay) -> Self {
         Self {
             base,

@@ -89,6 +89,9 @@ enum Command {
     /// Add and look after machines (seats, PCs), and see them boot
     #[command(subcommand)]
     Node(command::node::NodeCommand),
+    /// Look at the installers of distributions that machines can be started with
+    #[command(subcommand)]
+    Installer(command::installer::InstallerCommand),
     /// Make and look after settings that nodes inherit
     #[command(subcommand)]
     Profile(command::profile::ProfileCommand),
@@ -101,6 +104,9 @@ enum Command {
     /// Look after the services that boot machines
     #[command(subcommand)]
     Boot(command::boot::BootCommand),
+    /// Export versions over NFS, for machines in the mode nfs
+    #[command(subcommand)]
+    Nfs(command::nfs::NfsCommand),
     /// Free the space of what nothing needs
     Gc(command::gc::GcArgs),
     /// Start and watch the check of all stored data
@@ -161,10 +167,12 @@ fn dispatch(cli: &Cli) -> anyhow::Result<()> {
         Command::Import(verb) => command::import::run(verb, &session),
         Command::Volume(verb) => command::volume::run(verb, &session),
         Command::Node(verb) => command::node::run(verb, &session),
+        Command::Installer(verb) => command::installer::run(verb, &session),
         Command::Profile(verb) => command::profile::run(verb, &session),
         Command::Rollout(verb) => command::rollout::run(verb, &session),
         Command::Plan(verb) => command::plan::run(verb, &session),
         Command::Boot(verb) => command::boot::run(verb, &session),
+        Command::Nfs(verb) => command::nfs::run(verb, &session),
         Command::Gc(args) => command::gc::run(args, &session),
         Command::Scrub(verb) => command::scrub::run(verb, &session),
         Command::Token(verb) => command::token::run(verb, &session),

@@ -42,13 +42,21 @@ impl Session {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let client = Client::new(ClientOptions {
+        let client = self.own_client()?;
+        Ok(self.client.get_or_init(|| client))
+    }
+
+    /// A client of the daemon for threads that outlive the session.
+    ///
+    /// # Errors
+    /// As for [`Session::client`].
+    pub(crate) fn own_client(&self) -> anyhow::Result<Client> {
+        Ok(Client::new(ClientOptions {
             endpoint: self.endpoint()?,
             token: self.token()?,
             ca_file: self.global.ca.clone(),
             on_away: if self.global.quiet { |_| {} } else { say_away },
-        })?;
-        Ok(self.client.get_or_init(|| client))
+        })?)
     }
 
     /// Whether results are printed as JSON.

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 pub(crate) const MIB: u64 = 1 << 20;
 /// What the names of targets begin with.
-const PREFIX: &str = "iqn.2026-11.example.site";
+pub(crate) const PREFIX: &str = "iqn.2026-11.example.site";
 /// The initiator that most tests are.
 pub(crate) const INITIATOR: &str = "iqn.2026-11.example:tests";
 /// The system's own Python.
@@ -42,14 +42,14 @@ class Session:
         length = int.from_bytes(header[5:8], 'big')
         data = self.s.recv(length + -length % 4, socket.MSG_WAITALL) if length else b''
         return header, data[:length]
-    def begin(self, cdb, out=b'', expect=0):
+    def begin(self, cdb, out=b'', expect=0, lun=bytes(8)):
         self.tag += 1
         flags = 0x80 | (0x20 if out else 0) | (0x40 if expect else 0)
-        rest = struct.pack('>8sIIII16s', bytes(8), self.tag, len(out) or expect, self.number, 1, bytes(cdb).ljust(16, b'\0'))
+        rest = struct.pack('>8sIIII16s', lun, self.tag, len(out) or expect, self.number, 1, bytes(cdb).ljust(16, b'\0'))
         self.send(0x01, flags, out, rest)
         self.number += 1
-    def command(self, cdb, out=b'', expect=0):
-        self.begin(cdb, out, expect)
+    def command(self, cdb, out=b'', expect=0, lun=bytes(8)):
+        self.begin(cdb, out, expect, lun)
         got = b''
         while True:
             header, data = self.receive()
@@ -110,7 +110,12 @@ impl Fixture {
 
     /// A libiscsi address of the volume's target.
     pub(crate) fn url(&self, user: &str) -> String {
-        format!("iscsi://{user}{}/{}/0", self.address, target("v"))
+        self.url_of(user, &target("v"))
+    }
+
+    /// A libiscsi address of a target's first disk.
+    pub(crate) fn url_of(&self, user: &str, target: &str) -> String {
+        format!("iscsi://{user}{}/{target}/0", self.address)
     }
 
     /// The volume as QEMU's tools take it, with `--image-opts`.
@@ -130,11 +135,21 @@ impl Fixture {
 
     /// A script with the initiator made by hand.
     pub(crate) fn python_command(&self, initiator: &str, script: &str) -> Command {
+        self.python_command_with(&target("v"), initiator, script)
+    }
+
+    /// The same with another target.
+    pub(crate) fn python_command_with(
+        &self,
+        target: &str,
+        initiator: &str,
+        script: &str,
+    ) -> Command {
         let mut command = Command::new(PYTHON);
         command
             .args(["-u", "-c"])
             .arg(format!("{PYTHON_INITIATOR}{script}"))
-            .args([self.address.as_str(), initiator, &target("v")]);
+            .args([self.address.as_str(), initiator, target]);
         command
     }
 }

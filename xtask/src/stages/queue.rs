@@ -19,13 +19,15 @@ const AT_ONCE_MAX: usize = 4;
 /// The end-to-end tests that take minutes, the longest first. They begin first, so
 /// that none of them is left over at the end with nothing beside it. A name that is
 /// lacking here costs time and nothing else.
-const LONG: [&str; 17] = [
+const LONG: [&str; 19] = [
     "crash_node",
     "crash_cache",
     "heads_gone",
     "swarm",
     "boot_machines",
     "boot_iscsi",
+    "boot_installer",
+    "boot_nfs",
     "install",
     "disk_cache",
     "fleet",

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 /// Each crate's rank. A crate may depend on those of lower rank only.
-const RANKS: [(&str, u32); 18] = [
+const RANKS: [(&str, u32); 20] = [
     ("rootstock-core", 0),
     ("rootstock-image", 1),
     ("rootstock-iscsi", 1),
@@ -20,9 +20,11 @@ const RANKS: [(&str, u32); 18] = [
     ("rootstock-client", 2),
     ("rootstock-peer", 2),
     ("rootstock-cache", 3),
+    ("rootstock-mount", 3),
     ("rootstock-volume", 3),
     ("rootstock-server", 4),
     ("rootstock-agent", 4),
+    ("rootstock-nfs", 4),
     ("rootstock", 5),
     // Beside the layers, above all: nothing may depend on these but each other.
     ("rootstock-tests", 6),

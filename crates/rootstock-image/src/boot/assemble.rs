@@ -39,6 +39,9 @@ const ZSTD_LEVEL: i32 = 9;
 /// (`ZSTD_WINDOWSIZE_MAX` in its lib/decompress_unzstd.c).
 const ZSTD_WINDOW_LOG: u32 = 23;
 
+/// The module of a root that is mounted over NFS; the others come with it.
+pub const NFS: &str = "nfsv4";
+
 /// What a first stage carries besides what is the image's.
 #[derive(Debug, Clone, Copy)]
 pub struct Ingredients<'a> {
@@ -121,7 +124,7 @@ pub enum AssembleError {
     Write(#[from] io::Error),
 }
 
-/// Makes the first stage of a kernel for a root of the file system `root_fs`.
+/// Makes the first stage of a kernel for a root of the file system `root_fs`, or [`NFS`].
 ///
 /// The same ingredients and the same image give the same bytes.
 ///

@@ -425,6 +425,37 @@ fn tasks_are_managed() {
     assert_eq!(it.send(reassign, &[]).1[0].header[2], 4);
 }
 
+/// One unit may be written in two ways, and is meant by both.
+#[test]
+fn tasks_are_managed_by_unit() {
+    let flat = [0x40, 0, 0, 0, 0, 0, 0, 0];
+    let other = [0, 1, 0, 0, 0, 0, 0, 0];
+    for (lun, expected) in [(LUN, true), (flat, true), (other, false)] {
+        for (function, dropped) in [(2, vec![1, 2]), (1, vec![1])] {
+            let mut it = Harness::new(terms());
+            it.command(1, FINAL | 0x20, 512, &[]);
+            it.command(2, FINAL | 0x20, 512, &[]);
+            let header = Header::new(opcode::TASK_MANAGEMENT | 0x40, FINAL | function)
+                .bytes(8, &lun)
+                .word(16, 99)
+                .word(20, 1)
+                .word(24, 12)
+                .word(32, 5);
+            let (event, heard) = it.send(header, &[]);
+            let found = match event {
+                Some(Event::TaskManagement { dropped, .. }) => dropped,
+                // No such task.
+                _ => {
+                    assert_eq!(heard[0].header[2], 1);
+                    Vec::new()
+                }
+            };
+            let expected = if expected { dropped } else { Vec::new() };
+            assert_eq!(found, expected, "{lun:?} {function}");
+        }
+    }
+}
+
 #[test]
 fn targets_are_told_in_as_many_pieces_as_it_takes() {
     let mut it = Harness::new(terms());

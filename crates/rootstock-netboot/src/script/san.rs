@@ -25,36 +25,51 @@ pub struct SanPlan {
 /// for the secret may be another by then.
 #[must_use]
 pub fn ipxe_san(plan: &SanPlan, again: &str) -> String {
-    let SanPlan {
-        title,
-        portal,
-        target,
-        initiator,
-        secret,
-    } = plan;
-    let host = match portal.ip() {
-        std::net::IpAddr::V4(address) => address.to_string(),
-        std::net::IpAddr::V6(address) => format!("[{address}]"),
-    };
-    let mut script = begin(title);
-    let _ = writeln!(script, "set initiator-iqn {initiator}");
-    if let Some(secret) = secret {
-        let _ = writeln!(script, "set username {initiator}");
-        let _ = writeln!(script, "set password {secret}");
-    }
+    let mut script = begin(&plan.title);
+    script.push_str(&login(plan));
+    let url = url(plan);
     let _ = write!(
         script,
         "\
-sanboot iscsi:{host}::{}:0:{target} ||
+sanboot {url} ||
 echo Rootstock: the disk does not start, trying again
 :again
 sleep {RETRY_SECONDS}
 chain --replace {again} ||
 goto again
-",
-        portal.port()
+"
     );
     script
+}
+
+/// Who the machine is to its disk.
+pub(super) fn login(plan: &SanPlan) -> String {
+    let initiator = &plan.initiator;
+    let mut lines = format!("set initiator-iqn {initiator}\n");
+    if let Some(secret) = &plan.secret {
+        let _ = writeln!(lines, "set username {initiator}");
+        let _ = writeln!(lines, "set password {secret}");
+    }
+    lines
+}
+
+/// The disk, as iPXE writes it (RFC 4173, section 5).
+pub(super) fn url(plan: &SanPlan) -> String {
+    let host = match plan.portal.ip() {
+        std::net::IpAddr::V4(address) => address.to_string(),
+        std::net::IpAddr::V6(address) => format!("[{address}]"),
+    };
+    format!("iscsi:{host}::{}:0:{}", plan.portal.port(), plan.target)
+}
+
+impl std::fmt::Debug for SanPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SanPlan")
+            .field("portal", &self.portal)
+            .field("target", &self.target)
+            .field("initiator", &self.initiator)
+            .finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]

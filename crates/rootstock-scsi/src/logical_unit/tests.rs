@@ -69,16 +69,23 @@ fn everybody_hears_of_what_changes() {
     bench.lu.resize(BLOCKS);
     assert_eq!(bench.attentions(0), []);
     bench.lu.resize(9);
-    bench.lu.luns_changed();
-    bench.lu.luns_changed();
+    for number in [0, 1, 1] {
+        bench.lu.luns_changed(bench.handles[number]);
+    }
     for number in 0..2 {
         assert_eq!(bench.attentions(number), [(0x2a, 0x09), (0x3f, 0x0e)]);
     }
     // Who has asked which units there are need not be told.
-    bench.lu.luns_changed();
+    for number in 0..2 {
+        bench.lu.luns_changed(bench.handles[number]);
+    }
     bench.start(0, &[0xa0, 0, 0, 0, 0, 0, 0, 0, 16, 0]);
     assert_eq!(bench.attentions(0), []);
     assert_eq!(bench.attentions(1), [(0x3f, 0x0e)]);
+    // Nor who has asked another unit.
+    bench.lu.luns_changed(bench.handles[1]);
+    bench.lu.luns_told(bench.handles[1]);
+    assert_eq!(bench.attentions(1), []);
     let beyond = bench.start(0, &[0x28, 0, 0, 0, 0, 9, 0, 0, 1, 0]);
     assert_eq!(sense_of(&beyond), Some(Sense::LBA_OUT_OF_RANGE));
     let capacity = bench.reply(0, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0]);

@@ -17,7 +17,14 @@ pub(crate) fn patience(step: BootStep) -> Option<Duration> {
         BootStep::FirstStage | BootStep::Network | BootStep::Session => 120,
         BootStep::DeviceUp | BootStep::RootMounted => 180,
         BootStep::Switched => 900,
-        BootStep::Held | BootStep::Up | BootStep::OwnDisk | BootStep::Gone | BootStep::Failed => {
+        // Most of that time it says nothing.
+        BootStep::Installer => 7200,
+        BootStep::Held
+        | BootStep::Up
+        | BootStep::OwnDisk
+        | BootStep::Installed
+        | BootStep::Gone
+        | BootStep::Failed => {
             return None;
         }
     };
@@ -77,9 +84,15 @@ pub(crate) fn usual(step: BootStep) -> &'static str {
             "the system runs and does not say that it is up. A unit of it waits or failed: look \
              at the machine's screen"
         }
-        BootStep::Up | BootStep::OwnDisk | BootStep::Gone | BootStep::Failed => {
-            "nothing is to follow"
+        BootStep::Installer => {
+            "the installer did not call home. It asks a question on its screen, or its files do \
+             not call `done` at the end"
         }
+        BootStep::Up
+        | BootStep::OwnDisk
+        | BootStep::Installed
+        | BootStep::Gone
+        | BootStep::Failed => "nothing is to follow",
     }
 }
 
@@ -104,6 +117,7 @@ mod tests {
             BootStep::DeviceUp,
             BootStep::RootMounted,
             BootStep::Switched,
+            BootStep::Installer,
         ] {
             assert!(patience(step).is_some_and(|patience| patience >= Duration::from_secs(40)));
             assert!(usual(step).len() > 20, "{step:?}");

@@ -17,15 +17,16 @@ use rootstock_catalog::{
 use rootstock_core::{Digest, HostList, MacAddress, VersionSpec};
 use rootstock_netboot::{
     dhcp::{Progress, Who},
-    script::{Address, Argument, BootPlan, SanPlan},
+    script::{Address, Argument, BootPlan, InstallerPlan, SanPlan},
 };
 
 use super::{
-    files::{Asked, url},
+    files::{self, Asked, url},
     health::{self, Chosen},
+    installer,
     installs::{self, Way},
     networks::Network,
-    orders, san,
+    nfs, orders, san,
     stage::Stage,
     staged::TOKEN_LIFE,
     told::{self, Additions},
@@ -59,6 +60,8 @@ pub(crate) enum Decision {
     },
     /// To start what is on its disk, which it reaches over iSCSI.
     San(Box<SanPlan>),
+    /// To run an installer.
+    Installer(Box<InstallerPlan>),
     /// To boot what it has on its own disk.
     Local {
         /// Why.
@@ -100,7 +103,6 @@ impl Ready {
         if boot.plain_orders {
             urls.push(url("http", asked.local, boot.http_port));
         }
-        let shim = app.boot.programs.find("shimx64.efi");
         BootPlan {
             title: self.title.clone(),
             base: asked.base(app),
@@ -109,7 +111,7 @@ impl Ready {
             token: &self.token,
             address: self.address.unwrap_or(address),
             arguments: &self.arguments,
-            shim: shim.map(|_| format!("{}/boot/file/shimx64.efi", asked.base(app))),
+            shim: files::shim(app, asked),
         }
     }
 }
@@ -222,6 +224,7 @@ fn note(app: &App, mac: MacAddress, decision: &Decision) {
         Decision::Boot(_)
         | Decision::OwnDisk { .. }
         | Decision::San(_)
+        | Decision::Installer(_)
         | Decision::Refused { .. } => {}
     }
 }
@@ -241,6 +244,10 @@ async fn decided(
     let node = node(app, asked, mac, &network).await?;
     refuse_impostor(app, &node, asked.peer).await?;
     let settings = settings(app, &node, &network).await?;
+    let held = node.state == NodeState::Held;
+    if !held && runs.is_none() {
+        installer::next(app, asked, &node, mac, &settings, &network).await?;
+    }
     if settings.mode == Some(NodeMode::Hold) {
         let reason = format!(
             "{} holds its image for others and starts by itself",
@@ -248,8 +255,7 @@ async fn decided(
         );
         return Err(Decision::Local { reason });
     }
-    let held = node.state == NodeState::Held;
-    let Some(image) = image(app, &settings).await else {
+    let Some(image) = image(app, &node, &settings).await else {
         return Err(if held {
             wait(&node, mac)
         } else {
@@ -290,6 +296,7 @@ async fn decided(
     }
     let Chosen { version, abandoned } = chosen;
     let (boot, token) = begin(app, &node, mac, asked.peer, &settings, &version).await?;
+    nfs::prepare(app, &node, &boot, &settings, &version, &stage.root).await?;
     let spec = version.spec();
     let plan = told::booting(app, &boot, &node, &settings, &spec, &network).await;
     let arguments = arguments(&settings, &stage, &plan.kernel_arguments);
@@ -461,12 +468,16 @@ async fn register(
 }
 
 /// What a node is assigned: an image, or what the volume was made from that it was
-/// given.
-async fn image(app: &App, settings: &Settings) -> Option<VersionSpec> {
-    let given = settings.volume.as_ref().filter(|_| settings.has_volume());
-    match given {
-        Some(volume) => Some(app.catalog.volume(volume).await.ok()?.base()),
-        None => settings.image.clone(),
+/// given, or that it has without an image.
+async fn image(app: &App, node: &NodeRow, settings: &Settings) -> Option<VersionSpec> {
+    let is_given = settings.has_volume() && settings.volume.is_some();
+    match &settings.image {
+        Some(image) if !is_given => Some(image.clone()),
+        _ if settings.has_volume() => {
+            let volume = orders::volume_of(&node.name, settings).ok()?;
+            Some(app.catalog.volume(&volume).await.ok()?.base())
+        }
+        _ => None,
     }
 }
 

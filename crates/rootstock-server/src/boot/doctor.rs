@@ -47,6 +47,7 @@ pub(crate) fn look(app: &App) -> BootDoctor {
         interfaces: found.iter().map(|found| interface(app, found)).collect(),
         ports: ports(app),
         agent: agent(agent_path(config).as_deref()),
+        nfs: app.boot.nfs.exports(),
         lacks,
     }
 }

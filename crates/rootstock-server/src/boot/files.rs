@@ -16,6 +16,7 @@ use super::{
     body::{Content, OnSent},
     decide::{self, Decision},
     held::Changes,
+    installer,
     installs::DISK_FAILED,
     local, neighbours, programs,
     transcript::Told,
@@ -119,6 +120,7 @@ pub(crate) async fn find(app: &Arc<App>, asked: Asked<'_>) -> Result<Found, Miss
             Ok(text(token))
         }
         ["boot", "grub", mac] => Ok(grub(app, asked, parse_mac(mac)?).await),
+        ["boot", "i", token, name] => installer::find(app, asked, token, name).await,
         ["boot", "s", token, part] => staged(app, asked, token, part).await,
         ["boot", "file", program] => self::program(app, asked, program).await,
         [program] if asked.via == Via::Tftp => self::program(app, asked, program).await,
@@ -155,6 +157,13 @@ async fn ipxe(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Found {
             let again = format!("{base}/boot/ipxe/{dashed}");
             script::ipxe_san(&plan, &again)
         }
+        Decision::Installer(plan) => {
+            let again = format!("{base}/boot/ipxe/{dashed}");
+            let shim = shim(app, asked);
+            script::ipxe_installer(&plan, &base, shim.as_deref(), &again).unwrap_or_else(|error| {
+                script::ipxe_failed(&base, &dashed, "make the script", &error.to_string())
+            })
+        }
         Decision::OwnDisk { title } => {
             let again = format!("{base}/boot/ipxe/{dashed}?{DISK_FAILED}");
             script::ipxe_own_disk(&title, &again)
@@ -184,11 +193,23 @@ async fn grub(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Found {
             "start it over iSCSI",
             "this firmware came to GRUB, which knows no iSCSI, and not to iPXE".to_owned(),
         ),
+        Decision::Installer(plan) if plan.disk.is_some() => failed(
+            "hook its disk over iSCSI",
+            "this firmware came to GRUB, which knows no iSCSI, and not to iPXE".to_owned(),
+        ),
+        Decision::Installer(plan) => script::grub_installer(&plan, source, &dashed)
+            .unwrap_or_else(|error| failed("make the configuration", error.to_string())),
         Decision::OwnDisk { title: reason } | Decision::Local { reason } => {
             script::grub_local(&reason)
         }
         Decision::Failed { step, reason } => failed(step, reason),
     })
+}
+
+/// Where Secure Boot finds the shim, if there is one.
+pub(super) fn shim(app: &App, asked: Asked<'_>) -> Option<String> {
+    let shim = app.boot.programs.find("shimx64.efi");
+    shim.map(|_| format!("{}/boot/file/shimx64.efi", asked.base(app)))
 }
 
 async fn staged(

@@ -80,6 +80,8 @@ pub(crate) struct Wanted {
     pub(crate) initrd: Option<String>,
     /// The partition of the root.
     pub(crate) root: Option<u32>,
+    /// Whether the root is mounted over NFS.
+    pub(crate) nfs: bool,
 }
 
 /// The outcome of a stage that somebody makes, once there is one.
@@ -298,6 +300,7 @@ impl Wanted {
             kernel: settings.kernel.clone(),
             initrd: settings.initrd.clone(),
             root: settings.root,
+            nfs: settings.is_nfs(),
         }
     }
 }
@@ -306,7 +309,7 @@ impl Shared {
     /// What a stage is kept under: all that decides what is in it.
     fn key(&self, wanted: &Wanted) -> Result<Digest, FirstStageError> {
         let agent = self.agent.digest()?;
-        let of = (&wanted.kernel, &wanted.initrd, wanted.root);
+        let of = (&wanted.kernel, &wanted.initrd, wanted.root, wanted.nfs);
         let text = format!(
             "{} {} {agent} {of:?} {:?}",
             cache::FORMAT,

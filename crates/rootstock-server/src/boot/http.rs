@@ -12,6 +12,7 @@ use axum::{
 use super::{
     body,
     files::{self, Asked, Missing, Via},
+    installer,
     listen::{Arrival, Transport},
     node_api,
 };
@@ -30,7 +31,7 @@ async fn file(
     Extension(arrival): Extension<Arrival>,
     request: Request,
 ) -> Response {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+    if !is_allowed(request.method(), request.uri().path()) {
         return method_not_allowed().await;
     }
     let port = match arrival.transport {
@@ -59,6 +60,19 @@ async fn file(
             "these boot files are another machine's\n",
         ),
         Err(Missing::Otherwise(why)) => (StatusCode::CONFLICT, format!("{why}\n")).into_response(),
+    }
+}
+
+/// Boot files are only read; installers that call home also do it with a POST, of whose
+/// body nothing is needed.
+fn is_allowed(method: &Method, path: &str) -> bool {
+    match *method {
+        Method::GET | Method::HEAD => true,
+        Method::POST => installer::CALLS.iter().any(|call| {
+            let token = path.strip_prefix(installer::PATH);
+            token.is_some_and(|rest| rest.strip_suffix(call).is_some_and(|r| r.ends_with('/')))
+        }),
+        _ => false,
     }
 }
 

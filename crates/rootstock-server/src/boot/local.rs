@@ -374,7 +374,9 @@ pub(super) async fn hold_token(
 
 fn refusal(decision: Decision) -> Missing {
     Missing::Otherwise(match decision {
-        Decision::Boot(_) | Decision::San(_) => return Missing::Nothing,
+        Decision::Boot(_) | Decision::San(_) | Decision::Installer(_) => {
+            return Missing::Nothing;
+        }
         Decision::Wait { lines } | Decision::Refused { lines } => lines.join(" "),
         Decision::Local { reason } => reason,
         Decision::OwnDisk { title } => title,

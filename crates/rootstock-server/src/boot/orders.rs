@@ -19,6 +19,7 @@ use super::{
     files::url,
     health, identity, installs,
     networks::Network,
+    nfs,
     sessions::{REPORT_SECONDS, Session, Writes},
     swarm,
     told::{self, Additions},
@@ -57,7 +58,8 @@ pub(crate) async fn make(
     let network = app.boot.networks.of(peer, local);
     let settings = settings(app, &node, &network).await?;
     let version = &session.version;
-    let swarm = swarm::order(&settings);
+    // Its kernel reads files, so that it has no chunks to give.
+    let swarm = swarm::order(&settings).filter(|_| !settings.is_nfs());
     let fill = control::fill(&settings, &app.boot.clock.now()).order;
     if settings.mode == Some(NodeMode::Hold) {
         let no_root = RootPlace::default();
@@ -80,10 +82,19 @@ pub(crate) async fn make(
         true => Some(place(app, session, &settings, &spec, local).await?),
         false => None,
     };
+    let nfs = match settings.is_nfs() {
+        true => {
+            let ends = [peer, local];
+            let at = nfs::place(app, &session.boot, &settings, version, &stage.root, ends);
+            Some(at.await?)
+        }
+        false => None,
+    };
     let _ = session.writes.set(Writes::of(&settings));
     let order = BootOrder {
         boot: secret.to_owned(),
         volume,
+        nfs,
         personal: personal(app, &session.node, &settings).await?,
         install: installs::order(app, session, &settings).await?,
         fill,
@@ -114,6 +125,7 @@ pub(super) fn plain(
         root,
         volume: None,
         personal: None,
+        nfs: None,
         chunk_urls: vec![url("http", local, app.config.boot.http_port)],
         overlay_bytes_max: settings.overlay_bytes_max,
         cache_bytes: settings.cache_bytes.unwrap_or(CACHE_BYTES),
@@ -218,7 +230,7 @@ pub(super) async fn own_volume(
         Err(error) if settings.volume.is_some() => return Err(error.into()),
         Err(_) => {}
     }
-    match volumes::create(app, name, version, None, false).await {
+    match volumes::create(app, name, version, None, volumes::Kind::bootable(false)).await {
         // Another request of the same node was quicker.
         Err(error) if error.0.code == ProblemCode::Exists => Ok(()),
         made => made.map(|_| ()),

@@ -62,6 +62,15 @@ impl<E: Into<ApiError>> From<E> for Refusal {
     }
 }
 
+fn refused(node: &NodeName, refusal: Refusal) -> Decision {
+    match refusal {
+        Refusal::Error(error) => failed("make its disk ready", error.0.to_string()),
+        Refusal::Alive => Decision::Refused {
+            lines: vec![format!("{node} is up, and has its disk open over iSCSI.")],
+        },
+    }
+}
+
 /// A disk that is ready for a boot.
 struct Disk {
     portal: SocketAddr,
@@ -98,16 +107,8 @@ pub(super) async fn start(
 ) -> Step<Decision> {
     let (name, spec) = (&node.name, chosen.version.spec());
     let place = (asked.peer, asked.local);
-    let disk = match prepare(app, node, settings, &spec, place).await {
-        Ok(disk) => disk,
-        Err(Refusal::Error(error)) => {
-            return Err(failed("make its disk ready", error.0.to_string()));
-        }
-        Err(Refusal::Alive) => {
-            let lines = vec![format!("{name} is up, and has its disk open over iSCSI.")];
-            return Err(Decision::Refused { lines });
-        }
-    };
+    let disk = prepare(app, node, settings, &spec, place).await;
+    let disk = disk.map_err(|refusal| refused(name, refusal))?;
     let (boot, _) = begin(app, node, mac, asked.peer, settings, &chosen.version).await?;
     let ended = end_earlier(app, name, &boot).await;
     ended.map_err(|error| failed("end its last boot", error.0.to_string()))?;
@@ -123,6 +124,22 @@ pub(super) async fn start(
     Ok(Decision::San(Box::new(plan)))
 }
 
+/// Makes a machine's disk ready for an installer: a volume that is there.
+pub(super) async fn installing(
+    app: &Arc<App>,
+    node: &NodeRow,
+    settings: &Settings,
+    place: (IpAddr, IpAddr),
+) -> Step<SanPlan> {
+    let lost = |error: ApiError| failed("make its disk ready", error.0.to_string());
+    let volume = orders::volume_of(&node.name, settings).map_err(lost)?;
+    let row = app.catalog.volume(&volume).await;
+    let row = row.map_err(|error| lost(error.into()))?;
+    let disk = prepare(app, node, settings, &row.base(), place).await;
+    let disk = disk.map_err(|refusal| refused(&node.name, refusal))?;
+    Ok(disk.plan(String::new()))
+}
+
 /// Makes a machine's disk ready: nobody else has it open, it is fresh where it is to
 /// be, and it may be reached from there alone.
 async fn prepare(
@@ -136,7 +153,7 @@ async fn prepare(
     let volume = orders::volume_of(&node.name, settings)?;
     let (initiator, target) = (
         targets::node_name(app, &node.name),
-        targets::target_name(app, &volume),
+        targets::own_target(app, &volume),
     );
     release(app, &initiator, &target).await?;
     orders::own_volume(app, &node.name, settings, version).await?;
@@ -154,7 +171,7 @@ async fn prepare(
 }
 
 /// Where the target is, on the address that a machine has asked.
-fn portal(app: &App, local: IpAddr) -> Result<SocketAddr, ApiError> {
+pub(super) fn portal(app: &App, local: IpAddr) -> Result<SocketAddr, ApiError> {
     let iscsi = app.iscsi();
     let addresses = iscsi.handle.as_ref().map(crate::iscsi::Handle::addresses);
     let mut all = addresses.unwrap_or_default().iter();
@@ -207,7 +224,14 @@ async fn refresh(
         return volumes::reset(app, volume).await;
     }
     volumes::delete(app, volume).await?;
-    volumes::create(app, volume.clone(), version, None, false).await?;
+    volumes::create(
+        app,
+        volume.clone(),
+        version,
+        None,
+        volumes::Kind::bootable(false),
+    )
+    .await?;
     Ok(())
 }
 
@@ -296,6 +320,8 @@ async fn began(app: &Arc<App>, node: &NodeName, is_firmware: bool) -> Result<(),
         return Ok(());
     };
     let told = match (is_firmware, last) {
+        // An installer has it, which says by itself how it goes.
+        (_, BootStep::Installer | BootStep::Installed) => return Ok(()),
         (true, last) if last < BootStep::Iscsi => Told::new(BootStep::Iscsi, "iPXE has logged in"),
         // A connection that was lost, or another of its drivers.
         (true, _) | (false, BootStep::Up) => return Ok(()),

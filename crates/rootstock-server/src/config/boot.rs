@@ -42,6 +42,8 @@ pub struct BootConfig {
     pub files: Vec<PathBuf>,
     /// The directory of the plug-ins.
     pub plugins: PathBuf,
+    /// The directory of the installers.
+    pub installers: PathBuf,
     /// Whether machines may take their orders over plain HTTP.
     pub plain_orders: bool,
     /// The time zone of hours in settings, such as `Europe/Berlin`; the system's
@@ -60,6 +62,7 @@ impl Default for BootConfig {
             agent: None,
             files: Vec::new(),
             plugins: "/etc/rootstock/plugins.d".into(),
+            installers: "/etc/rootstock/installers".into(),
             plain_orders: false,
             time_zone: None,
         }

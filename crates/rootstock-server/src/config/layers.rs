@@ -54,6 +54,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("boot.agent", Kind::Text),
     ("boot.files", Kind::List),
     ("boot.plugins", Kind::Text),
+    ("boot.installers", Kind::Text),
     ("boot.plain_orders", Kind::Flag),
     ("boot.time_zone", Kind::Text),
     ("network", Kind::Tables),
@@ -420,6 +421,7 @@ mod tests {
         boot.agent = (none)  # default
         boot.files = []  # default
         boot.plugins = "/etc/rootstock/plugins.d"  # default
+        boot.installers = "/etc/rootstock/installers"  # default
         boot.plain_orders = false  # default
         boot.time_zone = (none)  # default
         network = []  # default

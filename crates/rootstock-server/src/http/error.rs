@@ -179,6 +179,10 @@ fn holder(holder: &rootstock_catalog::Holder) -> Holder {
             kind: HolderKind::Rollout,
             name: rollout.to_string(),
         },
+        rootstock_catalog::Holder::Initiator(initiator) => Holder {
+            kind: HolderKind::Initiator,
+            name: initiator.clone(),
+        },
         rootstock_catalog::Holder::Tag(tag) => Holder {
             kind: HolderKind::Tag,
             name: tag.to_string(),

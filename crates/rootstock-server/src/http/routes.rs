@@ -24,6 +24,7 @@ mod admin;
 mod chunks;
 mod images;
 mod imports;
+mod installers;
 mod node_health;
 mod node_personal;
 mod node_power;
@@ -66,12 +67,14 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::store))
         .routes(routes!(admin::boot_doctor))
         .routes(routes!(admin::boot_site))
+        .routes(routes!(admin::nfs))
         .routes(routes!(admin::gc))
         .routes(routes!(admin::scrub, admin::scrub_start))
         .routes(routes!(admin::recipes))
         .routes(routes!(images::list))
         .routes(routes!(images::show, images::delete))
         .routes(routes!(images::history))
+        .routes(routes!(images::nfs))
         .routes(routes!(images::tag, images::untag))
         .routes(routes!(images::tag_rollback))
         .routes(routes!(versions::show, versions::delete))
@@ -90,6 +93,8 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(volumes::reset))
         .routes(routes!(volumes::snapshot))
         .routes(routes!(volumes::commit))
+        .routes(routes!(versions::share))
+        .routes(routes!(versions::unshare))
         .routes(routes!(volumes::share))
         .routes(routes!(volumes::unshare))
         .routes(routes!(nodes::list, nodes::create, nodes::set))
@@ -110,6 +115,11 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(node_personal::reset))
         .routes(routes!(node_power::reboot))
         .routes(routes!(node_power::wake))
+        .routes(routes!(installers::list))
+        .routes(routes!(installers::show))
+        .routes(routes!(installers::render))
+        .routes(routes!(installers::install))
+        .routes(routes!(installers::cancel))
         .routes(routes!(nodes::show))
         .routes(routes!(nodes::boots))
         .routes(routes!(profiles::list, profiles::create))

@@ -1,4 +1,4 @@
-//! A session at its disk: its commands, in the order that they ask for.
+//! A session at its disks: its commands, in the order that they ask for.
 //!
 //! What memory answers is answered at once, and a write is a copy into the page
 //! cache; whatever may wait for a disk goes to the workers, and its answer may
@@ -6,18 +6,20 @@
 //! page): only ORDERED commands wait, and are waited for.
 
 use std::{
+    any::Any,
     collections::{BTreeMap, VecDeque},
     sync::{Arc, atomic::AtomicU64, atomic::Ordering},
 };
 
 use rootstock_iscsi::{Command, Completion, Session, TaskAttribute, TaskFunction};
 use rootstock_scsi::{
-    Action, DataOut, Reply, Sense, SenseFormat, Status, action::Durability, decode_lun,
-    reply_without_unit,
+    Action, DataOut, InitiatorPort, Reply, Sense, SenseFormat, Status, action::Durability,
+    decode_lun, reply_without_unit,
 };
-use rootstock_volume::{Segment, Segments};
+use rootstock_volume::BlockDevice;
 
 use super::{
+    Client, OpenUnit, answer,
     disk::{Attached, Disk, TRANSFER_BYTES_MAX},
     execute::{Execution, Outcome},
     jobs::{Claim, Completions, Job},
@@ -26,12 +28,15 @@ use super::{
     shared::{Admission, Counters},
 };
 
-/// The units of each target.
-const LUNS: [u16; 1] = [0];
-
 /// What a session's commands may hold at the workers, in bytes; a single larger
 /// one is let through alone.
 const CARRIED_BYTES_MAX: u64 = 32 << 20;
+
+/// What the commands of all sessions may hold at the workers, in bytes; each session
+/// has one command there all the same.
+const CARRIED_BYTES_MAX_OF_ALL: u64 = 1 << 30;
+
+const REPORT_LUNS: u8 = 0xa0;
 
 /// The most commands of a session that workers may have, those among them that nobody
 /// waits for any more.
@@ -40,8 +45,14 @@ const JOBS_MAX: usize = 80;
 /// A normal session at its disk.
 pub(super) struct Desk<'a> {
     admission: &'a Admission,
-    work: &'a Work,
-    attached: Attached,
+    target: String,
+    initiator: InitiatorPort,
+    /// Where the initiator is.
+    client: String,
+    /// The disks, by their numbers.
+    seats: BTreeMap<u16, Seat>,
+    /// What commands for disks that are not there are begun by: nobody ends them.
+    nobody: Arc<AtomicU64>,
     /// Commands that wait for others to end, in their order.
     held: VecDeque<Held>,
     /// Commands whose data are on their way.
@@ -57,6 +68,14 @@ pub(super) struct Desk<'a> {
     last_job: u64,
     carried_bytes: u64,
     completions: Arc<Completions>,
+    _presence: Box<dyn Any + Send>,
+}
+
+/// A session's place at a disk. Dropped in this order.
+struct Seat {
+    attached: Attached,
+    device: Arc<dyn BlockDevice>,
+    _lease: Box<dyn Any + Send>,
 }
 
 struct Held {
@@ -65,11 +84,13 @@ struct Held {
 }
 
 struct Pending {
+    lun: u16,
     action: Action,
     claim: Claim,
 }
 
 struct Flight {
+    lun: u16,
     job: u64,
     claim: Claim,
     /// What the command's own fields say, for the residual count.
@@ -78,11 +99,19 @@ struct Flight {
 }
 
 impl<'a> Desk<'a> {
-    pub(super) fn new(admission: &'a Admission, work: &'a Work, attached: Attached) -> Self {
-        Self {
+    /// None when there is no room for another session at any of the disks.
+    pub(super) fn new(
+        admission: &'a Admission,
+        work: Work,
+        initiator: InitiatorPort,
+    ) -> Option<Self> {
+        let mut desk = Self {
             admission,
-            work,
-            attached,
+            target: work.target,
+            initiator,
+            client: work.client,
+            seats: BTreeMap::new(),
+            nobody: Arc::default(),
             held: VecDeque::new(),
             pending: BTreeMap::new(),
             flights: BTreeMap::new(),
@@ -91,11 +120,104 @@ impl<'a> Desk<'a> {
             last_job: 0,
             carried_bytes: 0,
             completions: Arc::new(Completions::new(Arc::clone(&admission.bell))),
+            _presence: work.presence,
+        };
+        for unit in work.units {
+            desk.sit_down(unit);
+        }
+        (!desk.seats.is_empty()).then_some(desk)
+    }
+
+    /// Takes a place at a disk, if there is one.
+    fn sit_down(&mut self, unit: OpenUnit) {
+        let shared = &self.admission.shared;
+        let disk = shared
+            .disks
+            .open(&self.target, &unit, shared.targets.as_ref());
+        let Some(attached) = disk.attach(self.initiator.clone()) else {
+            tracing::warn!(disk = unit.name, "too many sessions of an iSCSI disk");
+            return;
+        };
+        let seat = Seat {
+            attached,
+            device: unit.device,
+            _lease: unit.lease,
+        };
+        self.seats.insert(unit.lun, seat);
+    }
+
+    pub(super) fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// Whichever disk was asked, or none of them.
+    fn luns_told(&self) {
+        for seat in self.seats.values() {
+            seat.attached.unit().luns_told(seat.attached.handle);
         }
     }
 
-    pub(super) fn disk(&self) -> &Disk {
-        &self.work.disk
+    fn luns(&self) -> Vec<u16> {
+        self.seats.keys().copied().collect()
+    }
+
+    /// Looks which disks there are now. Commands for those that went end without an
+    /// answer, and what came or went is announced by all that are there (SPC-4 6.33).
+    pub(super) fn look_again(&mut self, session: &mut Session, out: &mut Vec<u8>) {
+        let client = Client {
+            initiator: &self.initiator.name,
+            isid: self.initiator.isid,
+            address: &self.client,
+        };
+        let units = self.admission.shared.targets.units(&self.target, &client);
+        let named = units.iter().map(|unit| (unit.lun, unit.name.as_str()));
+        let seats = self.seats.iter();
+        let seated = seats.map(|(lun, seat)| (*lun, seat.attached.disk.name()));
+        if named.clone().eq(seated.clone()) {
+            return;
+        }
+        let stays = |lun: u16, name: &str| named.clone().any(|it| it == (lun, name));
+        let gone: Vec<u16> = seated
+            .filter(|(lun, name)| !stays(*lun, name))
+            .map(|(lun, _)| lun)
+            .collect();
+        self.finish_jobs(session, out);
+        self.leave(session, &gone, out);
+        for unit in units {
+            if !self.seats.contains_key(&unit.lun) {
+                self.sit_down(unit);
+            }
+        }
+        for seat in self.seats.values() {
+            seat.attached.unit().luns_changed(seat.attached.handle);
+        }
+        self.release(session, out);
+    }
+
+    fn leave(&mut self, session: &mut Session, luns: &[u16], out: &mut Vec<u8>) {
+        let pending = self.pending.iter().filter(|(_, it)| luns.contains(&it.lun));
+        let mut ended: Vec<u32> = pending.map(|(tag, _)| *tag).collect();
+        let is_its =
+            |held: &&Held| decode_lun(held.command.lun).is_some_and(|lun| luns.contains(&lun));
+        ended.extend(self.held.iter().filter(is_its).map(|held| held.command.tag));
+        self.forget(&ended);
+        for tag in ended {
+            session.abort(tag, out);
+        }
+        self.seats.retain(|lun, _| !luns.contains(lun));
+    }
+
+    /// Waits for all that workers have, and answers it.
+    fn finish_jobs(&mut self, session: &mut Session, out: &mut Vec<u8>) {
+        while self.jobs > 0 {
+            self.completions.wait();
+            self.collect(session, out);
+        }
+    }
+
+    fn seat(&self, lun: [u8; 8]) -> Option<(u16, &Seat)> {
+        let lun = decode_lun(lun)?;
+        Some((lun, self.seats.get(&lun)?))
     }
 
     /// A command that has arrived.
@@ -103,7 +225,11 @@ impl<'a> Desk<'a> {
         self.give_up_aborted(session, out);
         let at_once = command.attribute == TaskAttribute::HeadOfQueue
             || (self.held.is_empty() && !self.must_wait(command.attribute));
-        let claim = self.attached.claim();
+        let seat = self.seat(command.lun);
+        let claim = match seat {
+            Some((_, seat)) => seat.attached.claim(),
+            None => Claim::new(&self.nobody),
+        };
         if at_once {
             self.begin(session, &command, claim, out);
         } else {
@@ -144,22 +270,25 @@ impl<'a> Desk<'a> {
             // The tag is another command's now.
             self.ordered = None;
         }
-        if decode_lun(command.lun).is_none_or(|lun| !LUNS.contains(&lun)) {
-            let reply = reply_without_unit(&command.cdb, &LUNS);
-            return self.reply(session, command.tag, &reply, 0, out);
-        }
+        let Some((lun, seat)) = self.seat(command.lun) else {
+            let reply = reply_without_unit(&command.cdb, &self.luns());
+            if command.cdb.first() == Some(&REPORT_LUNS) {
+                self.luns_told();
+            }
+            return self.reply(session, command.tag, None, &reply, 0, out);
+        };
         let action = {
-            let size_bytes = self.work.device.size_bytes();
-            let mut unit = self.work.disk.unit();
-            unit.resize(size_bytes / Disk::block_bytes());
-            unit.start(self.attached.handle, &command.cdb)
+            let size_bytes = seat.device.size_bytes();
+            let mut unit = seat.attached.unit();
+            unit.resize(size_bytes / seat.attached.disk.block_bytes());
+            unit.start(seat.attached.handle, &command.cdb)
         };
         let wanted = action.data_out();
-        if is_empty_comparison(command, wanted) {
+        if is_empty_comparison(command, &action) {
             let reply = Reply::from(Sense::INVALID_FIELD_IN_CDB);
-            return self.reply(session, command.tag, &reply, 0, out);
+            return self.reply(session, command.tag, Some(lun), &reply, 0, out);
         }
-        let pending = Pending { action, claim };
+        let pending = Pending { lun, action, claim };
         if wanted == DataOut::None {
             return self.go_on(session, command.tag, pending, Vec::new(), out);
         }
@@ -172,7 +301,7 @@ impl<'a> Desk<'a> {
             || wanted.bytes() > 2 * u64::from(TRANSFER_BYTES_MAX);
         if refused {
             let reply = Reply::from(Sense::INVALID_FIELD_IN_CDB);
-            return self.reply(session, command.tag, &reply, wanted.bytes(), out);
+            return self.reply(session, command.tag, Some(lun), &reply, wanted.bytes(), out);
         }
         match session.gather(command.tag, wanted.bytes() as usize, out) {
             Some(data) => self.go_on(session, command.tag, pending, data, out),
@@ -240,26 +369,24 @@ impl<'a> Desk<'a> {
             function,
             TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset
         );
-        if !of_target && decode_lun(lun).is_none_or(|lun| !LUNS.contains(&lun)) {
+        if !of_target && self.seat(lun).is_none() {
             return 2;
         }
-        while self.jobs > 0 {
-            self.completions.wait();
-            self.collect(session, out);
-        }
+        self.finish_jobs(session, out);
         self.release(session, out);
-        let disk = &self.work.disk;
+        let one = self.seat(lun).map(|(_, seat)| seat);
         match function {
             TaskFunction::AbortTask | TaskFunction::AbortTaskSet => {}
             TaskFunction::ClearTaskSet => {
-                disk.abort_others(self.attached.handle);
-                disk.unit().commands_cleared(self.attached.handle);
+                if let Some(seat) = one {
+                    let handle = seat.attached.handle;
+                    seat.attached.disk.abort_others(handle);
+                    seat.attached.unit().commands_cleared(handle);
+                }
             }
-            TaskFunction::LogicalUnitReset
-            | TaskFunction::TargetWarmReset
-            | TaskFunction::TargetColdReset => {
-                disk.abort_others(self.attached.handle);
-                disk.unit().reset();
+            TaskFunction::LogicalUnitReset => one.into_iter().for_each(reset),
+            TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset => {
+                self.seats.values().for_each(reset);
             }
         }
         0
@@ -274,16 +401,21 @@ impl<'a> Desk<'a> {
         data: Vec<u8>,
         out: &mut Vec<u8>,
     ) {
+        let lun = pending.lun;
+        let Some(seat) = self.seats.get(&lun) else {
+            return session.abort(tag, out);
+        };
         let length_bytes = pending.action.data_out().bytes();
         let action = match pending.action {
             Action::Parameters(waiting) => {
-                let mut unit = self.work.disk.unit();
-                unit.parameters(self.attached.handle, waiting, &data)
+                let mut unit = seat.attached.unit();
+                unit.parameters(seat.attached.handle, waiting, &data)
             }
             action => action,
         };
         add(&self.admission.shared.counters.commands, 1);
         let flight = Flight {
+            lun,
             job: 0,
             claim: pending.claim,
             length_bytes,
@@ -291,14 +423,18 @@ impl<'a> Desk<'a> {
         };
         let reply = match action {
             Action::Done(reply) => reply,
-            Action::ReportLuns(report) => report.reply(&LUNS),
+            Action::ReportLuns(report) => {
+                self.luns_told();
+                report.reply(&self.luns())
+            }
             Action::Persist { reply, abort, .. } => {
-                self.work.disk.abort(&abort);
-                self.keep(reply)
+                let disk = &seat.attached.disk;
+                disk.abort(&abort);
+                self.keep(disk, reply)
             }
             action => return self.carry_out(session, tag, action, data, flight, out),
         };
-        self.reply(session, tag, &reply, length_bytes, out);
+        self.reply(session, tag, Some(lun), &reply, length_bytes, out);
     }
 
     fn carry_out(
@@ -310,23 +446,34 @@ impl<'a> Desk<'a> {
         flight: Flight,
         out: &mut Vec<u8>,
     ) {
+        let Some(seat) = self.seats.get(&flight.lun) else {
+            return session.abort(tag, out);
+        };
+        let (disk, device) = (Arc::clone(&seat.attached.disk), Arc::clone(&seat.device));
         let execution = Execution {
-            disk: &self.work.disk,
-            device: self.work.device.as_ref(),
+            disk: &disk,
+            device: device.as_ref(),
             data: &data,
             claim: &flight.claim,
         };
         match execution.begin(&action) {
-            None => self.hand_over(tag, action, data, flight),
+            None => self.hand_over(tag, action, data, flight, (disk, device)),
             Some(Outcome::Reply(reply)) if is_forced(&action, &reply) => {
                 // Only the flush is left, which needs no data.
-                self.hand_over(tag, Action::Flush, Vec::new(), flight);
+                self.hand_over(tag, Action::Flush, Vec::new(), flight, (disk, device));
             }
             Some(outcome) => self.answer(session, tag, outcome, &flight, out),
         }
     }
 
-    fn hand_over(&mut self, tag: u32, action: Action, data: Vec<u8>, mut flight: Flight) {
+    fn hand_over(
+        &mut self,
+        tag: u32,
+        action: Action,
+        data: Vec<u8>,
+        mut flight: Flight,
+        (disk, device): (Arc<Disk>, Arc<dyn BlockDevice>),
+    ) {
         self.last_job += 1;
         flight.job = self.last_job;
         let job = Job {
@@ -335,11 +482,10 @@ impl<'a> Desk<'a> {
             action,
             data,
             claim: flight.claim.clone(),
-            disk: Arc::clone(&self.work.disk),
-            device: Arc::clone(&self.work.device),
+            disk,
+            device,
         };
-        self.jobs += 1;
-        self.carried_bytes += job.carried_bytes();
+        self.carry(job.carried_bytes());
         self.flights.insert(tag, flight);
         let completions = Arc::clone(&self.completions);
         let run = Box::new(move || job.run(&completions));
@@ -348,7 +494,22 @@ impl<'a> Desk<'a> {
 
     /// Whether workers are to finish something before more is taken on.
     pub(super) fn is_crowded(&self) -> bool {
-        self.jobs > JOBS_MAX || (self.jobs > 1 && self.carried_bytes > CARRIED_BYTES_MAX)
+        let all = self.admission.shared.carried_bytes.load(Ordering::Relaxed);
+        let much = self.carried_bytes > CARRIED_BYTES_MAX || all > CARRIED_BYTES_MAX_OF_ALL;
+        self.jobs > JOBS_MAX || (self.jobs > 1 && much)
+    }
+
+    fn carry(&mut self, bytes: u64) {
+        self.jobs += 1;
+        self.carried_bytes += bytes;
+        add(&self.admission.shared.carried_bytes, bytes);
+    }
+
+    fn put_down(&mut self, bytes: u64) {
+        self.jobs -= 1;
+        self.carried_bytes -= bytes;
+        let all = &self.admission.shared.carried_bytes;
+        all.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Waits for a worker, without looking at the socket.
@@ -370,14 +531,15 @@ impl<'a> Desk<'a> {
     pub(super) fn settle(&mut self) {
         while self.jobs > 0 {
             self.completions.wait();
-            self.jobs -= self.completions.take().len();
+            for done in self.completions.take() {
+                self.put_down(done.carried_bytes);
+            }
         }
     }
 
     fn collect(&mut self, session: &mut Session, out: &mut Vec<u8>) {
         for done in self.completions.take() {
-            self.jobs -= 1;
-            self.carried_bytes -= done.carried_bytes;
+            self.put_down(done.carried_bytes);
             let is_its = |flight: &Flight| flight.job == done.number;
             if !self.flights.get(&done.tag).is_some_and(is_its) {
                 continue;
@@ -404,20 +566,27 @@ impl<'a> Desk<'a> {
                 if reply.status == Status::Good {
                     add(&counters.written_bytes, flight.written_bytes);
                 }
-                self.reply(session, tag, &reply, flight.length_bytes, out);
+                self.reply(
+                    session,
+                    tag,
+                    Some(flight.lun),
+                    &reply,
+                    flight.length_bytes,
+                    out,
+                );
             }
             Outcome::Data(segments) => {
                 add(&counters.read_bytes, segments.len_bytes() as u64);
-                send(session, tag, &segments, out);
+                answer::send(session, tag, &segments, out);
             }
         }
     }
 
     /// Keeps reservations where they survive a restart: those that hold now, since
     /// another session may have changed them since.
-    fn keep(&self, reply: Reply) -> Reply {
-        let _one_at_a_time = self.work.disk.keeping();
-        let state = self.work.disk.unit().reservations().clone();
+    fn keep(&self, disk: &Disk, reply: Reply) -> Reply {
+        let _one_at_a_time = disk.keeping();
+        let state = disk.unit().reservations().clone();
         let text = match serde_json::to_string(&state) {
             Ok(text) => text,
             Err(error) => {
@@ -426,7 +595,7 @@ impl<'a> Desk<'a> {
             }
         };
         let targets = &self.admission.shared.targets;
-        if targets.keep_reservations(self.work.disk.target(), &text) {
+        if targets.keep_reservations(disk.name(), &text) {
             reply
         } else {
             Sense::INTERNAL_FAILURE.into()
@@ -437,6 +606,7 @@ impl<'a> Desk<'a> {
         &self,
         session: &mut Session,
         tag: u32,
+        lun: Option<u16>,
         reply: &Reply,
         length_bytes: u64,
         out: &mut Vec<u8>,
@@ -448,7 +618,7 @@ impl<'a> Desk<'a> {
             };
             return session.data_in(tag, data.len() as u64, fill, out);
         }
-        let format = self.sense_format();
+        let format = self.sense_format(lun);
         let sense = reply.sense.map(|sense| sense.bytes(format));
         // After an error too, an initiator learns that it announced too little.
         let completion = Completion {
@@ -459,8 +629,11 @@ impl<'a> Desk<'a> {
         session.respond(tag, &completion, out);
     }
 
-    fn sense_format(&self) -> SenseFormat {
-        self.work.disk.unit().sense_format()
+    fn sense_format(&self, lun: Option<u16>) -> SenseFormat {
+        let seat = lun.and_then(|lun| self.seats.get(&lun));
+        seat.map_or(SenseFormat::Fixed, |seat| {
+            seat.attached.unit().sense_format()
+        })
     }
 }
 
@@ -469,6 +642,12 @@ impl Drop for Desk<'_> {
     fn drop(&mut self) {
         self.settle();
     }
+}
+
+/// A disk is as if it had just been switched on, for all who use it.
+fn reset(seat: &Seat) {
+    seat.attached.disk.abort_others(seat.attached.handle);
+    seat.attached.unit().reset();
 }
 
 /// A write that is done and whose answer waits for a flush.
@@ -483,13 +662,13 @@ fn is_forced(action: &Action, reply: &Reply) -> bool {
     forced && reply.status == Status::Good
 }
 
-/// A COMPARE AND WRITE of no blocks whose initiator means to send some: their
-/// number did not fit its one byte.
-fn is_empty_comparison(command: &Command, wanted: DataOut) -> bool {
+/// A COMPARE AND WRITE of no blocks, which would be done already, whose initiator means
+/// to send some: their number did not fit its one byte.
+fn is_empty_comparison(command: &Command, action: &Action) -> bool {
     const COMPARE_AND_WRITE: u8 = 0x89;
-    let opcode = command.cdb.first();
-    opcode == Some(&COMPARE_AND_WRITE)
-        && wanted == DataOut::None
+    let is_done = matches!(action, Action::Done(reply) if reply.status == Status::Good);
+    command.cdb.first() == Some(&COMPARE_AND_WRITE)
+        && is_done
         && command.writes
         && command.expected_bytes > 0
 }
@@ -504,41 +683,4 @@ fn written_bytes(action: &Action, data: &[u8]) -> u64 {
 
 fn add(counter: &AtomicU64, count: u64) {
     counter.fetch_add(count, Ordering::Relaxed);
-}
-
-/// Answers a read. Its parts are asked for in order.
-fn send(session: &mut Session, tag: u32, segments: &Segments, out: &mut Vec<u8>) {
-    let mut rest = Rest {
-        pieces: segments.iter(),
-        current: None,
-    };
-    let fill = |out: &mut Vec<u8>, _: usize, len: usize| rest.append(out, len);
-    session.data_in(tag, segments.len_bytes() as u64, fill, out);
-}
-
-/// What of a read has not been sent.
-struct Rest<'a> {
-    pieces: std::slice::Iter<'a, Segment>,
-    /// A piece of which some was sent, and how much.
-    current: Option<(&'a Segment, usize)>,
-}
-
-impl Rest<'_> {
-    fn append(&mut self, out: &mut Vec<u8>, mut len: usize) {
-        while len > 0 {
-            let next = self.current.take();
-            let Some((piece, at)) = next.or_else(|| Some((self.pieces.next()?, 0))) else {
-                return;
-            };
-            let part = len.min(piece.len_bytes() - at);
-            match piece {
-                Segment::Zero(_) => out.resize(out.len() + part, 0),
-                Segment::Bytes(bytes) => out.extend_from_slice(&bytes[at..at + part]),
-            }
-            len -= part;
-            if at + part < piece.len_bytes() {
-                self.current = Some((piece, at + part));
-            }
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! The logical unit of a target, shared by all its sessions.
+//! The logical units of targets, each shared by all its sessions.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use rootstock_scsi::{
     Reservations, Unit,
 };
 
-use super::{OpenTarget, Targets, jobs::Claim};
+use super::{OpenUnit, Targets, jobs::Claim};
 
 /// The longest transfer of one command, in bytes.
 pub(super) const TRANSFER_BYTES_MAX: u32 = 8 << 20;
@@ -25,12 +25,13 @@ const WRITE_SAME_BLOCKS_MAX: u64 = 65_535;
 const PORTAL_GROUP: u16 = 1;
 const RELATIVE_PORT: u16 = 1;
 
-const BLOCK_SIZE: BlockSize = BlockSize::B512;
-
 /// A logical unit. The device behind it is each session's own.
 pub(super) struct Disk {
+    name: String,
+    /// The target that it is in.
     target: String,
     identity: u64,
+    block_bytes: u64,
     unit: Mutex<LogicalUnit>,
     /// Shared by writes, alone for commands that read and write in one step.
     pub(super) writes: RwLock<()>,
@@ -41,11 +42,20 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    fn new(name: &str, target: &OpenTarget, kept: Option<Reservations>) -> Self {
-        let device = &target.device;
+    fn new(target: &str, opened: &OpenUnit, kept: Option<Reservations>) -> Self {
+        let device = &opened.device;
+        let block_size = match opened.block_bytes {
+            4096 => BlockSize::B4096,
+            _ => BlockSize::B512,
+        };
+        let product = if device.read_only() {
+            "VERSION"
+        } else {
+            "VOLUME"
+        };
         let unit = Unit {
-            block_size: BLOCK_SIZE,
-            blocks: device.size_bytes() / u64::from(BLOCK_SIZE.bytes()),
+            block_size,
+            blocks: device.size_bytes() / u64::from(block_size.bytes()),
             access: if device.read_only() {
                 Access::ReadOnly
             } else {
@@ -53,21 +63,23 @@ impl Disk {
             },
             limits: Limits {
                 write_same_blocks_max: WRITE_SAME_BLOCKS_MAX,
-                ..Limits::for_transfers(TRANSFER_BYTES_MAX, BLOCK_SIZE)
+                ..Limits::for_transfers(TRANSFER_BYTES_MAX, block_size)
             },
             identity: Identity {
-                product: "VOLUME".to_owned(),
+                product: product.to_owned(),
                 revision: env!("CARGO_PKG_VERSION").to_owned(),
-                serial: format!("{:016x}", target.identity),
-                naa: Naa::locally_assigned(target.identity),
-                target_name: name.to_owned(),
+                serial: format!("{:016x}", opened.identity),
+                naa: Naa::locally_assigned(opened.identity),
+                target_name: target.to_owned(),
                 portal_group_tag: PORTAL_GROUP,
                 relative_port: RELATIVE_PORT,
             },
         };
         Self {
-            target: name.to_owned(),
-            identity: target.identity,
+            name: opened.name.clone(),
+            target: target.to_owned(),
+            identity: opened.identity,
+            block_bytes: block_size.bytes().into(),
             unit: Mutex::new(LogicalUnit::new(unit, kept)),
             writes: RwLock::default(),
             keeping: Mutex::default(),
@@ -75,13 +87,13 @@ impl Disk {
         }
     }
 
-    /// Its target's name.
-    pub(super) fn target(&self) -> &str {
-        &self.target
+    /// What it is called, apart from any target.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
-    pub(super) const fn block_bytes() -> u64 {
-        BLOCK_SIZE.bytes() as u64
+    pub(super) const fn block_bytes(&self) -> u64 {
+        self.block_bytes
     }
 
     pub(super) fn unit(&self) -> MutexGuard<'_, LogicalUnit> {
@@ -149,6 +161,11 @@ pub(super) struct Attached {
 }
 
 impl Attached {
+    /// Its logical unit.
+    pub(super) fn unit(&self) -> MutexGuard<'_, LogicalUnit> {
+        self.disk.unit()
+    }
+
     /// What a command that begins now is carried out by.
     pub(super) fn claim(&self) -> Claim {
         Claim::new(&self.epoch)
@@ -167,32 +184,32 @@ impl Drop for Attached {
 pub(super) struct Disks(Mutex<HashMap<String, Arc<Disk>>>);
 
 impl Disks {
-    pub(super) fn open(&self, name: &str, target: &OpenTarget, targets: &dyn Targets) -> Arc<Disk> {
+    pub(super) fn open(&self, target: &str, unit: &OpenUnit, targets: &dyn Targets) -> Arc<Disk> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = |disk: &Arc<Disk>| {
             Arc::strong_count(disk) == 1 && disk.unit().reservations().is_empty()
         };
         all.retain(|_, disk| !idle(disk));
         let known = all
-            .get(name)
-            .filter(|disk| disk.identity == target.identity);
+            .get(&unit.name)
+            .filter(|disk| disk.identity == unit.identity && disk.target == target);
         if let Some(disk) = known {
             return Arc::clone(disk);
         }
         let kept = targets
-            .reservations(name)
-            .and_then(|text| read(name, &text));
-        let disk = Arc::new(Disk::new(name, target, kept));
-        all.insert(name.to_owned(), Arc::clone(&disk));
+            .reservations(&unit.name)
+            .and_then(|text| read(&unit.name, &text));
+        let disk = Arc::new(Disk::new(target, unit, kept));
+        all.insert(unit.name.clone(), Arc::clone(&disk));
         disk
     }
 }
 
-fn read(target: &str, text: &str) -> Option<Reservations> {
+fn read(unit: &str, text: &str) -> Option<Reservations> {
     match serde_json::from_str(text) {
         Ok(kept) => Some(kept),
         Err(error) => {
-            tracing::error!(target, %error, "kept reservations cannot be read, and are void");
+            tracing::error!(unit, %error, "kept reservations cannot be read, and are void");
             None
         }
     }

@@ -113,7 +113,7 @@ impl Execution<'_> {
     /// How much of a range is written: a write shorter than it was to be is of whole
     /// blocks.
     fn sent(&self, range: ByteRange) -> u64 {
-        let whole = self.data.len() as u64 / Disk::block_bytes() * Disk::block_bytes();
+        let whole = self.data.len() as u64 / self.disk.block_bytes() * self.disk.block_bytes();
         whole.min(range.len)
     }
 
@@ -276,7 +276,7 @@ impl Execution<'_> {
     fn failed(&self, error: &BlockError, doing: &'static str, range: ByteRange) -> Sense {
         if !matches!(error, BlockError::OutOfRange { .. } | BlockError::ReadOnly) {
             tracing::warn!(
-                target = self.disk.target(),
+                disk = self.disk.name(),
                 doing,
                 offset_bytes = range.start,
                 len_bytes = range.len,
@@ -285,7 +285,7 @@ impl Execution<'_> {
                 "an iSCSI command failed"
             );
         }
-        let block = range.start / Disk::block_bytes();
+        let block = range.start / self.disk.block_bytes();
         match error {
             BlockError::OutOfRange { .. } => Sense::LBA_OUT_OF_RANGE,
             BlockError::ReadOnly => Sense::WRITE_PROTECTED,

@@ -1,22 +1,15 @@
 //! Who may log in to what.
 
-use std::{
-    any::Any,
-    net::IpAddr,
-    sync::{Arc, atomic::Ordering},
-    time::Instant,
-};
+use std::{any::Any, net::IpAddr, sync::atomic::Ordering, time::Instant};
 
 use rootstock_iscsi::{
     Account, Admission as Consent, Credentials, Digests, Established, Login, Progress, Question,
     Status,
 };
-use rootstock_volume::BlockDevice;
 
 use super::{
-    Client, Offer,
+    Client, Offer, OpenUnit,
     connection::{ConnectionError, Wire, io_error},
-    disk::Disk,
     serve::SEGMENT_BYTES_MAX,
     shared::{Admission, SessionKey, Standing},
 };
@@ -36,11 +29,13 @@ pub(super) struct Opened {
     pub(super) work: Option<Work>,
 }
 
-/// What a normal session works with. Dropped in this order.
+/// What a normal session works with.
 pub(super) struct Work {
-    pub(super) disk: Arc<Disk>,
-    pub(super) device: Arc<dyn BlockDevice>,
-    _lease: Box<dyn Any + Send>,
+    pub(super) target: String,
+    pub(super) units: Vec<OpenUnit>,
+    /// Where the initiator is.
+    pub(super) client: String,
+    pub(super) presence: Box<dyn Any + Send>,
 }
 
 /// Brings a connection to the full-feature phase; `None` when the initiator left or
@@ -157,6 +152,12 @@ impl Desk<'_> {
     /// Opens what was logged in to. An older session of the same initiator ends
     /// first.
     fn open(&mut self, established: Box<Established>, out: &mut Vec<u8>) -> Option<Opened> {
+        if let Some(address) = self.redirect(&established) {
+            out.clear();
+            tracing::info!(client = self.client, address, "an iSCSI login is sent on");
+            self.login.refuse(Status::Moved, &address, out);
+            return None;
+        }
         match self.try_open(&established) {
             Some(work) => Some(Opened {
                 offered: self.visible(&established),
@@ -170,6 +171,13 @@ impl Desk<'_> {
                 None
             }
         }
+    }
+
+    /// Where the target is instead. An initiator learns it once it has proved who it is.
+    fn redirect(&self, established: &Established) -> Option<String> {
+        established.question.target.as_ref()?;
+        // There is one offer of a target that was asked for.
+        self.offers.first()?.redirect.clone()
     }
 
     fn try_open(&self, established: &Established) -> Option<Option<Work>> {
@@ -187,12 +195,15 @@ impl Desk<'_> {
                     isid: key.isid,
                     address: self.client,
                 };
-                let target = shared.targets.open(name, &client)?;
-                let disk = shared.disks.open(name, &target, shared.targets.as_ref());
+                let units = shared.targets.units(name, &client);
+                if units.is_empty() {
+                    return None;
+                }
                 Some(Work {
-                    disk,
-                    device: target.device,
-                    _lease: target.lease,
+                    target: name.clone(),
+                    units,
+                    client: self.client.to_owned(),
+                    presence: shared.targets.presence(name, &client),
                 })
             }
         };

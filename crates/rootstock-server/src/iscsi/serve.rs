@@ -49,9 +49,9 @@ pub(super) fn serve(
         %address,
         "an iSCSI session began"
     );
-    let desk = match &work {
-        Some(work) => match work.disk.attach(initiator) {
-            Some(attached) => Some(Desk::new(admission, work, attached)),
+    let desk = match work {
+        Some(work) => match Desk::new(admission, work, initiator) {
+            Some(desk) => Some(desk),
             None => return Ok(()),
         },
         None => None,
@@ -101,6 +101,12 @@ impl Conversation<'_> {
         let mut pinged = false;
         let mut leave_by = None;
         loop {
+            // Before commands that were sent in the knowledge of it.
+            if let Some(desk) = &mut self.desk
+                && self.admission.must_look()
+            {
+                desk.look_again(&mut self.session, &mut wire.out);
+            }
             if self.drain(wire)? == Next::Leave {
                 return wire.send();
             }
@@ -187,7 +193,7 @@ impl Conversation<'_> {
                 return Next::Leave;
             }
             (Event::SendTargets { tag, target }, desk) => {
-                let own = desk.as_ref().map(|desk| desk.disk().target());
+                let own = desk.as_ref().map(Desk::target);
                 let which = which(&self.offered, target.as_deref(), own);
                 let portal = &self.portal;
                 let found: Vec<_> = which.map(|name| (name.clone(), portal.clone())).collect();
@@ -208,6 +214,9 @@ impl Conversation<'_> {
                 let response = desk.task_management(session, function, lun, &dropped, out);
                 session.task_management_done(tag, response, out);
                 if function == TaskFunction::TargetColdReset {
+                    // Section 11.5.1: as when the power goes.
+                    let shared = &self.admission.shared;
+                    shared.expel_others(self.admission, desk.target());
                     return Next::Leave;
                 }
             }

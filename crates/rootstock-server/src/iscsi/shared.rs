@@ -16,7 +16,10 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{Limits, Stats, Targets, disk::Disks, jobs::Bell};
-use crate::nbd::{pool::Pool, transport::Socket};
+use crate::nbd::{
+    pool::{Pool, share_of_one},
+    transport::Socket,
+};
 
 /// How long connections that were cut off may take to notice.
 const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,6 +48,8 @@ pub(super) struct Shared {
     pub(super) targets: Arc<dyn Targets>,
     pub(super) disks: Disks,
     pub(super) counters: Counters,
+    /// What the commands of all sessions hold at the workers, in bytes.
+    pub(super) carried_bytes: AtomicU64,
     /// For what may wait for a disk.
     pub(super) pool: Arc<Pool>,
     /// Readable once the target stops; never read, so every poll sees it.
@@ -68,6 +73,7 @@ struct Open {
     socket: Arc<Socket>,
     bell: Arc<Bell>,
     pulse: Arc<Pulse>,
+    look: Arc<AtomicBool>,
     address: Option<IpAddr>,
     /// None while it logs in.
     session: Option<Session>,
@@ -129,7 +135,8 @@ pub(super) enum Standing {
 impl Shared {
     pub(super) fn new(limits: Limits, targets: Arc<dyn Targets>) -> io::Result<Self> {
         let stop_event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let (pool, workers) = Pool::start("iscsi-worker", limits.workers)?;
+        let (pool, workers) =
+            Pool::start("iscsi-worker", limits.workers, share_of_one(limits.workers))?;
         Ok(Self {
             limits,
             pool,
@@ -137,6 +144,7 @@ impl Shared {
             targets,
             disks: Disks::default(),
             counters: Counters::default(),
+            carried_bytes: AtomicU64::new(0),
             stop_event,
             stopping: AtomicBool::new(false),
             connections: Mutex::default(),
@@ -234,10 +242,12 @@ impl Shared {
         let id = connections.next_id;
         connections.next_id += 1;
         let pulse = Arc::new(Pulse::default());
+        let look = Arc::new(AtomicBool::new(false));
         let open = Open {
             socket: Arc::clone(socket),
             bell: Arc::clone(&bell),
             pulse: Arc::clone(&pulse),
+            look: Arc::clone(&look),
             address,
             session: None,
         };
@@ -247,6 +257,7 @@ impl Shared {
             id,
             bell,
             pulse,
+            look,
         })
     }
 
@@ -303,6 +314,24 @@ impl Shared {
     pub(super) fn expel(&self, initiator: &str, target: &str) {
         for open in self.lock().of(initiator, target) {
             open.socket.close_both();
+        }
+    }
+
+    pub(super) fn refresh(&self, initiator: &str, target: &str) {
+        for open in self.lock().of(initiator, target) {
+            open.look.store(true, Ordering::Release);
+            open.bell.ring();
+        }
+    }
+
+    /// Ends all sessions with a target but this one.
+    pub(super) fn expel_others(&self, admission: &Admission, target: &str) {
+        for (id, open) in &self.lock().open {
+            let session = open.session.as_ref();
+            let target_of = session.and_then(|it| it.key.target.as_deref());
+            if target_of == Some(target) && *id != admission.id {
+                open.socket.close_both();
+            }
         }
     }
 
@@ -369,9 +398,15 @@ pub(super) struct Admission {
     /// Rung when the target stops, and when a sign of life is wanted.
     pub(super) bell: Arc<Bell>,
     pulse: Arc<Pulse>,
+    look: Arc<AtomicBool>,
 }
 
 impl Admission {
+    /// Whether there may be other disks than before; said once.
+    pub(super) fn must_look(&self) -> bool {
+        self.look.swap(false, Ordering::AcqRel)
+    }
+
     /// Whether the initiator is to be asked for a sign of life; said once.
     pub(super) fn must_ask(&self) -> bool {
         self.pulse.step(Pulse::WANTED, Pulse::ASKED)

@@ -38,16 +38,24 @@ impl Targets for One {
         let offer = left.map(|_| Offer {
             target: TARGET.to_owned(),
             account: None,
+            redirect: None,
         });
         offer.into_iter().collect()
     }
 
-    fn open(&self, _target: &str, _client: &Client<'_>) -> Option<OpenTarget> {
-        Some(OpenTarget {
+    fn units(&self, _target: &str, _client: &Client<'_>) -> Vec<OpenUnit> {
+        vec![OpenUnit {
+            lun: 0,
+            name: "it".to_owned(),
             device: Arc::clone(&self.device) as Arc<dyn BlockDevice>,
             identity: 7,
+            block_bytes: 512,
             lease: Box::new(()),
-        })
+        }]
+    }
+
+    fn presence(&self, _target: &str, _client: &Client<'_>) -> Box<dyn Any + Send> {
+        Box::new(())
     }
 
     fn reservations(&self, _target: &str) -> Option<String> {

@@ -61,7 +61,7 @@ impl Shared {
         limits: NbdLimits,
         exports: Arc<dyn Exports>,
     ) -> io::Result<(Arc<Self>, Vec<JoinHandle<()>>)> {
-        let (pool, threads) = Pool::start("nbd-worker", limits.workers)?;
+        let (pool, threads) = Pool::start("nbd-worker", limits.workers, limits.workers)?;
         let shared = Self {
             tls,
             limits,

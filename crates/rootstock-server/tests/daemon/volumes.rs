@@ -29,6 +29,7 @@ fn create(name: &str) -> VolumeCreate {
         from: Some("lab".parse().expect("a version")),
         size_bytes: None,
         ephemeral: false,
+        block_bytes: 512,
     }
 }
 
@@ -299,6 +300,7 @@ async fn an_unfinished_volume_is_gone_after_a_restart() {
             version: rootstock_core::VersionNumber(1),
             size_bytes: CHUNK_BYTES,
             ephemeral: false,
+            block_bytes: 512,
             directory,
         };
         let now = jiff::Timestamp::now();

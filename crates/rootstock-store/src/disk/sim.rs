@@ -17,7 +17,7 @@ use std::{
 
 use rootstock_core::ByteRange;
 
-use super::{Disk, DiskFile};
+use super::{Boot, Disk, DiskFile};
 use state::{Change, Inode, Node, Rng, State, no_space, parent};
 
 mod state;
@@ -126,10 +126,30 @@ impl SimDisk {
             inodes,
             next_inode: state.next_inode,
             rng,
+            boot: state.boot + 1,
             ..State::default()
         };
         Self {
             state: Arc::new(Mutex::new(crashed)),
+        }
+    }
+
+    /// The disk as it is found when whoever wrote to it was killed: all that it wrote
+    /// is there. As with [`SimDisk::crash`], this one is left as it is.
+    #[must_use]
+    pub fn killed(&self) -> Self {
+        let state = self.lock();
+        let left = State {
+            names: state.names.clone(),
+            durable_names: state.durable_names.clone(),
+            pending_names: state.pending_names.clone(),
+            inodes: state.inodes.clone(),
+            next_inode: state.next_inode,
+            boot: state.boot,
+            ..State::default()
+        };
+        Self {
+            state: Arc::new(Mutex::new(left)),
         }
     }
 
@@ -231,6 +251,10 @@ impl Disk for SimDisk {
         state.begin()?.finish()?;
         state.settle_names(dir);
         Ok(())
+    }
+
+    fn boot(&self) -> Option<Boot> {
+        Some(u128::from(self.lock().boot).to_le_bytes())
     }
 }
 

@@ -174,6 +174,9 @@ impl Overlay {
             return Ok(flushed);
         };
         let unflushed = self.unflushed_bytes.swap(0, Ordering::Relaxed);
+        if let Some(recent) = &mut *self.lock_recent() {
+            recent.taken(batch.state.generation);
+        }
         drop(state);
         if let Some(log) = &mut *log
             && let Err(error) = self.make_durable(log, &batch)
@@ -181,7 +184,11 @@ impl Overlay {
             self.unflushed_bytes.fetch_add(unflushed, Ordering::Relaxed);
             let later = unflushed.saturating_add(self.options.checkpoint_bytes);
             self.checkpoint_at_bytes.store(later, Ordering::Relaxed);
-            self.write_state().restore(batch);
+            let mut state = self.write_state();
+            if let Some(recent) = &mut *self.lock_recent() {
+                recent.give_up(&error);
+            }
+            state.restore(batch);
             return Err(error);
         }
         let Batch {

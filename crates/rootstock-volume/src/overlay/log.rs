@@ -481,7 +481,7 @@ fn apply(whole: &WholeTransaction, state: &mut Recorded) -> Option<()> {
 }
 
 /// Reads a file front to back through one buffer.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     file: &'a dyn DiskFile,
     file_bytes: u64,
     buffer: Vec<u8>,
@@ -489,7 +489,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(file: &'a dyn DiskFile) -> io::Result<Self> {
+    pub(super) fn new(file: &'a dyn DiskFile) -> io::Result<Self> {
         Ok(Self {
             file,
             file_bytes: file.len()?,
@@ -517,7 +517,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The part at a place, if it passes its digest.
-    fn part(&mut self, offset: u64) -> io::Result<Option<(PartHead, &[u8])>> {
+    pub(super) fn part(&mut self, offset: u64) -> io::Result<Option<(PartHead, &[u8])>> {
         let head = self.bytes(offset, PART_HEAD_BYTES)?;
         let Some(head) = head.and_then(PartHead::decode) else {
             return Ok(None);

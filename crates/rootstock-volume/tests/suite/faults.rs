@@ -57,7 +57,8 @@ fn a_failed_sync_is_not_believed_the_second_time() {
     // The simulated disk, as kernels do, forgets some of what a failed sync should
     // have written, and says that all is well when asked again.
     for seed in 0..20 {
-        for operation in 0..3 {
+        // The first one begins the notes of recent writes, which are no part of it.
+        for operation in 1..4 {
             let setup = setup();
             let disk = SimDisk::new();
             let volume = setup.create(Arc::new(disk.clone())).expect("a volume");

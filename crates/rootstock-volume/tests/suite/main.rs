@@ -5,4 +5,5 @@ mod commit;
 mod concurrent;
 mod crash;
 mod faults;
+mod killed;
 mod model;

@@ -79,6 +79,8 @@ struct Run {
     /// may have become so since.
     durable: Vec<Vec<u8>>,
     views: Vec<(SnapshotView, Vec<u8>)>,
+    /// No fault was ever planned.
+    is_well: bool,
 }
 
 impl Run {
@@ -98,6 +100,7 @@ impl Run {
             durable: vec![now.clone()],
             now,
             views: Vec::new(),
+            is_well: true,
         }
     }
 
@@ -178,16 +181,28 @@ impl Run {
         match event {
             Event::Do(step) => self.step(step),
             // Without power to lose, what was written to the disk is on it.
-            Event::Reopen => self.restart(self.disk.clone()),
+            Event::Reopen => {
+                // Nor is what was answered lost, unless it could not be noted; flushed
+                // it is not.
+                let flushed = self.durable.clone();
+                if self.is_well {
+                    self.durable.clear();
+                }
+                self.durable.push(self.now.clone());
+                self.restart(self.disk.clone());
+                self.durable.extend(flushed);
+            }
             Event::Crash { seed } => {
                 let disk = self.disk.crash(seed);
                 self.restart(disk);
             }
             Event::CutSoon { operations } => {
+                self.is_well = false;
                 let nth = self.disk.operations() + operations;
                 self.disk.fail_at(nth, Fault::PowerCut);
             }
             Event::FailSoon { operations, full } => {
+                self.is_well = false;
                 let fault = if full { Fault::NoSpace } else { Fault::Io };
                 self.disk
                     .fail_at(self.disk.operations() + operations, fault);

@@ -27,11 +27,18 @@ fn commands_are_understood() {
         "image delete lab --all",
         "import abort x",
         "volume create v --from lab:@test --size 20G --ephemeral",
+        "volume create v --blank 20G --block-size 4096",
+        "image share lab:3 --initiator iqn.2026-11.example:b --chap --from 10.0.0.0/24",
+        "image unshare lab@production --initiator iqn.2026-11.example:b",
         "volume commit v lab --tag t",
         "gc -q",
         "scrub status",
         "scrub start",
         "token create ci --role admin",
+        "installer list",
+        "installer render debian-12 --node n7 preseed.cfg",
+        "node install n[01-20] --installer debian-12 --size 20G --force",
+        "node install n7 --cancel",
         "status",
         "completions zsh",
         "plan storm --nodes 300 --image lab:8 --head 10G --nodes-link 1G --racks 6 --json",
@@ -52,6 +59,7 @@ fn mistakes_are_explained() {
         "image import lab disk.img --format tape",
         "image show lab:0",
         "volume create v",
+        "volume create v --blank 1G --block-size 520",
         "volume resize v huge",
         "image inport lab x",
         "node set n1 --cache sda3",
@@ -59,6 +67,7 @@ fn mistakes_are_explained() {
         "node set n1 --fill-mbit-max 0",
         "node set n1 --fill-hours 22-6",
         "node set n1 --exam soon",
+        "node install n1",
     ];
     let told: Vec<String> = mistakes
         .iter()
@@ -88,6 +97,11 @@ fn mistakes_are_explained() {
     error: the following required arguments were not provided:
       <--from <VERSION>|--blank <SIZE>>
     ---
+    error: invalid value '520' for '--block-size <BYTES>'
+      [possible values: 512, 4096]
+
+    For more information, try '--help'.
+    ---
     error: invalid value 'huge' for '<SIZE>': 'huge' is not a size: write bytes or a number with K, M, G, T (powers of 1024), such as 20G
 
     For more information, try '--help'.
@@ -115,6 +129,9 @@ fn mistakes_are_explained() {
     error: invalid value 'soon' for '--exam <yes|no>': write yes or no
 
     For more information, try '--help'.
+    ---
+    error: the following required arguments were not provided:
+      --installer <INSTALLER>
     ");
 }
 
@@ -149,10 +166,12 @@ fn help_teaches() {
       import       Look after imports that are not finished
       volume       Make and look after writable clones (a seat's writeback, a super client)
       node         Add and look after machines (seats, PCs), and see them boot
+      installer    Look at the installers of distributions that machines can be started with
       profile      Make and look after settings that nodes inherit
       rollout      Bring a version to many nodes, a few at first
       plan         Say what something would take, such as 300 machines that boot at once
       boot         Look after the services that boot machines
+      nfs          Export versions over NFS, for machines in the mode nfs
       gc           Free the space of what nothing needs
       scrub        Start and watch the check of all stored data
       token        Let other machines use the API
@@ -272,12 +291,16 @@ fn help_teaches() {
       <NAME>  The new volume
 
     Options:
-          --from <VERSION>  The version to clone: NAME, NAME:3 or NAME@tag
-          --size <SIZE>     Its size, larger than the version's disk: 200G, 1.5T
-          --blank <SIZE>    An empty disk of this size, for a system to be installed on: 20G
-          --ephemeral       Drop what was written when the last client leaves (frozen, no
-                            writeback kept)
-      -h, --help            Print help
+          --from <VERSION>      The version to clone: NAME, NAME:3 or NAME@tag
+          --size <SIZE>         Its size, larger than the version's disk: 200G, 1.5T
+          --blank <SIZE>        An empty disk of this size, for a system to be installed on:
+                                20G
+          --ephemeral           Drop what was written when the last client leaves (frozen, no
+                                writeback kept)
+          --block-size <BYTES>  The logical blocks of its disk over iSCSI: 512 or 4096 bytes.
+                                An image that was made for the other size has partitions that
+                                are not found [default: 512] [possible values: 512, 4096]
+      -h, --help                Print help
 
     Options of every command:
           --api <ADDRESS>      Where the daemon is: unix:PATH or https://HOST:PORT (or set

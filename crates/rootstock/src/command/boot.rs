@@ -1,7 +1,7 @@
 //! `rootstock boot`: what the boot services have and lack.
 
 use clap::{Args, Subcommand};
-use rootstock_api::doctor::BootDoctor;
+use rootstock_api::{NfsExport, doctor::BootDoctor};
 
 use crate::{output, session::Session};
 
@@ -97,7 +97,34 @@ fn text(report: &BootDoctor) -> String {
     for lack in &report.lacks {
         lines.push(format!("  MISSING  {lack}"));
     }
+    lines.push("\nroots over NFS".to_owned());
+    lines.extend(nfs(report.nfs.as_deref()));
     lines.join("\n")
+}
+
+fn nfs(exports: Option<&[NfsExport]>) -> Vec<String> {
+    let Some(exports) = exports else {
+        return vec![
+            "  none     machines in the mode nfs need `rootstock nfs serve` \
+             (rootstock-nfs.service)"
+                .to_owned(),
+        ];
+    };
+    if exports.is_empty() {
+        return vec!["  ok       nothing is exported, since no machine wants it".to_owned()];
+    }
+    let line = |export: &NfsExport| {
+        let spec = export.root.spec();
+        match &export.trouble {
+            Some(why) => format!("  MISSING  {spec}: {why}"),
+            None => format!(
+                "  ok       {spec} at port {}, for {}",
+                export.port,
+                export.clients.len()
+            ),
+        }
+    };
+    exports.iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -140,6 +167,7 @@ mod tests {
                 path: None,
                 problem: Some("rootstock-agent was not found".to_owned()),
             },
+            nfs: None,
             lacks: Vec::new(),
         };
         insta::assert_snapshot!(text(&report), @"
@@ -159,6 +187,9 @@ mod tests {
 
         first stages
           MISSING  -: rootstock-agent was not found
+
+        roots over NFS
+          none     machines in the mode nfs need `rootstock nfs serve` (rootstock-nfs.service)
         ");
     }
 }

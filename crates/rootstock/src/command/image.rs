@@ -6,6 +6,8 @@ mod export;
 mod history;
 mod import;
 mod list;
+mod set;
+mod share;
 mod show;
 mod tag;
 mod verify;
@@ -28,12 +30,18 @@ pub(crate) enum ImageCommand {
     Show(show::ShowArgs),
     /// Say what a machine that has one version must fetch for another
     Diff(diff::DiffArgs),
+    /// Say what may be done with an image, such as a root over NFS
+    Set(set::SetArgs),
     /// Point a tag, such as production, at a version
     Tag(tag::TagArgs),
     /// Point a tag at the version that it pointed at before
     Rollback(tag::TaggedArgs),
     /// Take a tag away
     Untag(tag::TaggedArgs),
+    /// Let an initiator read a version over iSCSI
+    Share(share::ShareArgs),
+    /// Let it read the version no longer
+    Unshare(share::UnshareArgs),
     /// Show what happened to an image
     History(history::HistoryArgs),
     /// Read a version anew and name what is damaged
@@ -51,9 +59,12 @@ pub(crate) fn run(command: &ImageCommand, session: &Session) -> anyhow::Result<(
         ImageCommand::List(args) => list::run(args, session),
         ImageCommand::Show(args) => show::run(args, session),
         ImageCommand::Diff(args) => diff::run(args, session),
+        ImageCommand::Set(args) => set::run(args, session),
         ImageCommand::Tag(args) => tag::run(args, session),
         ImageCommand::Rollback(args) => tag::run_rollback(args, session),
         ImageCommand::Untag(args) => tag::run_untag(args, session),
+        ImageCommand::Share(args) => share::run(args, session),
+        ImageCommand::Unshare(args) => share::run_unshare(args, session),
         ImageCommand::History(args) => history::run(args, session),
         ImageCommand::Verify(args) => verify::run(args, session),
         ImageCommand::Delete(args) => delete::run(args, session),

@@ -9,6 +9,7 @@ use crate::{output, session::Session};
 mod add;
 mod commit;
 mod health;
+mod install;
 mod list;
 mod log;
 mod report;
@@ -41,6 +42,8 @@ pub(crate) enum NodeCommand {
     /// Lay the image out anew at their next boot, on nodes whose mode is install: what
     /// was written to their disk since is lost
     Reinstall(NamesArgs),
+    /// Have nodes run an installer at their next boot, before what their mode says
+    Install(install::InstallArgs),
     /// Make what a personal machine wrote a new version
     Commit(commit::CommitArgs),
     /// Have personal machines drop what they wrote, at their next boot
@@ -160,6 +163,7 @@ pub(crate) fn run(command: &NodeCommand, session: &Session) -> anyhow::Result<()
             }
             told(session, &done, "the next boot installs anew")
         }
+        NodeCommand::Install(args) => install::run(args, session),
         NodeCommand::Commit(args) => commit::run(args, session),
         NodeCommand::Reset(args) => {
             let nodes = args.nodes.clone();

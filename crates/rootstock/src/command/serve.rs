@@ -62,6 +62,7 @@ pub(crate) fn run(args: &ServeArgs, global: &Global) -> anyhow::Result<()> {
     }
     start_log(&loaded.config.log)?;
     keep_rights_to_ourselves();
+    keep_memory_to_ourselves();
     let mut config = loaded.config;
     if config.boot.agent.is_none() {
         config.boot.agent = agent_beside();
@@ -107,6 +108,15 @@ fn keep_rights_to_ourselves() {
     }
 }
 
+/// CHAP computes with secrets as they are, and the site's key signs: neither is for core
+/// dumps, nor for other processes of the same user.
+fn keep_memory_to_ourselves() {
+    let behavior = rustix::process::DumpableBehavior::NotDumpable;
+    if let Err(error) = rustix::process::set_dumpable_behavior(behavior) {
+        tracing::warn!(%error, "core dumps of this process have secrets in them");
+    }
+}
+
 /// The first stage's program, when it lies beside this one, as after a build.
 fn agent_beside() -> Option<PathBuf> {
     let own = std::env::current_exe().ok()?;
@@ -126,7 +136,7 @@ fn system_time_zone() -> Option<String> {
     name
 }
 
-fn start_log(config: &LogConfig) -> anyhow::Result<()> {
+pub(super) fn start_log(config: &LogConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.filter).map_err(|error| WrongUse {
         message: format!("log.filter = '{}' is not a filter: {error}", config.filter),
         hint: "write info, debug, or rootstock_server=debug,info".to_owned(),

@@ -1,13 +1,11 @@
 //! `rootstock volume`: writable clones.
 
-use clap::{ArgGroup, Args, Subcommand};
-use rootstock_api::{
-    ChapMode, Outcome, Volume, VolumeCommit, VolumeCommitted, VolumeCreate, VolumeShare,
-    VolumeShareSet, VolumeShared,
-};
+use clap::{ArgGroup, Args, Subcommand, builder::TypedValueParser as _};
+use rootstock_api::{Outcome, ShareSet, Volume, VolumeCommit, VolumeCommitted, VolumeCreate};
 use rootstock_core::{ImageName, TagName, VersionSpec, VolumeName, units::parse_size_bytes};
 use serde_json::json;
 
+use super::share;
 use crate::{
     output::{self, Column},
     session::Session,
@@ -78,6 +76,12 @@ pub(crate) struct CreateArgs {
     /// Drop what was written when the last client leaves (frozen, no writeback kept)
     #[arg(long)]
     ephemeral: bool,
+    /// The logical blocks of its disk over iSCSI: 512 or 4096 bytes. An image that was
+    /// made for the other size has partitions that are not found
+    #[arg(long, value_name = "BYTES", default_value_t = 512,
+        value_parser = clap::builder::PossibleValuesParser::new(["512", "4096"])
+            .map(|text| if text == "4096" { 4096_u32 } else { 512 }))]
+    block_size: u32,
 }
 
 /// How large it gets.
@@ -128,22 +132,19 @@ name in /etc/iscsi/initiatorname.iscsi.
 
 Examples:
   rootstock volume share seat-7 --initiator iqn.1993-08.org.debian:01:abc --chap
-  rootstock volume share seat-7 --initiator iqn.2010-04.org.ipxe:seat-7 --from 10.0.0.7")]
+  rootstock volume share seat-7 --initiator iqn.2010-04.org.ipxe:seat-7 --from 10.0.0.7
+  rootstock volume share data-2 --initiator iqn.2026-11.example:db --target db --lun 2")]
 pub(crate) struct ShareArgs {
     /// The volume
     name: VolumeName,
-    /// The initiator's name: iqn.…, eui.… or naa.…
+    #[command(flatten)]
+    with: share::WithArgs,
+    /// Make it a disk of this target, beside others; first it has a target of its own
     #[arg(long, value_name = "NAME")]
-    initiator: String,
-    /// Make a secret that the initiator must know
-    #[arg(long)]
-    chap: bool,
-    /// Make a second secret, by which the initiator knows the target; implies --chap
-    #[arg(long)]
-    mutual: bool,
-    /// Only from this network or address: 10.0.0.0/24
-    #[arg(long, value_name = "CIDR")]
-    from: Option<String>,
+    target: Option<VolumeName>,
+    /// Its number there: the lowest that is free, unless said
+    #[arg(long, value_name = "NUMBER", requires = "target")]
+    lun: Option<u16>,
 }
 
 /// With whom a volume is not shared any more.
@@ -166,6 +167,7 @@ pub(crate) fn run(command: &VolumeCommand, session: &Session) -> anyhow::Result<
                 from: args.from.clone(),
                 size_bytes: args.size.or(args.blank),
                 ephemeral: args.ephemeral,
+                block_bytes: args.block_size,
             })?;
             told(session, &volume, "is ready")
         }
@@ -209,64 +211,13 @@ pub(crate) fn run(command: &VolumeCommand, session: &Session) -> anyhow::Result<
 }
 
 fn share(args: &ShareArgs, session: &Session) -> anyhow::Result<()> {
-    let chap = match (args.chap, args.mutual) {
-        (_, true) => ChapMode::Mutual,
-        (true, false) => ChapMode::OneWay,
-        (false, false) => ChapMode::None,
+    let request = ShareSet {
+        target: args.target.clone(),
+        lun: args.lun,
+        ..args.with.request()
     };
-    let shared = session.client()?.volume_share(
-        &args.name,
-        &VolumeShareSet {
-            initiator: args.initiator.clone(),
-            from: args.from.clone(),
-            chap,
-        },
-    )?;
-    if session.json() {
-        return output::json(&shared);
-    }
-    output::line(&shared_text(&shared))
-}
-
-fn shared_text(shared: &VolumeShared) -> String {
-    let addresses = &shared.addresses;
-    let mut fields = vec![
-        ("target", shared.target.clone()),
-        (
-            "at",
-            if addresses.is_empty() {
-                "nowhere: the daemon serves no iSCSI (iscsi.listen)".to_owned()
-            } else {
-                addresses.join(", ")
-            },
-        ),
-        ("initiator", share_text(&shared.share)),
-    ];
-    if let Some(secret) = &shared.secret {
-        fields.push((
-            "user name",
-            format!("any, such as {}", shared.share.initiator),
-        ));
-        fields.push(("secret", format!("{secret}   (shown this once)")));
-    }
-    if let Some(secret) = &shared.mutual_secret {
-        fields.push(("its name", shared.target.clone()));
-        fields.push(("its secret", format!("{secret}   (shown this once)")));
-    }
-    output::fields(&fields)
-}
-
-fn share_text(share: &VolumeShare) -> String {
-    let mut text = share.initiator.clone();
-    if let Some(from) = &share.from {
-        text.push_str(&format!(" from {from}"));
-    }
-    match share.chap {
-        ChapMode::None => {}
-        ChapMode::OneWay => text.push_str(", CHAP"),
-        ChapMode::Mutual => text.push_str(", mutual CHAP"),
-    }
-    text
+    let shared = session.client()?.volume_share(&args.name, &request)?;
+    share::told(session, &shared)
 }
 
 fn told(session: &Session, volume: &Volume, how: &str) -> anyhow::Result<()> {
@@ -328,11 +279,22 @@ fn table(volumes: &[Volume]) -> String {
 
 fn show(volume: &Volume) -> String {
     let clients = &volume.clients;
-    let shares: Vec<_> = volume.shares.iter().map(share_text).collect();
+    let shares: Vec<_> = volume.shares.iter().map(share::text).collect();
     output::fields(&[
         ("volume", volume.name.to_string()),
         ("from", volume.base.to_string()),
-        ("size", output::bytes(volume.size_bytes)),
+        (
+            "size",
+            if volume.block_bytes == 512 {
+                output::bytes(volume.size_bytes)
+            } else {
+                format!(
+                    "{} in blocks of {} B",
+                    output::bytes(volume.size_bytes),
+                    volume.block_bytes
+                )
+            },
+        ),
         ("written", output::bytes(volume.used_bytes)),
         (
             "writes",
@@ -345,7 +307,7 @@ fn show(volume: &Volume) -> String {
         ),
         ("made", output::time(&volume.created)),
         ("export", volume.export.clone()),
-        ("target", volume.target.clone()),
+        ("target", share::target_text(&volume.target, volume.lun)),
         (
             "initiators",
             output::or_dash((!shares.is_empty()).then(|| shares.join("; "))),
@@ -395,6 +357,7 @@ pub(super) fn committed(
 mod tests {
     use super::*;
     use insta::assert_snapshot;
+    use rootstock_api::{ChapMode, Share};
 
     #[test]
     fn volumes_read_well() {
@@ -404,14 +367,17 @@ mod tests {
             size_bytes: 8 << 30,
             used_bytes: 41_000_000,
             ephemeral: true,
+            block_bytes: 4096,
             created: "now".to_owned(),
             export: "volume/seat-7".to_owned(),
             clients: vec!["10.0.0.7:40112".to_owned()],
             target: "iqn.2026-11.example.site:volume.seat-7".to_owned(),
-            shares: vec![VolumeShare {
+            lun: 0,
+            shares: vec![Share {
                 initiator: "iqn.2010-04.org.ipxe:seat-7".to_owned(),
                 from: Some("10.0.0.0/24".to_owned()),
                 chap: ChapMode::OneWay,
+                redirect: None,
             }],
         };
         assert_snapshot!(table(std::slice::from_ref(&volume)), @r"
@@ -421,7 +387,7 @@ mod tests {
         assert_snapshot!(show(&volume), @r"
         volume      seat-7
         from        lab:3
-        size        8.59 GB
+        size        8.59 GB in blocks of 4096 B
         written     41.0 MB
         writes      dropped when the last client leaves
         made        now
@@ -429,22 +395,6 @@ mod tests {
         target      iqn.2026-11.example.site:volume.seat-7
         initiators  iqn.2010-04.org.ipxe:seat-7 from 10.0.0.0/24, CHAP
         clients     10.0.0.7:40112
-        ");
-        let shared = VolumeShared {
-            target: volume.target,
-            addresses: vec!["10.0.0.1:3260".to_owned()],
-            share: volume.shares[0].clone(),
-            secret: Some("abcdefghijkmnpqr".to_owned()),
-            mutual_secret: Some("stuvwxyz23456789".to_owned()),
-        };
-        assert_snapshot!(shared_text(&shared), @r"
-        target      iqn.2026-11.example.site:volume.seat-7
-        at          10.0.0.1:3260
-        initiator   iqn.2010-04.org.ipxe:seat-7 from 10.0.0.0/24, CHAP
-        user name   any, such as iqn.2010-04.org.ipxe:seat-7
-        secret      abcdefghijkmnpqr   (shown this once)
-        its name    iqn.2026-11.example.site:volume.seat-7
-        its secret  stuvwxyz23456789   (shown this once)
         ");
     }
 }

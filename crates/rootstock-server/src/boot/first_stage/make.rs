@@ -13,6 +13,8 @@ use rootstock_image::{
     inspect::{self, PartitionReport},
 };
 
+use rootstock_mount::Kind;
+
 use super::{FirstStageError, Site, Wanted, agent::Agent, mounted, version::VersionBytes};
 use crate::{http::chain, volumes::Volumes};
 
@@ -101,7 +103,13 @@ pub(super) fn make(
         agent: &agent,
         site: &site,
     };
-    let assembled = boot::assemble(&system.fs, &kernel, system.fs_kind, ingredients)?;
+    // Where the head mounts the root, the machine needs NFS in place of its file system.
+    let root_fs = if wanted.nfs {
+        boot::NFS
+    } else {
+        system.fs_kind
+    };
+    let assembled = boot::assemble(&system.fs, &kernel, root_fs, ingredients)?;
     made.initrd = assembled.initrd;
     made.module_count = assembled.module_count;
     made.firmware_count = assembled.firmware_count;
@@ -136,8 +144,8 @@ impl OpenFs for Opener {
                 kind: "ext4",
                 options: String::new(),
             }]),
-            "xfs" => mounted::open(&self.disk, start, len, mounted::Kind::Xfs),
-            "btrfs" => mounted::open(&self.disk, start, len, mounted::Kind::Btrfs),
+            "xfs" => mounted::open(&self.disk, start, len, Kind::Xfs),
+            "btrfs" => mounted::open(&self.disk, start, len, Kind::Btrfs),
             _ => Ok(Vec::new()),
         }
     }

@@ -214,6 +214,7 @@ async fn a_personal_machine_stays_on_its_volumes_version() {
         version: VersionNumber(1),
         size_bytes: 1 << 18,
         ephemeral: false,
+        block_bytes: 512,
         directory: "d".to_owned(),
     };
     let added = site.app.catalog.add_volume(&volume, Timestamp::now()).await;

@@ -8,8 +8,9 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use rootstock_api::{
-    Client, ClientList, CollectEvent, Export, ExportList, Health, HolderKind, Problem, ProblemCode,
-    RecipeList, ScrubStatus, Site, StoreReport, boot::SiteFile, doctor::BootDoctor, paths,
+    Client, ClientList, CollectEvent, Export, ExportList, Health, HolderKind, NfsState, NfsWanted,
+    Problem, ProblemCode, RecipeList, ScrubStatus, Site, StoreReport, boot::SiteFile,
+    doctor::BootDoctor, paths,
 };
 
 use crate::{
@@ -216,6 +217,17 @@ pub(crate) async fn boot_doctor(
 ) -> Result<ApiJson<BootDoctor>, ApiError> {
     let report = app.blocking(|app| Ok(boot::doctor::look(app))).await?;
     Ok(ApiJson(report))
+}
+
+/// Takes what a head exports over NFS, and answers what it is to export
+#[utoipa::path(post, path = paths::NFS, tag = "site", operation_id = "nfs",
+    request_body = NfsState,
+    responses((status = 200, body = NfsWanted), (status = "default", body = Problem)))]
+pub(crate) async fn nfs(
+    State(app): State<Arc<App>>,
+    ApiJson(state): ApiJson<NfsState>,
+) -> Result<ApiJson<NfsWanted>, ApiError> {
+    Ok(ApiJson(boot::nfs::exchange(&app, state).await?))
 }
 
 /// What a machine needs to know of the site, when it does not boot from it

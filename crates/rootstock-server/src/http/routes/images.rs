@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axum::{extract::State, http::StatusCode};
 use jiff::Timestamp;
 use rootstock_api::{
-    HistoryEntry, HistoryEvent, HistoryList, ImageDetail, ImageList, ImageSummary, Problem, Tag,
-    TagSet, TagTarget, VersionSummary, paths,
+    HistoryEntry, HistoryEvent, HistoryList, ImageDetail, ImageList, ImageSummary, NfsSet, Problem,
+    Tag, TagSet, TagTarget, VersionSummary, paths,
 };
 use rootstock_catalog::{HistoryRow, TagRow, VersionRow};
 use rootstock_core::{ImageName, TagName};
@@ -55,6 +55,7 @@ pub(crate) async fn show(
     Ok(ApiJson(ImageDetail {
         name: row.name,
         created: row.created.to_string(),
+        nfs: row.nfs,
         tags: row.tags.iter().map(tag_of).collect(),
         versions: versions
             .iter()
@@ -97,6 +98,24 @@ pub(crate) async fn history(
     Ok(ApiJson(HistoryList {
         entries: rows.into_iter().map(entry).collect(),
     }))
+}
+
+/// Says whether versions of an image may be roots over NFS
+#[utoipa::path(put, path = paths::IMAGE_NFS, tag = "images", operation_id = "image_nfs",
+    params(("image" = String, Path, description = "The image's name")),
+    request_body = NfsSet,
+    responses((status = 200, body = NfsSet), (status = "default", body = Problem)))]
+pub(crate) async fn nfs(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    ApiPath(image): ApiPath<ImageName>,
+    ApiJson(set): ApiJson<NfsSet>,
+) -> Result<ApiJson<NfsSet>, ApiError> {
+    let now = Timestamp::now();
+    app.catalog
+        .set_nfs(&image, set.allowed, &caller.actor, now)
+        .await?;
+    Ok(ApiJson(set))
 }
 
 /// Points a tag at a version
@@ -190,6 +209,7 @@ fn entry(row: HistoryRow) -> HistoryEntry {
             "tagged" => HistoryEvent::Tagged,
             "untagged" => HistoryEvent::Untagged,
             "deleted" => HistoryEvent::Deleted,
+            "nfs-set" => HistoryEvent::NfsSet,
             _ => HistoryEvent::Unknown,
         },
         version: row.version,

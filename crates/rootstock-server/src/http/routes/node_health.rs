@@ -48,6 +48,7 @@ pub(crate) async fn reinstall(
 /// Says of nodes which version they do not come up with, and which they have installed.
 pub(super) async fn describe(app: &App, nodes: &mut [Node]) -> Result<(), ApiError> {
     installs::describe(app, nodes).await?;
+    super::installers::describe_nodes(app, nodes).await?;
     let mut rows = match nodes {
         [node] => HashMap::from([(
             node.name.clone(),

@@ -608,6 +608,7 @@ fn describe(
         report: status.report,
         abandoned: None,
         installed: None,
+        installer: None,
         fill_paused: fill.order.paused,
     })
 }

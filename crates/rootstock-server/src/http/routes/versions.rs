@@ -9,11 +9,11 @@ use axum::{
 };
 use jiff::Timestamp;
 use rootstock_api::{
-    BINARY_MEDIA_TYPE, DiffReport, HolderKind, ImageFacts, Problem, SEAL_HEADER, VERSION_HEADER,
-    VerifyEvent, VersionDetail, paths,
+    BINARY_MEDIA_TYPE, DiffReport, HolderKind, ImageFacts, Problem, SEAL_HEADER, ShareEnd,
+    ShareSet, SharedTarget, VERSION_HEADER, VerifyEvent, VersionDetail, paths,
 };
-use rootstock_catalog::VersionRow;
-use rootstock_core::{ChunkId, ImageName, VersionSpec};
+use rootstock_catalog::{Shareable, VersionRow};
+use rootstock_core::{ChunkId, ImageName, VersionSelector, VersionSpec};
 use serde::Deserialize;
 
 use super::images::summary;
@@ -27,7 +27,7 @@ use crate::{
         progress::Progress,
     },
     leases::{Key, Lease},
-    recipes, sizes, traces, verify,
+    recipes, sizes, targets, traces, verify,
 };
 
 /// Finds a version and keeps it until the lease is dropped.
@@ -90,6 +90,7 @@ pub(crate) async fn show(
         .await?;
     let boot_set = traces::boot_set(&app, &row).await?;
     let live_copies = swarm::live_copies(&app, manifest).await?;
+    let disk = Shareable::Version(row.image.clone(), row.number);
     Ok(ApiJson(VersionDetail {
         boot_set,
         live_copies,
@@ -102,8 +103,54 @@ pub(crate) async fn show(
         size,
         facts,
         volumes,
+        target: targets::target_name(&app, &disk),
+        shares: targets::shares(&app, &disk).await?,
         recipes,
     }))
+}
+
+/// Shares a version with an iSCSI initiator, to be read; secrets are shown this once
+#[utoipa::path(post, path = paths::VERSION_SHARE, tag = "versions", operation_id = "version_share",
+    params(("image" = String, Path, description = "The image's name"),
+        ("version" = String, Path, description = "A number, `latest` or `@tag`")),
+    request_body = ShareSet,
+    responses((status = 200, body = SharedTarget), (status = "default", body = Problem)))]
+pub(crate) async fn share(
+    State(app): State<Arc<App>>,
+    ApiPath((image, selector)): ApiPath<(ImageName, Selector)>,
+    ApiJson(request): ApiJson<ShareSet>,
+) -> Result<ApiJson<SharedTarget>, ApiError> {
+    let row = find(&app, image, selector).await?;
+    let disk = Shareable::Version(row.image, row.number);
+    Ok(ApiJson(targets::share(&app, disk, request).await?))
+}
+
+/// Ends such a share, and the sessions that there are
+#[utoipa::path(post, path = paths::VERSION_UNSHARE, tag = "versions",
+    operation_id = "version_unshare",
+    params(("image" = String, Path, description = "The image's name"),
+        ("version" = String, Path, description = "A number, `latest` or `@tag`")),
+    request_body = ShareEnd,
+    responses((status = 200, body = VersionDetail), (status = "default", body = Problem)))]
+pub(crate) async fn unshare(
+    State(app): State<Arc<App>>,
+    ApiPath((image, selector)): ApiPath<(ImageName, Selector)>,
+    ApiJson(request): ApiJson<ShareEnd>,
+) -> Result<ApiJson<VersionDetail>, ApiError> {
+    let row = find(&app, image, selector).await?;
+    let disk = Shareable::Version(row.image.clone(), row.number);
+    targets::unshare(&app, &disk, &request.initiator).await?;
+    let number = Selector(VersionSelector::Number(row.number));
+    show(State(app), ApiPath((row.image, number))).await
+}
+
+/// The version that this is now: a share does not follow a tag.
+async fn find(app: &App, image: ImageName, selector: Selector) -> Result<VersionRow, ApiError> {
+    let spec = VersionSpec {
+        image,
+        selector: selector.0,
+    };
+    Ok(app.catalog.resolve(&spec).await?)
 }
 
 /// Deletes a version

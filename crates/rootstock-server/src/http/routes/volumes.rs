@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use axum::{extract::State, http::StatusCode};
 use rootstock_api::{
-    HolderKind, Problem, ProblemCode, Volume, VolumeCommit, VolumeCommitted, VolumeCreate,
-    VolumeList, VolumeResize, VolumeShare, VolumeShareSet, VolumeShared, VolumeSnapshot,
-    VolumeUnshare, paths,
+    HolderKind, Problem, ProblemCode, Share, ShareEnd, ShareSet, SharedTarget, Volume,
+    VolumeCommit, VolumeCommitted, VolumeCreate, VolumeList, VolumeResize, VolumeSnapshot, paths,
 };
-use rootstock_catalog::{VolumeRow, VolumeState};
+use rootstock_catalog::{Shareable, VolumeRow, VolumeState};
 use rootstock_core::VolumeName;
 
 use crate::{
@@ -49,14 +48,15 @@ pub(crate) async fn create(
         from,
         size_bytes,
         ephemeral,
+        block_bytes,
     } = request;
+    let kind = volumes::Kind {
+        ephemeral,
+        block_bytes,
+    };
     let row = match (from, size_bytes) {
-        (Some(from), size_bytes) => {
-            volumes::create(&app, name, &from, size_bytes, ephemeral).await?
-        }
-        (None, Some(size_bytes)) => {
-            volumes::create_blank(&app, name, size_bytes, ephemeral).await?
-        }
+        (Some(from), size_bytes) => volumes::create(&app, name, &from, size_bytes, kind).await?,
+        (None, Some(size_bytes)) => volumes::create_blank(&app, name, size_bytes, kind).await?,
         (None, None) => {
             let detail = format!("volume '{name}' is to be an empty disk, and has no size");
             return Err(ApiError::new(ProblemCode::BadValue, detail)
@@ -78,7 +78,7 @@ pub(crate) async fn show(
     ApiPath(volume): ApiPath<VolumeName>,
 ) -> Result<ApiJson<Volume>, ApiError> {
     let row = app.catalog.volume(&volume).await?;
-    let shares = targets::shares(&app, &volume).await?;
+    let shares = targets::shares(&app, &Shareable::Volume(volume)).await?;
     Ok(ApiJson(describe(&app, row, shares)))
 }
 
@@ -140,27 +140,30 @@ pub(crate) async fn snapshot(
 /// Shares a volume with an iSCSI initiator; secrets are shown this once
 #[utoipa::path(post, path = paths::VOLUME_SHARE, tag = "volumes", operation_id = "volume_share",
     params(("volume" = String, Path, description = "The volume's name")),
-    request_body = VolumeShareSet,
-    responses((status = 200, body = VolumeShared), (status = "default", body = Problem)))]
+    request_body = ShareSet,
+    responses((status = 200, body = SharedTarget), (status = "default", body = Problem)))]
 pub(crate) async fn share(
     State(app): State<Arc<App>>,
     ApiPath(volume): ApiPath<VolumeName>,
-    ApiJson(request): ApiJson<VolumeShareSet>,
-) -> Result<ApiJson<VolumeShared>, ApiError> {
-    Ok(ApiJson(targets::share(&app, volume, request).await?))
+    ApiJson(request): ApiJson<ShareSet>,
+) -> Result<ApiJson<SharedTarget>, ApiError> {
+    let disk = Shareable::Volume(volume);
+    Ok(ApiJson(targets::share(&app, disk, request).await?))
 }
 
 /// Ends a share, and the sessions that there are
 #[utoipa::path(post, path = paths::VOLUME_UNSHARE, tag = "volumes", operation_id = "volume_unshare",
     params(("volume" = String, Path, description = "The volume's name")),
-    request_body = VolumeUnshare,
+    request_body = ShareEnd,
     responses((status = 200, body = Volume), (status = "default", body = Problem)))]
 pub(crate) async fn unshare(
     State(app): State<Arc<App>>,
     ApiPath(volume): ApiPath<VolumeName>,
-    ApiJson(request): ApiJson<VolumeUnshare>,
+    ApiJson(request): ApiJson<ShareEnd>,
 ) -> Result<ApiJson<Volume>, ApiError> {
-    targets::unshare(&app, &volume, &request.initiator).await?;
+    app.catalog.volume(&volume).await?;
+    let disk = Shareable::Volume(volume.clone());
+    targets::unshare(&app, &disk, &request.initiator).await?;
     show(State(app), ApiPath(volume)).await
 }
 
@@ -180,7 +183,7 @@ pub(crate) async fn commit(
     Ok(ApiJson(committed))
 }
 
-fn describe(app: &App, row: VolumeRow, shares: Vec<VolumeShare>) -> Volume {
+fn describe(app: &App, row: VolumeRow, shares: Vec<Share>) -> Volume {
     let (size_bytes, used_bytes) = app.volumes.measure(&row);
     let uses = app.leases.of(&Key::Volume(row.name.clone()));
     let clients = uses.into_iter().map(|held| held.holder);
@@ -190,10 +193,12 @@ fn describe(app: &App, row: VolumeRow, shares: Vec<VolumeShare>) -> Volume {
         size_bytes,
         used_bytes,
         ephemeral: row.ephemeral,
+        block_bytes: row.block_bytes,
         created: row.created.to_string(),
         export: volume_name(&row.name),
         clients: clients.map(|holder| holder.name).collect(),
-        target: targets::target_name(app, &row.name),
+        target: targets::volume_target(app, &row),
+        lun: row.lun,
         shares,
         name: row.name,
     }

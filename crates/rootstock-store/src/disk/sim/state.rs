@@ -31,6 +31,8 @@ pub(super) struct State {
     pub(super) faults: HashMap<u64, Fault>,
     pub(super) powerless: bool,
     pub(super) capacity_bytes: Option<u64>,
+    /// How often the power came back.
+    pub(super) boot: u64,
     pub(super) rng: Rng,
 }
 
@@ -175,7 +177,7 @@ fn apply_names(change: &NameChange, names: &mut Names) {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Inode {
     pub(super) content: Vec<u8>,
     pub(super) durable: Vec<u8>,
@@ -245,6 +247,7 @@ impl Inode {
     }
 }
 
+#[derive(Clone)]
 pub(super) enum Change {
     Write(u64, Vec<u8>),
     SetLen(u64),

@@ -41,6 +41,7 @@ fn table(entries: &[HistoryEntry]) -> String {
             HistoryEvent::Tagged => "tagged",
             HistoryEvent::Untagged => "untagged",
             HistoryEvent::Deleted => "deleted",
+            HistoryEvent::NfsSet => "NFS root",
             HistoryEvent::Unknown => "something newer",
         };
         vec![

@@ -8,6 +8,7 @@ use rootstock_api::{
 use rootstock_core::{TagName, VersionSelector, VersionSpec};
 
 use crate::{
+    command::share,
     output::{self, Column},
     session::Session,
 };
@@ -62,7 +63,11 @@ fn image_text(image: &ImageDetail) -> String {
             output::or_dash(version.message.as_deref().map(first_line)),
         ]
     };
-    output::table(&columns, image.versions.iter().map(row).collect())
+    let table = output::table(&columns, image.versions.iter().map(row).collect());
+    match image.nfs {
+        true => format!("{table}\nthe head may mount its versions, as roots over NFS"),
+        false => table,
+    }
 }
 
 fn version_text(version: &VersionDetail) -> String {
@@ -120,6 +125,11 @@ fn version_text(version: &VersionDetail) -> String {
     }
     if let Some(live) = &version.live_copies {
         fields.push(("live copies", live_copies(*live)));
+    }
+    if !version.shares.is_empty() {
+        let shares: Vec<_> = version.shares.iter().map(share::text).collect();
+        fields.push(("target", version.target.clone()));
+        fields.push(("initiators", shares.join("; ")));
     }
     if !version.volumes.is_empty() {
         fields.push(("volumes", version.volumes.join(", ")));

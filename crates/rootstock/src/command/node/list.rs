@@ -4,7 +4,7 @@ use clap::Args;
 use rootstock_api::{Node, NodeList, NodeState, boot::Inventory};
 use rootstock_core::{HostList, MacAddress, NodeName};
 
-use super::{health, report};
+use super::{health, install, report};
 use crate::{
     command::settings,
     output::{self, Column},
@@ -136,6 +136,7 @@ fn fields(node: &Node) -> String {
     }
     fields.extend(health::fields(node));
     fields.extend(report::installed(node));
+    fields.extend(install::fields(node));
     fields.extend(report::fields(node));
     fields.extend(report::swarm(node));
     if let Some(inventory) = &node.inventory {

@@ -90,6 +90,8 @@ pub(super) fn step(step: BootStep) -> String {
         BootStep::RootMounted => "root mounted",
         BootStep::Switched => "switched to the image",
         BootStep::Up => "up",
+        BootStep::Installer => "installer runs",
+        BootStep::Installed => "installed",
         BootStep::OwnDisk => "starts from its own disk",
         BootStep::Gone => "gone",
         BootStep::Failed => "failed",

@@ -267,6 +267,7 @@ mod tests {
             report,
             abandoned: None,
             installed: None,
+            installer: None,
             fill_paused: None,
             swarm: None,
         }

@@ -78,7 +78,7 @@ const fn urgency(state: NodeState) -> u8 {
     match state {
         NodeState::Failed => 0,
         NodeState::Held => 1,
-        NodeState::Booting => 2,
+        NodeState::Booting | NodeState::Installing => 2,
         NodeState::Gone => 3,
         NodeState::Up => 4,
         NodeState::OwnDisk => 5,
