@@ -20,6 +20,7 @@ mod identity;
 mod init;
 mod install;
 mod inventory;
+mod iscsi;
 mod keep;
 mod local;
 mod mapper;
@@ -67,8 +68,12 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let role = env::args().nth(1);
     match role.as_deref() {
-        _ if std::process::id() == 1 => init::run(),
-        Some("serve") => serve(),
+        _ if std::process::id() == 1 => match env::args().next() {
+            Some(name) if name == iscsi::PROGRAM => iscsi::run(),
+            _ => init::run(),
+        },
+        Some("serve") => serve("the root's server", server::run),
+        Some(iscsi::ROLE) => serve("the initiator", iscsi::serve),
         Some("rescue") => {
             eprintln!("rootstock-agent: {}", switch::rescue_shell());
             ExitCode::FAILURE
@@ -118,15 +123,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve() -> ExitCode {
+/// A process beside the first one, which speaks to it over standard input.
+fn serve(name: &str, run: fn(&UnixStream) -> io::Result<()>) -> ExitCode {
     let control = io::stdin().as_fd().try_clone_to_owned();
     match control
         .map(UnixStream::from)
-        .and_then(|control| server::run(&control))
+        .and_then(|control| run(&control))
     {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            console::error(format_args!("the root's server ends: {error}"));
+            console::error(format_args!("{name} ends: {error}"));
             ExitCode::FAILURE
         }
     }

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind,
     netlink::SocketAddrNetlink, recv, send, socket_with, sockopt,
@@ -152,6 +153,14 @@ fn answers(mut bytes: &[u8], sequence: u32) -> Vec<Answer> {
     found
 }
 
+/// The first message of a datagram: its kind, and what is in it.
+fn message(bytes: &[u8]) -> Option<(u16, Vec<u8>)> {
+    let head = bytes.first_chunk::<HEADER_BYTES>()?;
+    let len = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
+    let kind = u16::from_ne_bytes([head[4], head[5]]);
+    Some((kind, bytes.get(HEADER_BYTES..len)?.to_vec()))
+}
+
 /// A netlink socket.
 pub(crate) struct Socket {
     fd: OwnedFd,
@@ -191,6 +200,25 @@ impl Socket {
             }
         }
         Err(io::Error::other("the kernel's answer has no end"))
+    }
+
+    /// Sends what has no acknowledgement.
+    pub(crate) fn tell(&mut self, message: Message) -> io::Result<()> {
+        self.sequence += 1;
+        send(&self.fd, &message.finish(self.sequence), SendFlags::empty())?;
+        Ok(())
+    }
+
+    /// The next message, its kind and what is in it; none when none comes in time.
+    pub(crate) fn next(&self, limit: Option<Duration>) -> io::Result<Option<(u16, Vec<u8>)>> {
+        sockopt::set_socket_timeout(&self.fd, sockopt::Timeout::Recv, limit)?;
+        let mut buffer = vec![0; ANSWER_BYTES_MAX];
+        match recv(&self.fd, &mut buffer[..], RecvFlags::empty()) {
+            Ok((len, _)) => Ok(message(&buffer[..len])),
+            // A message may have been dropped: the next one is as good.
+            Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The next multicast message.

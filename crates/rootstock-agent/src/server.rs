@@ -514,7 +514,7 @@ fn attach(
 
 /// Makes this process outlive what ends others. What an old kernel lacks is
 /// done without.
-fn survive() {
+pub(crate) fn survive() {
     sys::ignore_signals();
     let soft = |what: &str, result: io::Result<()>| {
         if let Err(error) = result {

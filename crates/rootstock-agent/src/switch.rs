@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rootstock_api::boot::RootPlace;
 use rootstock_core::ByteRange;
-use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
 
 use crate::mapper::SECTOR_BYTES;
 use crate::nbd;
@@ -59,6 +59,15 @@ pub(crate) fn mount_basics() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lets go what [`mount_basics`] mounted, for an init that mounts them itself. Who has
+/// files there open keeps them.
+pub(crate) fn leave_basics() {
+    for (at, ..) in BASICS.iter().rev() {
+        // An init that finds one mounted goes on.
+        let _ = unmount(*at, UnmountFlags::DETACH);
+    }
 }
 
 /// Mounts the root file system, writable, at [`SYSROOT`]: from its partition, or a

@@ -27,12 +27,12 @@ mod unpack;
 pub use arguments::{ARGUMENTS_BYTES_MAX, kept_arguments};
 pub use assemble::{
     AssembleError, Assembled, Compression, Ingredients, MODULES_BYTES_MAX, NFS, assemble,
-    compression,
+    assemble_initiator, compression,
 };
 pub use cpio::Cpio;
 pub use ext4::Ext4Fs;
 pub use firmware::FIRMWARE_BYTES_MAX;
-pub use initrd::{INITRD_BYTES_MAX, Initrd, InitrdError, InitrdKind, IscsiNeeds, own_initrd};
+pub use initrd::{INITRD_BYTES_MAX, Initrd, InitrdError, own_initrd};
 pub use kernel::{KERNEL_BYTES_MAX, Kernel, KernelError, choose_kernel, kernels, newer};
 pub use root_fs::{FileKind, FsError, JoinedFs, RootFs, Stat};
 pub use system::{OpenFs, OpenFsError, Opened, System, SystemError, find_system};

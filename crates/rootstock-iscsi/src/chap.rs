@@ -91,6 +91,13 @@ impl Exchange {
         expected.len() == response.len() && differs == 0
     }
 
+    /// The initiator's response to the target's challenge.
+    #[must_use]
+    pub fn respond(&self, secret: &[u8]) -> Vec<u8> {
+        self.algorithm
+            .response(self.identifier, secret, &self.challenge)
+    }
+
     /// The target's answer to the initiator's own challenge, for mutual CHAP.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
-//! The iSCSI protocol of a target, without I/O: bytes come in, bytes and
-//! decisions go out.
+//! The iSCSI protocol of a target, and an initiator's login, without I/O: bytes come in,
+//! bytes and decisions go out.
 //!
 //! Sections are those of RFC 7143. The crate has the framing of PDUs with their
 //! digests ([`frame`]), the format of text ([`text`]), names ([`name`]), the
@@ -10,6 +10,7 @@
 
 pub mod chap;
 pub mod frame;
+pub mod initiator;
 pub mod login;
 pub mod name;
 pub mod operational;

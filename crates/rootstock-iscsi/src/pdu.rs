@@ -104,6 +104,10 @@ impl Header {
         Self(header)
     }
 
+    pub(crate) fn of(header: [u8; HEADER_BYTES]) -> Self {
+        Self(header)
+    }
+
     pub(crate) fn byte(mut self, at: usize, value: u8) -> Self {
         self.0[at] = value;
         self

@@ -1,4 +1,5 @@
-//! Makes a first stage: an archive with the agent, its site, and a kernel's modules.
+//! Makes a first stage: an archive with the agent, its site, and a kernel's modules; and what
+//! is added to an image's own initrd for a disk over iSCSI.
 //!
 //! docs/formats/first-stage.md describes every file in it. Modules are read,
 //! decompressed and written one after the other, so that memory holds the
@@ -16,7 +17,7 @@ use super::{
     modinfo,
     modules::{ModuleIndex, name_of},
     root_fs::{FsError, RootFs, text_of},
-    select::{Selection, select},
+    select::{Selection, select, select_initiator},
     unpack::{UnpackError, unpack},
 };
 
@@ -138,14 +139,8 @@ pub fn assemble(
 ) -> Result<Assembled, AssembleError> {
     let index = ModuleIndex::read(fs, &kernel.modules)?;
     let selection = select(&index, root_fs);
-    if !selection.lacking.is_empty() {
-        return Err(AssembleError::Lacking {
-            version: kernel.version.clone(),
-            lacking: selection.lacking,
-        });
-    }
-    let compression = compression(fs, kernel)?;
-    let mut cpio = Cpio::new(Encoder::new(compression)?);
+    let mut first_stage = Archive::new(fs, kernel, &index, &selection)?;
+    let cpio = &mut first_stage.cpio;
     for dir in ["dev", "etc", "proc", "run", "sys", "sysroot", "tmp"] {
         cpio.directory(dir)?;
     }
@@ -153,21 +148,86 @@ pub fn assemble(
     cpio.file("init", 0o755, ingredients.agent)?;
     cpio.file("rootstock/site.json", 0o644, ingredients.site)?;
     cpio.file("rootstock/modules.load", 0o644, &lines(&selection.load))?;
-    let mut names = put_modules(&mut cpio, fs, kernel, &index, &selection)?;
-    add_builtin_firmware(fs, kernel, &selection, &mut names)?;
-    let firmware = firmware::gather(fs, &kernel.version, &names)?;
-    for (name, bytes) in &firmware.files {
-        cpio.file(&format!("lib/firmware/{name}"), 0o644, bytes)?;
+    let modules = format!("lib/modules/{}", kernel.version);
+    first_stage.finish(&modules, "lib/firmware")
+}
+
+/// Makes what the image's own initrd lacks for a disk over iSCSI: the agent, and modules for
+/// it, in a directory of their own.
+///
+/// The same agent and the same image give the same bytes.
+///
+/// # Errors
+/// When the kernel has no initiator, or the image is damaged.
+pub fn assemble_initiator(
+    fs: &dyn RootFs,
+    kernel: &Kernel,
+    agent: &[u8],
+) -> Result<Assembled, AssembleError> {
+    let index = ModuleIndex::read(fs, &kernel.modules)?;
+    let selection = select_initiator(&index);
+    let mut added = Archive::new(fs, kernel, &index, &selection)?;
+    added.cpio.file("rootstock/iscsi", 0o755, agent)?;
+    added
+        .cpio
+        .file("rootstock/modules/load", 0o644, &lines(&selection.load))?;
+    added.finish("rootstock/modules", "rootstock/firmware")
+}
+
+/// An archive that is being made for a kernel of an image.
+struct Archive<'a> {
+    fs: &'a dyn RootFs,
+    kernel: &'a Kernel,
+    index: &'a ModuleIndex,
+    selection: &'a Selection,
+    compression: Compression,
+    cpio: Cpio<Encoder>,
+}
+
+impl<'a> Archive<'a> {
+    fn new(
+        fs: &'a dyn RootFs,
+        kernel: &'a Kernel,
+        index: &'a ModuleIndex,
+        selection: &'a Selection,
+    ) -> Result<Self, AssembleError> {
+        if !selection.lacking.is_empty() {
+            return Err(AssembleError::Lacking {
+                version: kernel.version.clone(),
+                lacking: selection.lacking.clone(),
+            });
+        }
+        let compression = compression(fs, kernel)?;
+        Ok(Self {
+            fs,
+            kernel,
+            index,
+            selection,
+            compression,
+            cpio: Cpio::new(Encoder::new(compression)?),
+        })
     }
-    let unpacked_bytes = cpio.written_bytes();
-    Ok(Assembled {
-        initrd: cpio.finish()?.finish()?,
-        compression,
-        unpacked_bytes,
-        module_count: selection.modules.len(),
-        firmware_count: firmware.files.len(),
-        firmware_left_out: firmware.left_out,
-    })
+
+    /// Adds the modules and their firmware, in these directories, and ends it.
+    fn finish(mut self, modules: &str, firmware: &str) -> Result<Assembled, AssembleError> {
+        let (fs, kernel, selection) = (self.fs, self.kernel, self.selection);
+        let mut names = put_modules(&mut self.cpio, modules, fs, kernel, self.index, selection)?;
+        add_builtin_firmware(fs, kernel, selection, &mut names)?;
+        let found = firmware::gather(fs, &kernel.version, &names)?;
+        for (name, bytes) in &found.files {
+            self.cpio
+                .file(&format!("{firmware}/{name}"), 0o644, bytes)?;
+        }
+        let unpacked_bytes = self.cpio.written_bytes();
+        Ok(Assembled {
+            initrd: self.cpio.finish()?.finish()?,
+            compression: self.compression,
+            unpacked_bytes,
+            module_count: selection.modules.len(),
+            firmware_count: found.files.len(),
+            firmware_left_out: found.left_out,
+        })
+    }
 }
 
 /// How the kernel's own configuration lets its first file system be compressed.
@@ -196,6 +256,7 @@ pub fn compression(fs: &dyn RootFs, kernel: &Kernel) -> Result<Compression, FsEr
 /// they ask for.
 fn put_modules(
     cpio: &mut Cpio<Encoder>,
+    dir: &str,
     fs: &dyn RootFs,
     kernel: &Kernel,
     index: &ModuleIndex,
@@ -209,7 +270,6 @@ fn put_modules(
     if selection.modules.len() > MODULES_MAX {
         return Err(too_much());
     }
-    let dir = format!("lib/modules/{}", kernel.version);
     let aliases: Vec<_> = index
         .aliases_of(&selection.modules)
         .map(|(pattern, module)| format!("alias {pattern} {module}"))

@@ -147,6 +147,31 @@ const LOADED: [&str; 16] = [
 /// Without this there is no root.
 const REQUIRED: [&str; 1] = ["nbd"];
 
+/// Without these there is no disk over iSCSI: the table that firmware left, the initiator, and
+/// the disk's driver.
+const INITIATOR: [&str; 3] = ["iscsi_ibft", "iscsi_tcp", "sd_mod"];
+
+/// The checksum of its connections, which the kernel would ask modprobe for.
+const CHECKSUMS: [&str; 2] = ["crc32c_generic", "crc32c_intel"];
+
+/// What cards may stand on beside what their directories have.
+const INITIATOR_BESIDES: [&str; 14] = [
+    "virtio_net",
+    "net_failover",
+    "xen_netfront",
+    "mii",
+    "mdio",
+    "hv_vmbus",
+    "pci_hyperv",
+    "xhci_hcd",
+    "xhci_pci",
+    "ehci_hcd",
+    "ehci_pci",
+    "ohci_hcd",
+    "ohci_pci",
+    "uhci_hcd",
+];
+
 /// The modules of a first stage.
 #[derive(Debug)]
 pub(super) struct Selection {
@@ -184,12 +209,42 @@ pub(super) fn select(index: &ModuleIndex, root_fs: &str) -> Selection {
     }
 }
 
+/// Chooses what a disk over iSCSI takes.
+pub(super) fn select_initiator(index: &ModuleIndex) -> Selection {
+    let is_taken = |name: &str, path: &str| {
+        let lists: [&[&str]; 3] = [&INITIATOR, &CHECKSUMS, &INITIATOR_BESIDES];
+        lists.iter().any(|list| list.contains(&name)) || is_network(name, path)
+    };
+    let wanted = index.modules();
+    let wanted = wanted.filter(|(name, module)| is_taken(name, &module.path));
+    let modules = index.closed(wanted.map(|(name, _)| name.to_owned()).collect::<Vec<_>>());
+    let builtin = index.builtin().filter(|(name, path)| is_taken(name, path));
+    let lacking = INITIATOR.iter().filter(|name| !index.has(name));
+    Selection {
+        load: in_order(index, &modules, &[&CHECKSUMS[..], &INITIATOR[..]].concat()),
+        builtin: builtin.map(|(name, _)| name.to_owned()).collect(),
+        lacking: lacking.map(|name| (*name).to_owned()).collect(),
+        modules,
+    }
+}
+
 fn is_wanted(name: &str, path: &str) -> bool {
+    NAMES.contains(&name) || is_network(name, path)
+}
+
+/// Whether it is a wired network card's, or of what such a card stands on.
+fn is_network(name: &str, path: &str) -> bool {
     let below = |dirs: &[&str]| dirs.iter().any(|dir| path.starts_with(dir));
-    NAMES.contains(&name) || below(&DIRS) && !below(&DIRS_LEFT_OUT) && !LEFT_OUT.contains(&name)
+    below(&DIRS) && !below(&DIRS_LEFT_OUT) && !LEFT_OUT.contains(&name)
 }
 
 fn load_list(index: &ModuleIndex, modules: &BTreeSet<String>, root_fs: &str) -> Vec<String> {
+    let always: Vec<&str> = LOADED.into_iter().chain([root_fs]).collect();
+    in_order(index, modules, &always)
+}
+
+/// What is loaded whatever the machine is: variants of checksums, and these in their order.
+fn in_order(index: &ModuleIndex, modules: &BTreeSet<String>, always: &[&str]) -> Vec<String> {
     let mut load: Vec<String> = Vec::new();
     let mut add = |name: &str| {
         if modules.contains(name) && !load.iter().any(|known| known == name) {
@@ -203,10 +258,9 @@ fn load_list(index: &ModuleIndex, modules: &BTreeSet<String>, root_fs: &str) -> 
             add(variant);
         }
     }
-    for name in LOADED {
+    for name in always {
         add(name);
     }
-    add(root_fs);
     load
 }
 

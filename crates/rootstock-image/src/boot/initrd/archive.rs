@@ -22,6 +22,8 @@ const WINDOW_LOG_MAX: u32 = 27;
 
 const HEADER_BYTES: usize = 110;
 const TRAILER: &[u8] = b"TRAILER!!!";
+/// How an archive begins that is not compressed.
+const PLAIN: &[u8] = b"0707";
 
 /// Why an initrd cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -69,14 +71,17 @@ fn too_much() -> InitrdError {
     }
 }
 
-/// Shows `note` the path of every file of every archive.
-pub(super) fn walk(bytes: &[u8], note: &mut dyn FnMut(&str)) -> Result<(), InitrdError> {
+/// Shows `note` the path of every file of every archive, and says how long those are
+/// together that come before anything compressed.
+pub(super) fn walk(bytes: &[u8], note: &mut dyn FnMut(&str)) -> Result<usize, InitrdError> {
     let mut room = Room {
         bytes: UNPACKED_BYTES_MAX,
         files: FILES_MAX,
     };
     let mut rest = bytes;
     let mut archives = 0;
+    let mut is_early = true;
+    let mut early_bytes = 0;
     loop {
         rest = without_zeros(rest);
         if rest.is_empty() {
@@ -84,14 +89,19 @@ pub(super) fn walk(bytes: &[u8], note: &mut dyn FnMut(&str)) -> Result<(), Initr
             return if archives == 0 {
                 Err(InitrdError::NotArchive)
             } else {
-                Ok(())
+                Ok(early_bytes)
             };
         }
         archives += 1;
         if archives > ARCHIVES_MAX {
             return Err(too_much());
         }
+        let is_plain = rest.starts_with(PLAIN);
         rest = walk_member(rest, &mut room, note)?;
+        is_early &= is_plain;
+        if is_early {
+            early_bytes = bytes.len() - rest.len();
+        }
     }
 }
 
