@@ -13,6 +13,7 @@ pub mod image;
 pub mod import;
 pub mod install;
 pub mod installer;
+mod iscsi_start;
 pub mod local;
 pub mod nfs;
 pub mod node;
@@ -45,6 +46,7 @@ pub use installer::{
     InstallTarget, Installer, InstallerEnd, InstallerList, InstallerRender, InstallerRendered,
     InstallerRun, InstallerRunState, NodesInstall, NodesInstalling,
 };
+pub use iscsi_start::IscsiStart;
 pub use nfs::{NfsExport, NfsPlace, NfsRoot, NfsSet, NfsState, NfsWant, NfsWanted};
 pub use node::{
     Abandoned, BootEvent, BootList, BootSummary, BootTranscript, Change, ChangeReport, FieldChange,

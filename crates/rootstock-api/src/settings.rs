@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use crate::{
     boot::{CacheChoice, KeptPath, NodeMode},
     install::InstallDisk,
+    iscsi_start::IscsiStart,
     personal::{OtherWrites, PersonalPlace},
     swarm::{Metered, Rack, SwarmCopies, SwarmMode},
 };
@@ -132,6 +133,8 @@ settings! {
     /// Whether it has to prove a secret to its disk over iSCSI (CHAP), a new one for
     /// each boot.
     chap: bool as bool => Chap;
+    /// What starts on it when its disk is reached over iSCSI.
+    iscsi_start: IscsiStart as IscsiStart => IscsiStart;
     /// What becomes of what it wrote over another version.
     other_writes: OtherWrites as OtherWrites => OtherWrites;
     /// The network that it boots in, by its interface on the server.
@@ -442,6 +445,7 @@ text_by_from_str! {
     Rack, |error: String| error;
     OtherWrites, |error: String| error;
     PersonalPlace, |error: String| error;
+    IscsiStart, |error: String| error;
     DailyHours, |error: rootstock_core::HoursError| error.to_string();
     TimeLimit, |error: rootstock_core::TimeLimitError| error.to_string();
     NonZeroU32, |_| "write Mbit/s, at least 1; `fill paused` and `swarm off` are for none".to_owned();
@@ -470,6 +474,7 @@ mod tests {
             (Setting::Personal, "disk"),
             (Setting::Volume, "seat-7"),
             (Setting::Chap, "yes"),
+            (Setting::IscsiStart, "kernel"),
             (Setting::OtherWrites, "drop"),
             (Setting::Network, "lan0"),
             (Setting::KernelArguments, "quiet splash"),

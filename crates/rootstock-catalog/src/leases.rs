@@ -178,7 +178,8 @@ impl Catalog {
         rows.into_iter().map(TryInto::try_into).collect()
     }
 
-    /// A client gives its address back. Answers whether it had it.
+    /// A client gives its address back. Answers whether it had it: what it was given since
+    /// then, perhaps by another head, it keeps.
     ///
     /// # Errors
     /// [`CatalogError::Database`].
@@ -190,7 +191,7 @@ impl Catalog {
     ) -> Result<bool, CatalogError> {
         let done = sqlx::query(
             "UPDATE lease SET state = 'released', expires_ms = $3 \
-             WHERE address = $1 AND mac = $2 AND state = 'bound'",
+             WHERE address = $1 AND mac = $2 AND state = 'bound' AND started_ms < $3",
         )
         .bind(address.to_string())
         .bind(mac.to_string())

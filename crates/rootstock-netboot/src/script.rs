@@ -6,10 +6,10 @@
 
 use std::fmt::Write as _;
 
-mod installer;
+mod linux;
 mod san;
 
-pub use installer::{InstallerPlan, grub_installer, ipxe_installer};
+pub use linux::{LinuxPlan, grub_plain, ipxe_linux};
 pub use san::{SanPlan, ipxe_san};
 
 /// The longest kernel command line (`COMMAND_LINE_SIZE` of x86 is 2048 with its

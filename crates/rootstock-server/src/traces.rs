@@ -23,7 +23,7 @@ use tokio::sync::{Mutex, Notify};
 
 use crate::{
     app::App,
-    boot::first_stage::VersionBytes,
+    boot::first_stage::DiskBytes,
     http::ApiError,
     leases::Key,
     pages::{StorePages, manifest},
@@ -254,7 +254,7 @@ async fn carry_to(app: &Arc<App>, version: VersionRow) -> Result<(), ApiError> {
 }
 
 fn file_map(app: &App, id: Digest) -> Result<FileMap, ApiError> {
-    let disk = VersionBytes(app.volumes.version_disk(id)?);
+    let disk = DiskBytes(app.volumes.version_disk(id)?);
     FileMap::read(&disk).map_err(|error| ApiError::internal("read where files lie", &error))
 }
 

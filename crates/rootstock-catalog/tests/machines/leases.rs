@@ -61,6 +61,13 @@ async fn an_address_is_one_clients() {
             .await
             .expect("looks")
     );
+    // It was given again at 150: what was given back before then is not that.
+    assert!(
+        !other
+            .lease_release(address, mac(3), at(150))
+            .await
+            .expect("looks")
+    );
     assert!(
         site.catalog
             .lease_release(address, mac(3), at(160))

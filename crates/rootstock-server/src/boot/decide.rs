@@ -17,7 +17,7 @@ use rootstock_catalog::{
 use rootstock_core::{Digest, HostList, MacAddress, VersionSpec};
 use rootstock_netboot::{
     dhcp::{Progress, Who},
-    script::{Address, Argument, BootPlan, InstallerPlan, SanPlan},
+    script::{Address, Argument, BootPlan, LinuxPlan, SanPlan},
 };
 
 use super::{
@@ -60,8 +60,8 @@ pub(crate) enum Decision {
     },
     /// To start what is on its disk, which it reaches over iSCSI.
     San(Box<SanPlan>),
-    /// To run an installer.
-    Installer(Box<InstallerPlan>),
+    /// To start a kernel and an initrd that are not ours: an installer's, or its disk's.
+    Linux(Box<LinuxPlan>),
     /// To boot what it has on its own disk.
     Local {
         /// Why.
@@ -224,7 +224,7 @@ fn note(app: &App, mac: MacAddress, decision: &Decision) {
         Decision::Boot(_)
         | Decision::OwnDisk { .. }
         | Decision::San(_)
-        | Decision::Installer(_)
+        | Decision::Linux(_)
         | Decision::Refused { .. } => {}
     }
 }

@@ -157,10 +157,10 @@ async fn ipxe(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Found {
             let again = format!("{base}/boot/ipxe/{dashed}");
             script::ipxe_san(&plan, &again)
         }
-        Decision::Installer(plan) => {
+        Decision::Linux(plan) => {
             let again = format!("{base}/boot/ipxe/{dashed}");
             let shim = shim(app, asked);
-            script::ipxe_installer(&plan, &base, shim.as_deref(), &again).unwrap_or_else(|error| {
+            script::ipxe_linux(&plan, &base, shim.as_deref(), &again).unwrap_or_else(|error| {
                 script::ipxe_failed(&base, &dashed, "make the script", &error.to_string())
             })
         }
@@ -193,11 +193,11 @@ async fn grub(app: &Arc<App>, asked: Asked<'_>, mac: MacAddress) -> Found {
             "start it over iSCSI",
             "this firmware came to GRUB, which knows no iSCSI, and not to iPXE".to_owned(),
         ),
-        Decision::Installer(plan) if plan.disk.is_some() => failed(
+        Decision::Linux(plan) if plan.disk.is_some() => failed(
             "hook its disk over iSCSI",
             "this firmware came to GRUB, which knows no iSCSI, and not to iPXE".to_owned(),
         ),
-        Decision::Installer(plan) => script::grub_installer(&plan, source, &dashed)
+        Decision::Linux(plan) => script::grub_plain(&plan, source, &dashed)
             .unwrap_or_else(|error| failed("make the configuration", error.to_string())),
         Decision::OwnDisk { title: reason } | Decision::Local { reason } => {
             script::grub_local(&reason)

@@ -16,7 +16,7 @@ use std::{
 use rootstock_api::{ImageBootFacts, settings::Settings};
 use rootstock_catalog::VersionRow;
 use rootstock_core::Digest;
-use rootstock_image::boot::{AssembleError, FsError, KernelError, SystemError};
+use rootstock_image::boot::{AssembleError, FsError, InitrdError, KernelError, SystemError};
 use tokio::sync::{Semaphore, watch};
 
 use super::stage::{Stage, Stages};
@@ -28,13 +28,16 @@ use crate::{
 
 mod agent;
 mod cache;
+mod disk;
+mod initiator;
 mod make;
 mod mounted;
-mod version;
 
 use agent::Agent;
 use cache::Cache;
-pub(crate) use version::VersionBytes;
+pub(crate) use disk::DiskBytes;
+pub(crate) use initiator::Way;
+use make::Made;
 
 /// What all first stages may take on the disk, in bytes.
 const STAGES_BYTES_MAX: u64 = 4 << 30;
@@ -58,6 +61,7 @@ struct Shared {
     flights: Mutex<HashMap<Wanted, watch::Receiver<Flight>>>,
     makes: Semaphore,
     facts: Mutex<HashMap<Digest, ImageBootFacts>>,
+    initrds: initiator::Known,
 }
 
 /// What the first stages of a site carry of it.
@@ -128,6 +132,18 @@ pub enum FirstStageError {
         #[source]
         source: io::Error,
     },
+    /// The image has no initrd of its own.
+    #[error("it has no initrd of its own for its kernel {kernel}")]
+    NoInitrd {
+        /// The kernel's release.
+        kernel: String,
+    },
+    /// Its own initrd cannot be read.
+    #[error(transparent)]
+    Initrd(#[from] InitrdError),
+    /// Its root cannot be named to its kernel.
+    #[error("the file system of its root has no UUID, by which its kernel would find it")]
+    NoUuid,
     /// The work ended before its time.
     #[error("the first stage was not finished: see the daemon's log")]
     Unfinished,
@@ -179,6 +195,7 @@ impl FirstStages {
             flights: Mutex::default(),
             makes: Semaphore::new(MAKES_MAX),
             facts: Mutex::default(),
+            initrds: initiator::Known::default(),
         })))
     }
 
@@ -324,10 +341,19 @@ impl Shared {
         if let Some(stage) = self.cache.get(key) {
             return Ok(stage);
         }
+        let make = || make::make(&self.volumes, &self.agent, &self.site, wanted);
+        self.keep(key, make)
+    }
+
+    /// Makes a stage and keeps it.
+    fn keep(
+        &self,
+        key: Digest,
+        make: impl FnOnce() -> Result<Made, FirstStageError>,
+    ) -> Result<Arc<Stage>, FirstStageError> {
         let started = std::time::Instant::now();
-        let made = make::make(&self.volumes, &self.agent, &self.site, wanted)?;
+        let made = make()?;
         tracing::info!(
-            manifest = %wanted.manifest,
             kernel = made.kernel_version,
             initrd_bytes = made.initrd.len(),
             modules = made.module_count,

@@ -14,7 +14,7 @@ use rootstock_api::{
 };
 use rootstock_catalog::{CatalogError, InstallerRunRow, InstallerStart, NewBoot, NodeRow};
 use rootstock_core::{Digest, InstallerName, MacAddress, NodeName};
-use rootstock_netboot::script::{Argument, InstallerPlan, SanPlan};
+use rootstock_netboot::script::{Argument, LinuxPlan, SanPlan};
 
 use self::machine::{Known, Machine};
 use super::{
@@ -204,7 +204,7 @@ impl Start<'_> {
         );
         let told = Told::new(BootStep::ScriptServed, says);
         app.boot.transcripts.step(self.mac, told);
-        Ok(Decision::Installer(Box::new(InstallerPlan {
+        Ok(Decision::Linux(Box::new(LinuxPlan {
             title: format!("{} runs the installer {}", node.name, run.installer),
             path: path(&token),
             arguments,

@@ -374,7 +374,7 @@ pub(super) async fn hold_token(
 
 fn refusal(decision: Decision) -> Missing {
     Missing::Otherwise(match decision {
-        Decision::Boot(_) | Decision::San(_) | Decision::Installer(_) => {
+        Decision::Boot(_) | Decision::San(_) | Decision::Linux(_) => {
             return Missing::Nothing;
         }
         Decision::Wait { lines } | Decision::Refused { lines } => lines.join(" "),

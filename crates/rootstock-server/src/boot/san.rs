@@ -17,23 +17,24 @@ use rootstock_api::{
 };
 use rootstock_catalog::{NodeRow, Secret, VersionRow};
 use rootstock_core::{MacAddress, NodeName, VersionSpec, VolumeName};
-use rootstock_netboot::script::SanPlan;
+use rootstock_netboot::script::{LinuxPlan, SanPlan};
 use tokio::runtime::Handle;
 
 use super::{
-    decide::{Decision, Step, begin, failed},
+    decide::{Decision, Step, arguments, begin, failed},
     files::Asked,
+    first_stage::{DiskBytes, Wanted, Way},
     health::{self, Chosen},
     networks::Network,
     orders,
     plugins::PluginEvent,
     sessions::{end_earlier, resume},
-    told,
+    staged, told,
     transcript::Told,
 };
 use crate::{
     app::App,
-    http::ApiError,
+    http::{ApiError, chain},
     iscsi::{Client, Sessions},
     targets, volumes,
 };
@@ -109,19 +110,60 @@ pub(super) async fn start(
     let place = (asked.peer, asked.local);
     let disk = prepare(app, node, settings, &spec, place).await;
     let disk = disk.map_err(|refusal| refused(name, refusal))?;
-    let (boot, _) = begin(app, node, mac, asked.peer, settings, &chosen.version).await?;
+    let way = way(app, node, settings, &chosen.version).await?;
+    let (boot, token) = begin(app, node, mac, asked.peer, settings, &chosen.version).await?;
     let ended = end_earlier(app, name, &boot).await;
     ended.map_err(|error| failed("end its last boot", error.0.to_string()))?;
-    told::booting(app, &boot, node, settings, &spec, network).await;
+    let more = told::booting(app, &boot, node, settings, &spec, network).await;
     let says = health::says(&spec, name, chosen.abandoned.as_ref());
     app.boot
         .transcripts
         .step(mac, Told::new(BootStep::ScriptServed, says));
-    if let Some(warning) = warning(app, &chosen.version).await {
-        app.boot.transcripts.note(&boot, warning);
-    }
     let plan = disk.plan(format!("{name} starts {spec} over iSCSI"));
-    Ok(Decision::San(Box::new(plan)))
+    let stage = match way {
+        Way::Kernel(stage) => (*stage).clone(),
+        Way::Loader(warning) => {
+            if let Some(warning) = warning {
+                app.boot.transcripts.note(&boot, warning);
+            }
+            return Ok(Decision::San(Box::new(plan)));
+        }
+    };
+    let arguments = arguments(settings, &stage, &more.kernel_arguments);
+    let arguments = arguments.map_err(|reason| failed("use the kernel arguments", reason))?;
+    let (peer, name) = (asked.peer, node.name.clone());
+    app.boot.staged.offer(&token, peer, mac, name, boot, stage);
+    Ok(Decision::Linux(Box::new(LinuxPlan {
+        title: plan.title.clone(),
+        path: staged::path(&token),
+        arguments,
+        disk: Some(plan),
+    })))
+}
+
+/// What a machine starts from its disk, which nobody has open.
+async fn way(
+    app: &Arc<App>,
+    node: &NodeRow,
+    settings: &Settings,
+    version: &VersionRow,
+) -> Step<Way> {
+    let start = settings.iscsi_start.unwrap_or_default();
+    let lost = |error: String| failed("look at its disk", error);
+    let Some(stages) = app.first_stages.get() else {
+        return Ok(Way::Loader(None));
+    };
+    let volume =
+        orders::volume_of(&node.name, settings).map_err(|error| lost(error.0.to_string()))?;
+    let disk = volumes::open(app, &volume).await;
+    let disk = disk.map_err(|error| lost(error.0.to_string()))?;
+    let bytes = Arc::new(DiskBytes(Arc::clone(&disk.volume)));
+    let found = stages.way(bytes, Wanted::of_disk(settings), start).await;
+    drop(disk);
+    found.map_err(|error| {
+        let reason = format!("{}: {}", version.spec(), chain(&error));
+        failed("start its kernel over iSCSI", reason)
+    })
 }
 
 /// Makes a machine's disk ready for an installer: a volume that is there.
@@ -233,22 +275,6 @@ async fn refresh(
     )
     .await?;
     Ok(())
-}
-
-/// What an administrator should know of a version before it is started over iSCSI.
-async fn warning(app: &Arc<App>, version: &VersionRow) -> Option<String> {
-    let manifest = version.manifest;
-    let looked = app.blocking(move |app| {
-        let stages = app.first_stages.get();
-        Ok(stages.and_then(|stages| stages.facts(manifest).has_initiator))
-    });
-    let has_initiator = looked.await.ok()??;
-    (!has_initiator).then(|| {
-        format!(
-            "the initrd of {} has no iSCSI initiator: its kernel will not find its disk",
-            version.spec()
-        )
-    })
 }
 
 /// A node's session with its disk, while it lasts.

@@ -17,6 +17,11 @@ pub(crate) const TOKEN_LIFE: Duration = Duration::from_secs(600);
 /// The most tokens at once.
 const TOKENS_MAX: usize = 65_536;
 
+/// Where what is offered under a token is fetched, with a slash before and after it.
+pub(crate) fn path(token: &str) -> String {
+    format!("/boot/s/{token}/")
+}
+
 /// What was offered to a machine.
 #[derive(Debug)]
 pub(crate) struct Staged {

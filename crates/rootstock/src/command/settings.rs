@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, io::IsTerminal as _, num::NonZeroU32};
 
 use clap::Args;
 use rootstock_api::{
-    ChangeReport, FillSwitch, NamedChange, Origin, OtherWrites, PersonalPlace, Setting, Settings,
+    ChangeReport, FillSwitch, IscsiStart, NamedChange, Origin, OtherWrites, PersonalPlace, Setting,
+    Settings,
     boot::{CacheChoice, KeptPath, NodeMode},
     install::InstallDisk,
     swarm::{Metered, Rack, SwarmCopies, SwarmMode},
@@ -37,6 +38,11 @@ pub(crate) struct SettingArgs {
     /// yes only for images whose initiator computes CHAP without reading its disk
     #[arg(long, value_name = "yes|no", value_parser = parse_yes_no)]
     chap: Option<bool>,
+    /// What starts from its disk over iSCSI: loader (the boot loader on it), kernel (its
+    /// kernel and initrd, with an initiator added to the initrd), or auto (kernel, where
+    /// the initrd has no initiator)
+    #[arg(long, value_name = "auto|loader|kernel")]
+    iscsi_start: Option<IscsiStart>,
     /// Where the writes of the mode personal are: server (a volume of its own there), or
     /// disk (its own file system labelled `rootstock`)
     #[arg(long, value_name = "server|disk")]
@@ -168,6 +174,7 @@ impl SettingArgs {
             personal: self.personal,
             volume: self.volume.clone(),
             chap: self.chap,
+            iscsi_start: self.iscsi_start,
             other_writes: self.other_writes,
             network: self.network.clone(),
             kernel_arguments: self.kernel_arguments.clone(),

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::*;
 
 /// The shared table, with the rule of the catalog: an address is given when it is
-/// free, over, or this card's own and not declined; and no lease becomes shorter.
+/// free, over, or this card's own and not declined; no lease becomes shorter; and what
+/// a card gives back is not what it was given since.
 #[derive(Default)]
 struct Book(HashMap<Ipv4Addr, Lease>);
 
@@ -29,7 +30,10 @@ impl Book {
     }
 
     fn end(&mut self, address: Ipv4Addr, mac: MacAddress, state: LeaseState, until: Millis) {
-        if let Some(row) = self.0.get_mut(&address).filter(|row| row.mac == mac) {
+        let is_its = |row: &&mut Lease| {
+            row.mac == mac && (state != LeaseState::Released || row.started < until)
+        };
+        if let Some(row) = self.0.get_mut(&address).filter(is_its) {
             row.state = state;
             row.expires = until;
         }
@@ -112,6 +116,10 @@ struct World {
     offers: HashMap<MacAddress, (Ipv4Addr, Ipv4Addr)>,
     beliefs: Beliefs,
     known: Vec<Known>,
+    /// Numbers requests (`xid`), of which each client forgets those before it gave its
+    /// address back: answers to them are none of its.
+    requests: u32,
+    forgotten: HashMap<MacAddress, u32>,
 }
 
 fn head(which: usize) -> Server {
@@ -137,18 +145,32 @@ impl World {
             offers: HashMap::new(),
             beliefs: HashMap::new(),
             known: Vec::new(),
+            requests: 0,
+            forgotten: HashMap::new(),
         }
     }
 
-    fn send(&mut self, which: usize, ask: &Ask) {
-        let actions = ask.send(&mut self.heads[which], self.now);
-        self.follow(which, actions);
+    fn send(&mut self, which: usize, ask: Ask) {
+        self.send_to(&[which], ask);
     }
 
-    fn both(&mut self, ask: &Ask) {
-        for which in 0..2 {
-            self.send(which, ask);
+    fn both(&mut self, ask: Ask) {
+        self.send_to(&[0, 1], ask);
+    }
+
+    fn send_to(&mut self, heads: &[usize], ask: Ask) {
+        self.requests += 1;
+        let ask = ask.at(4, &self.requests.to_be_bytes());
+        for which in heads {
+            let actions = ask.send(&mut self.heads[*which], self.now);
+            self.follow(*which, actions);
         }
+    }
+
+    /// A client gives its address back.
+    fn leave(&mut self, client: u8) {
+        self.beliefs.remove(&mac(client));
+        self.forgotten.insert(mac(client), self.requests);
     }
 
     fn follow(&mut self, which: usize, actions: Vec<Action>) {
@@ -164,6 +186,13 @@ impl World {
     fn deliver(&mut self, which: usize, outgoing: &Outgoing) {
         let packet = Packet::read(&outgoing.bytes).unwrap();
         let mac = packet.mac().unwrap();
+        if self
+            .forgotten
+            .get(&mac)
+            .is_some_and(|last| packet.xid <= *last)
+        {
+            return;
+        }
         match packet.kind {
             Kind::Offer => {
                 self.offers
@@ -248,23 +277,23 @@ impl World {
                 } else {
                     &[]
                 };
-                self.both(&ask(client, Kind::Discover, options));
+                self.both(ask(client, Kind::Discover, options));
             }
             Step::Take { client } => {
                 let Some((wanted, server)) = self.offers.get(&mac(client)).copied() else {
                     return;
                 };
                 let options: &[(u8, &[u8])] = &[(50, &wanted.octets()), (54, &server.octets())];
-                self.both(&ask(client, Kind::Request, options));
+                self.both(ask(client, Kind::Request, options));
             }
             Step::Renew { client, to } => {
                 let valid = self.belief(client);
                 if let Some(address) = valid {
-                    self.send(to, &ask(client, Kind::Request, &[]).from(address));
+                    self.send(to, ask(client, Kind::Request, &[]).from(address));
                 }
             }
             Step::Reboot { client, wanted } => {
-                self.both(&ask(
+                self.both(ask(
                     client,
                     Kind::Request,
                     &[(50, &address(wanted).octets())],
@@ -272,15 +301,15 @@ impl World {
             }
             Step::Release { client, to } => {
                 if let Some(address) = self.belief(client) {
-                    self.beliefs.remove(&mac(client));
-                    self.send(to, &ask(client, Kind::Release, &[]).from(address));
+                    self.leave(client);
+                    self.send(to, ask(client, Kind::Release, &[]).from(address));
                 }
             }
             Step::Decline { client } => {
                 if let Some(address) = self.belief(client) {
-                    self.beliefs.remove(&mac(client));
+                    self.leave(client);
                     let octets = address.octets();
-                    self.both(&ask(client, Kind::Decline, &[(50, &octets)]));
+                    self.both(ask(client, Kind::Decline, &[(50, &octets)]));
                 }
             }
             Step::Restart { which } => {

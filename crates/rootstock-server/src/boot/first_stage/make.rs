@@ -15,14 +15,11 @@ use rootstock_image::{
 
 use rootstock_mount::Kind;
 
-use super::{FirstStageError, Site, Wanted, agent::Agent, mounted, version::VersionBytes};
+use super::{FirstStageError, Site, Wanted, agent::Agent, disk::DiskBytes, mounted};
 use crate::{http::chain, volumes::Volumes};
 
 /// The format of the site's file.
 const SITE_FORMAT: u32 = 1;
-
-/// The largest initrd of an image that is taken in the place of our own.
-const INITRD_BYTES_MAX: u64 = 512 << 20;
 
 /// What was made.
 pub(super) struct Made {
@@ -36,6 +33,27 @@ pub(super) struct Made {
     pub(super) firmware_left_out: Vec<String>,
 }
 
+impl Made {
+    /// A stage without an initrd.
+    pub(super) fn of(system: &System, kernel: &Kernel) -> Result<Self, FirstStageError> {
+        Ok(Self {
+            kernel: system.fs.read(&kernel.path, boot::KERNEL_BYTES_MAX)?,
+            initrd: Vec::new(),
+            arguments: boot::kept_arguments(&system.fs)?,
+            module_count: 0,
+            firmware_count: 0,
+            firmware_left_out: Vec::new(),
+            kernel_version: kernel.version.clone(),
+            root: RootPlace {
+                partition: system.partition,
+                fs: system.fs_kind.to_owned(),
+                options: system.options.clone(),
+                init: system.init.clone(),
+            },
+        })
+    }
+}
+
 /// Finds a version's system and the kernel that boots it.
 pub(super) fn look(
     volumes: &Volumes,
@@ -44,29 +62,53 @@ pub(super) fn look(
     let version = volumes
         .version_disk(wanted.manifest)
         .map_err(|error| FirstStageError::Version(error.0.detail))?;
-    let disk: Arc<dyn ReadAt> = Arc::new(VersionBytes(version));
+    let disk: Arc<dyn ReadAt> = Arc::new(DiskBytes(version));
     find(disk, wanted)
 }
 
 /// Finds the system of a disk and the kernel that boots it.
 fn find(disk: Arc<dyn ReadAt>, wanted: &Wanted) -> Result<(System, Kernel), FirstStageError> {
-    let partitions = inspect::partitions(&*disk).map_err(|source| {
-        SystemError::Fs(boot::FsError::Io {
-            path: "the partition table".to_owned(),
-            source,
-        })
-    })?;
-    let system = boot::find_system(&partitions, &Opener { disk }, wanted.root)?;
+    let partitions = partitions(&*disk)?;
+    find_in(&partitions, disk, wanted)
+}
+
+/// The same, of a disk whose partitions are known.
+pub(super) fn find_in(
+    partitions: &[PartitionReport],
+    disk: Arc<dyn ReadAt>,
+    wanted: &Wanted,
+) -> Result<(System, Kernel), FirstStageError> {
+    let system = boot::find_system(partitions, &Opener { disk }, wanted.root)?;
     let kernel = boot::choose_kernel(&system.fs, wanted.kernel.as_deref())?;
     Ok((system, kernel))
+}
+
+pub(super) fn partitions(disk: &dyn ReadAt) -> Result<Vec<PartitionReport>, FirstStageError> {
+    inspect::partitions(disk).map_err(|source| {
+        let path = "the partition table".to_owned();
+        SystemError::Fs(boot::FsError::Io { path, source }).into()
+    })
 }
 
 /// Whether the image's own initrd has an iSCSI initiator; unknown where it has none that
 /// can be read.
 pub(super) fn has_initiator(system: &System, kernel: &Kernel) -> Option<bool> {
-    let path = boot::own_initrd(&system.fs, kernel).ok()??;
-    let bytes = system.fs.read(&path, INITRD_BYTES_MAX).ok()?;
+    let bytes = own_initrd(system, kernel, None).ok()??;
     Some(boot::Initrd::read(&bytes).ok()?.has_initiator)
+}
+
+/// The image's own initrd, if it has one: for its kernel, or the one that is asked for.
+pub(super) fn own_initrd(
+    system: &System,
+    kernel: &Kernel,
+    wanted: Option<&str>,
+) -> Result<Option<Vec<u8>>, FirstStageError> {
+    let path = match wanted {
+        Some(path) => Some(path.to_owned()),
+        None => boot::own_initrd(&system.fs, kernel)?,
+    };
+    let bytes = path.map(|path| system.fs.read(&path, boot::INITRD_BYTES_MAX));
+    Ok(bytes.transpose()?)
 }
 
 /// Makes the stage.
@@ -77,23 +119,9 @@ pub(super) fn make(
     wanted: &Wanted,
 ) -> Result<Made, FirstStageError> {
     let (system, kernel) = look(volumes, wanted)?;
-    let mut made = Made {
-        kernel: system.fs.read(&kernel.path, boot::KERNEL_BYTES_MAX)?,
-        initrd: Vec::new(),
-        arguments: boot::kept_arguments(&system.fs)?,
-        module_count: 0,
-        firmware_count: 0,
-        firmware_left_out: Vec::new(),
-        kernel_version: kernel.version.clone(),
-        root: RootPlace {
-            partition: system.partition,
-            fs: system.fs_kind.to_owned(),
-            options: system.options.clone(),
-            init: system.init.clone(),
-        },
-    };
+    let mut made = Made::of(&system, &kernel)?;
     if let Some(path) = &wanted.initrd {
-        made.initrd = system.fs.read(path, INITRD_BYTES_MAX)?;
+        made.initrd = system.fs.read(path, boot::INITRD_BYTES_MAX)?;
         return Ok(made);
     }
     let agent = agent.read()?;

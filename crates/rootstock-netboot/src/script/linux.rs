@@ -1,4 +1,5 @@
-//! Scripts of machines that run an installer before anything else.
+//! Scripts of machines that start a kernel and an initrd that are not ours: an installer, or
+//! a system whose disk is reached over iSCSI.
 
 use std::fmt::Write as _;
 
@@ -7,10 +8,10 @@ use super::{
     grub_linux, san,
 };
 
-/// An installer, and the disk that it is to find.
+/// A kernel and its initrd, and the disk that they are to find.
 #[derive(Debug, Clone)]
-pub struct InstallerPlan {
-    /// For the screen: the machine and its installer.
+pub struct LinuxPlan {
+    /// For the screen: the machine and what it runs.
     pub title: String,
     /// Under which path its kernel and its initrd are, with a slash before and after it.
     pub path: String,
@@ -20,7 +21,7 @@ pub struct InstallerPlan {
     pub disk: Option<SanPlan>,
 }
 
-impl InstallerPlan {
+impl LinuxPlan {
     fn command_line(&self) -> Result<Vec<&str>, ScriptError> {
         let words: Vec<_> = self.arguments.iter().map(Argument::as_str).collect();
         let len_bytes = words.iter().map(|word| word.len() + 1).sum();
@@ -31,14 +32,14 @@ impl InstallerPlan {
     }
 }
 
-/// The script with which a machine runs an installer. Its disk, if it is reached over
-/// iSCSI, stays hooked, and its description in memory for the installer. What fails is
-/// tried anew with a script that is made anew, from `again`.
+/// The script with which a machine starts them. Its disk, if it is reached over iSCSI,
+/// stays hooked, and its description in memory for whom is started. What fails is tried
+/// anew with a script that is made anew, from `again`.
 ///
 /// # Errors
 /// [`ScriptError::TooLong`].
-pub fn ipxe_installer(
-    plan: &InstallerPlan,
+pub fn ipxe_linux(
+    plan: &LinuxPlan,
     base: &str,
     shim: Option<&str>,
     again: &str,
@@ -46,12 +47,7 @@ pub fn ipxe_installer(
     let words = plan.command_line()?.join(" ");
     let path = &plan.path;
     let mut script = begin(&plan.title);
-    if let Some(disk) = &plan.disk {
-        script.push_str(&san::login(disk));
-        let url = san::url(disk);
-        // Writing to a String cannot fail.
-        let _ = writeln!(script, "sanhook --drive 0x80 {url} || goto again");
-    }
+    // Writing to a String cannot fail.
     let _ = writeln!(
         script,
         "kernel {base}{path}kernel initrd=initrd {words} || goto again"
@@ -60,10 +56,18 @@ pub fn ipxe_installer(
         // As in the script of any boot.
         let _ = writeln!(script, "iseq ${{efi/SecureBoot:uint8}} 1 && shim {shim} ||");
     }
+    let _ = writeln!(
+        script,
+        "initrd --name initrd {base}{path}initrd || goto again"
+    );
+    if let Some(disk) = &plan.disk {
+        script.push_str(&san::login(disk));
+        let url = san::url(disk);
+        let _ = writeln!(script, "sanhook --drive 0x80 {url} || goto again");
+    }
     let _ = write!(
         script,
         "\
-initrd --name initrd {base}{path}initrd || goto again
 boot ||
 :again
 imgfree ||
@@ -77,15 +81,11 @@ goto again
     Ok(script)
 }
 
-/// The GRUB configuration with which a machine runs an installer.
+/// The GRUB configuration with which a machine starts them.
 ///
 /// # Errors
-/// As [`ipxe_installer`].
-pub fn grub_installer(
-    plan: &InstallerPlan,
-    source: GrubSource,
-    mac: &str,
-) -> Result<String, ScriptError> {
+/// As [`ipxe_linux`].
+pub fn grub_plain(plan: &LinuxPlan, source: GrubSource, mac: &str) -> Result<String, ScriptError> {
     let words = plan.command_line()?;
     let path = &plan.path;
     Ok(grub_linux(&plan.title, source, path, &words, mac))
@@ -95,8 +95,8 @@ pub fn grub_installer(
 mod tests {
     use super::*;
 
-    fn plan() -> InstallerPlan {
-        InstallerPlan {
+    fn plan() -> LinuxPlan {
+        LinuxPlan {
             title: "n7 runs the installer debian-12".to_owned(),
             path: "/boot/i/00ff/".to_owned(),
             arguments: Argument::all("auto=true url=http://10.0.0.1:8480/boot/i/00ff/preseed.cfg")
@@ -114,21 +114,21 @@ mod tests {
             initiator: "iqn.2026-11.example:node.n7".to_owned(),
             secret: None,
         };
-        let plan = InstallerPlan {
+        let plan = LinuxPlan {
             disk: Some(disk),
             ..plan()
         };
         let base = "http://10.0.0.1:8480";
         let again = "http://10.0.0.1:8480/boot/ipxe/52-54-00-12-34-56";
-        let script = ipxe_installer(&plan, base, Some("http://10.0.0.1:8480/s"), again);
+        let script = ipxe_linux(&plan, base, Some("http://10.0.0.1:8480/s"), again);
         insta::assert_snapshot!(script.expect("a script"), @"
         #!ipxe
         echo Rootstock: n7 runs the installer debian-12
-        set initiator-iqn iqn.2026-11.example:node.n7
-        sanhook --drive 0x80 iscsi:10.0.0.1::3260:0:iqn.2026-11.example:volume.n7 || goto again
         kernel http://10.0.0.1:8480/boot/i/00ff/kernel initrd=initrd auto=true url=http://10.0.0.1:8480/boot/i/00ff/preseed.cfg || goto again
         iseq ${efi/SecureBoot:uint8} 1 && shim http://10.0.0.1:8480/s ||
         initrd --name initrd http://10.0.0.1:8480/boot/i/00ff/initrd || goto again
+        set initiator-iqn iqn.2026-11.example:node.n7
+        sanhook --drive 0x80 iscsi:10.0.0.1::3260:0:iqn.2026-11.example:volume.n7 || goto again
         boot ||
         :again
         imgfree ||
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn grub_starts_an_installer_too() {
         let source = GrubSource::Tftp([10, 0, 0, 1].into());
-        let text = grub_installer(&plan(), source, "52-54-00-12-34-56");
+        let text = grub_plain(&plan(), source, "52-54-00-12-34-56");
         insta::assert_snapshot!(text.expect("a configuration"), @"
         echo 'Rootstock: n7 runs the installer debian-12'
         if linux (tftp,10.0.0.1)/boot/i/00ff/kernel 'auto=true' 'url=http://10.0.0.1:8480/boot/i/00ff/preseed.cfg'; then
@@ -160,11 +160,11 @@ mod tests {
     #[test]
     fn a_command_line_has_a_bound() {
         let word = Argument::new(&"x".repeat(500)).expect("an argument");
-        let plan = InstallerPlan {
+        let plan = LinuxPlan {
             arguments: vec![word; 4],
             ..plan()
         };
-        let error = ipxe_installer(&plan, "", None, "").expect_err("is too long");
+        let error = ipxe_linux(&plan, "", None, "").expect_err("is too long");
         assert_eq!(error, ScriptError::TooLong { len_bytes: 2004 });
     }
 }

@@ -1,17 +1,17 @@
-//! A version's disk as the readers of file systems take it.
+//! A disk as the readers of file systems take it.
 
 use std::{io, sync::Arc};
 
 use rootstock_image::ReadAt;
-use rootstock_volume::{BlockDevice as _, BlockError, Segments, VersionDisk};
+use rootstock_volume::{BlockDevice, BlockError, Segments};
 
-/// A version, read through the daemon's cache of chunks.
-pub(crate) struct VersionBytes(pub(crate) Arc<VersionDisk>);
+/// A version or a volume, read through the daemon's cache of chunks.
+pub(crate) struct DiskBytes<D>(pub(crate) Arc<D>);
 
 /// What is asked of the disk at once, in bytes.
 const READ_BYTES_MAX: usize = 4 << 20;
 
-impl ReadAt for VersionBytes {
+impl<D: BlockDevice> ReadAt for DiskBytes<D> {
     fn read_exact_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> io::Result<()> {
         let mut segments = Segments::new();
         let mut at = offset_bytes;

@@ -1,0 +1,189 @@
+//! Kernels with their image's own initrd, and an initiator in it: for a machine whose disk is
+//! reached over iSCSI by a system that cannot do so by itself.
+//!
+//! What is on the disk decides, which is the machine's own and may not be what any version
+//! is: its kernel may have been upgraded. So it is looked at before each boot, and what was
+//! made for the same kernel and the same initrd is taken again.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rootstock_api::{IscsiStart, settings::Settings};
+use rootstock_core::Digest;
+use rootstock_image::{
+    ReadAt,
+    boot::{self, Initrd, Kernel, System},
+};
+
+use super::{
+    FirstStageError, FirstStages, Shared, Wanted, cache,
+    make::{self, Made},
+};
+use crate::{boot::stage::Stage, http::chain};
+
+/// Where the agent lies in what is added, which the kernel starts first
+/// (Documentation/admin-guide/kernel-parameters.txt, `rdinit=`).
+const RUN_FIRST: &str = "rdinit=/rootstock/iscsi";
+
+/// The most initrds of which it is remembered what is in them.
+const KNOWN_MAX: usize = 4096;
+
+/// Whether an initrd has an initiator, by its digest.
+pub(super) type Known = Mutex<HashMap<Digest, bool>>;
+
+/// What a machine is to start.
+pub(crate) enum Way {
+    /// The boot loader on its disk; and what an administrator should know of that.
+    Loader(Option<String>),
+    /// A kernel, with an initrd that has an initiator.
+    Kernel(Arc<Stage>),
+}
+
+impl FirstStages {
+    /// What a machine is to start from its disk.
+    ///
+    /// # Errors
+    /// When it is to start the kernel, and that cannot be.
+    pub(crate) async fn way(
+        &self,
+        disk: Arc<dyn ReadAt>,
+        wanted: Wanted,
+        start: IscsiStart,
+    ) -> Result<Way, FirstStageError> {
+        if start == IscsiStart::Loader {
+            return Ok(Way::Loader(None));
+        }
+        let place = self.0.makes.acquire().await;
+        let shared = Arc::clone(&self.0);
+        let work = move || shared.way(disk, &wanted, start);
+        let found = tokio::task::spawn_blocking(work).await;
+        drop(place);
+        found.unwrap_or_else(|error| {
+            tracing::error!(%error, "looking at a disk ended");
+            Err(FirstStageError::Unfinished)
+        })
+    }
+}
+
+impl Wanted {
+    /// A system on a disk that may be that of no version.
+    pub(crate) fn of_disk(settings: &Settings) -> Self {
+        Self::of(Digest::of(b""), settings)
+    }
+}
+
+impl Shared {
+    fn way(
+        &self,
+        disk: Arc<dyn ReadAt>,
+        wanted: &Wanted,
+        start: IscsiStart,
+    ) -> Result<Way, FirstStageError> {
+        let is_asked_for = start == IscsiStart::Kernel;
+        let found = match Found::on(disk, wanted) {
+            Ok(found) => found,
+            Err(error) if is_asked_for => return Err(error),
+            // Windows, and what else is none of ours to start.
+            Err(_) => return Ok(Way::Loader(None)),
+        };
+        let digest = Digest::of(&found.initrd);
+        // One that cannot be read is left as it is, too.
+        if !is_asked_for && self.has_initiator(digest, &found.initrd).unwrap_or(true) {
+            return Ok(Way::Loader(None));
+        }
+        match self.with_initiator(&found, digest) {
+            Ok(stage) => Ok(Way::Kernel(stage)),
+            Err(error) if is_asked_for => Err(error),
+            Err(error) => Ok(Way::Loader(Some(format!(
+                "its initrd has no iSCSI initiator, and none can be added to it: {}",
+                chain(&error)
+            )))),
+        }
+    }
+
+    fn has_initiator(&self, digest: Digest, initrd: &[u8]) -> Result<bool, FirstStageError> {
+        let known = || self.initrds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(has) = known().get(&digest) {
+            return Ok(*has);
+        }
+        let has = Initrd::read(initrd)?.has_initiator;
+        let mut known = known();
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(digest, has);
+        Ok(has)
+    }
+
+    fn with_initiator(&self, found: &Found, initrd: Digest) -> Result<Arc<Stage>, FirstStageError> {
+        let mut made = Made::of(&found.system, &found.kernel)?;
+        made.arguments.splice(0..0, found.arguments()?);
+        let key = format!(
+            "{} initiator {} {initrd} {} {:?} {:?}",
+            cache::FORMAT,
+            Digest::of(&made.kernel),
+            self.agent.digest()?,
+            made.arguments,
+            made.root,
+        );
+        let key = Digest::of(key.as_bytes());
+        if let Some(stage) = self.cache.get(key) {
+            return Ok(stage);
+        }
+        self.keep(key, || {
+            let agent = self.agent.read()?;
+            let (system, kernel) = (&found.system, &found.kernel);
+            let added = boot::assemble_initiator(&system.fs, kernel, &agent)?;
+            made.initrd = Initrd::read(&found.initrd)?.with(&found.initrd, &added.initrd);
+            made.module_count = added.module_count;
+            made.firmware_count = added.firmware_count;
+            made.firmware_left_out = added.firmware_left_out;
+            Ok(made)
+        })
+    }
+}
+
+/// A Linux on a disk.
+struct Found {
+    system: System,
+    kernel: Kernel,
+    /// Its own initrd.
+    initrd: Vec<u8>,
+    /// Of its root's file system.
+    uuid: Option<String>,
+}
+
+impl Found {
+    fn on(disk: Arc<dyn ReadAt>, wanted: &Wanted) -> Result<Self, FirstStageError> {
+        let partitions = make::partitions(&*disk)?;
+        let (system, kernel) = make::find_in(&partitions, disk, wanted)?;
+        let initrd = make::own_initrd(&system, &kernel, wanted.initrd.as_deref())?;
+        let initrd = initrd.ok_or_else(|| FirstStageError::NoInitrd {
+            kernel: kernel.version.clone(),
+        })?;
+        let mut all = partitions.into_iter();
+        let root = all.find(|partition| partition.number == system.partition);
+        Ok(Self {
+            uuid: root.and_then(|root| root.fs?.uuid),
+            system,
+            kernel,
+            initrd,
+        })
+    }
+
+    /// What its kernel is told in the place of a boot loader.
+    fn arguments(&self) -> Result<Vec<String>, FirstStageError> {
+        let uuid = self.uuid.as_deref().ok_or(FirstStageError::NoUuid)?;
+        let mut arguments = vec![
+            RUN_FIRST.to_owned(),
+            format!("root=UUID={uuid}"),
+            "ro".to_owned(),
+        ];
+        if !self.system.options.is_empty() {
+            arguments.push(format!("rootflags={}", self.system.options));
+        }
+        Ok(arguments)
+    }
+}
