@@ -55,6 +55,46 @@ fn systems_start_from_volumes_and_keep_what_they_wrote() -> Result<()> {
     lan.daemon.stop()
 }
 
+/// Systems whose initrd, made by either tool, cannot log in, and which have nothing of
+/// iSCSI besides: their kernels are started with an initrd that can.
+#[test]
+fn systems_without_an_initiator_are_given_one() -> Result<()> {
+    let mut lan = Lan::new("dhcp", TARGET)?;
+    for (name, number, firmware, golden, chap) in [
+        ("tools", 1, Firmware::Bios, Golden::Debian, "yes"),
+        ("dracut", 2, Firmware::UefiPxe, Golden::Dracut, "no"),
+    ] {
+        lan.import(name, &boots::image(golden)?)?;
+        lan.add_node(name, number, name)?;
+        lan.daemon
+            .run(["node", "set", name, "--mode", "iscsi", "--chap", chap])?;
+        let mut machine = lan.power_on(name, number, firmware)?;
+        lan.log_in(&mut machine, "rootstock")?;
+        reach(&lan, name, "up")?;
+        let names: Vec<_> = steps(&lan, name)?.into_iter().map(|step| step.0).collect();
+        for step in ["kernel-served", "initrd-served", "iscsi"] {
+            assert!(names.contains(&step.to_owned()), "no {step} in {names:?}");
+        }
+        let root = shell(&mut machine, "lsblk -no TRAN $(findmnt -no SOURCE / | tr -d 0-9)")?;
+        assert_eq!(root, "iscsi");
+        let programs = "command -v iscsid iscsiadm iscsistart || echo none";
+        assert_eq!(shell(&mut machine, programs)?, "none");
+        shell(&mut machine, "echo a-letter > /root/letter && sync")?;
+
+        // What logs in again outlives the initrd.
+        lan.daemon.kill()?;
+        lan.daemon.restart()?;
+        write_and_read(&mut machine)?;
+
+        boots::power_off(machine)?;
+        let mut machine = lan.power_on(name, number, firmware)?;
+        lan.log_in(&mut machine, "rootstock")?;
+        assert_eq!(shell(&mut machine, "cat /root/letter")?, "a-letter");
+        boots::power_off(machine)?;
+    }
+    lan.daemon.stop()
+}
+
 /// What a machine is told that asks for its script.
 fn script(lan: &Lan, number: u8) -> Result<String> {
     let script = format!("http://{SERVER}:8480/boot/ipxe/{}", Lan::mac(number));

@@ -189,8 +189,8 @@ pub fn inspect(disk: &dyn ReadAt, keep: FreeSpace) -> io::Result<DiskReport> {
     Ok(report)
 }
 
-/// The partitions of a disk and what their signatures say is in them: much less
-/// work than [`inspect`], which reads all bitmaps.
+/// The partitions of a disk, what their signatures say is in them, and the UUIDs of
+/// ext2 to ext4, XFS and Btrfs: much less work than [`inspect`], which reads all bitmaps.
 ///
 /// # Errors
 /// The source's own errors.
@@ -205,8 +205,13 @@ pub fn partitions(disk: &dyn ReadAt) -> io::Result<Vec<PartitionReport>> {
         let window = Window::new(disk, partition.start_bytes, partition.len_bytes);
         let signatures = signature::find(&window)?;
         let names: Vec<_> = signatures.iter().map(|one| one.name()).collect();
+        let uuid = match signatures.as_slice() {
+            [one] => one.uuid(&window)?,
+            _ => None,
+        };
         partition.fs = (!names.is_empty()).then(|| FsReport {
             kind: names.join(" and "),
+            uuid: uuid.and_then(|uuid| uuid_text(&uuid)),
             ..FsReport::default()
         });
     }

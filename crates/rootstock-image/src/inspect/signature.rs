@@ -42,6 +42,28 @@ impl Signature {
         }
     }
 
+    /// Where its UUID lies, if it is one that has a root: `s_uuid`, `sb_uuid` and `fsid` of
+    /// the first superblocks.
+    fn uuid_at(self) -> Option<u64> {
+        match self {
+            Self::Ext => Some(1024 + 0x68),
+            Self::Xfs => Some(32),
+            Self::Btrfs => Some(0x10020),
+            _ => None,
+        }
+    }
+
+    /// Its UUID, if it is one that has a root, and is as long as it should be.
+    pub(super) fn uuid(self, window: &Window<'_>) -> io::Result<Option<[u8; 16]>> {
+        let at = self.uuid_at();
+        let Some(at) = at.filter(|at| at + 16 <= window.len_bytes()) else {
+            return Ok(None);
+        };
+        let mut uuid = [0; 16];
+        window.read_exact_at(at, &mut uuid)?;
+        Ok(Some(uuid))
+    }
+
     /// Whether it can be mounted without a mark on the disk: XFS has none before
     /// its first change, Btrfs never, and NTFS none of ntfs-3g. LVM has none, and may
     /// give its extents to others while they are read.
