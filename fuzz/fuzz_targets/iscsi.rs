@@ -1,11 +1,13 @@
 //! Arbitrary bytes of an iSCSI initiator, from the login on: what goes out is whole
-//! PDUs, tasks stay within their bounds, and nobody is let in without the secret.
+//! PDUs, tasks stay within their bounds, and nobody is let in without the secret. The
+//! same bytes as a target's answers: our initiator's login ends.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use rootstock_iscsi::{
     Account, Admission, Credentials, Digests, Event, Login, Progress, Session, decode,
+    initiator::{Initiator, Step, Wish},
     session::WINDOW_COMMANDS,
 };
 
@@ -19,6 +21,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let secret = flags & 1 != 0;
+    log_in(input, secret);
     let Some(mut session) = login(&mut input, secret) else {
         return;
     };
@@ -34,6 +37,30 @@ fuzz_target!(|data: &[u8]| {
         whole(&mut out, session.digests());
     }
 });
+
+/// The bytes as what a target says.
+fn log_in(mut input: &[u8], secret: bool) {
+    let secret = secret.then(|| ("n7".to_owned(), b"sixteen bytes of it".to_vec()));
+    let (mut login, _) = Initiator::begin(Wish {
+        initiator: "iqn.2026-11.example:node".to_owned(),
+        target: "iqn.2026-11.example:volume".to_owned(),
+        isid: [0x80, 1, 2, 3, 0, 0],
+        tsih: 0,
+        secret,
+    });
+    while let Ok(Some((frame, used))) = decode(input, Digests::default(), SEGMENT_BYTES_MAX) {
+        input = &input[used..];
+        match login.receive(&frame) {
+            Ok(Step::Send(request)) => assert!(request.text.len() <= SEGMENT_BYTES_MAX),
+            Ok(Step::Done(agreed)) => {
+                let operational = agreed.operational;
+                assert!(operational.first_burst_bytes_max <= operational.burst_bytes_max);
+                return;
+            }
+            Err(_) => return,
+        }
+    }
+}
 
 fn login(input: &mut &[u8], secret: bool) -> Option<Session> {
     let mut login = Login::new(SEGMENT_BYTES_MAX as u32);

@@ -32,7 +32,9 @@ pub use assemble::{
 pub use cpio::Cpio;
 pub use ext4::Ext4Fs;
 pub use firmware::FIRMWARE_BYTES_MAX;
-pub use initrd::{INITRD_BYTES_MAX, Initrd, InitrdError, own_initrd};
+pub use initrd::{
+    INITRD_BYTES_MAX, Initrd, InitrdError, IscsiArguments, iscsi_arguments, own_initrd,
+};
 pub use kernel::{KERNEL_BYTES_MAX, Kernel, KernelError, choose_kernel, kernels, newer};
 pub use root_fs::{FileKind, FsError, JoinedFs, RootFs, Stat};
 pub use system::{OpenFs, OpenFsError, Opened, System, SystemError, find_system};

@@ -58,7 +58,10 @@ const REFUSED: [&str; 34] = [
     "single",
 ];
 /// The same, by how they begin.
-const REFUSED_BEGINNINGS: [&str; 9] = [
+const REFUSED_BEGINNINGS: [&str; 12] = [
+    "ISCSI_",
+    "iscsi_",
+    "netroot",
     "rd.",
     "rd_",
     "rootstock",
@@ -90,7 +93,8 @@ pub fn kept_arguments(fs: &dyn RootFs) -> Result<Vec<String>, FsError> {
     Ok(kept)
 }
 
-fn own_arguments(fs: &dyn RootFs) -> Result<Vec<String>, FsError> {
+/// All arguments of the image's boot loader.
+pub(super) fn own_arguments(fs: &dyn RootFs) -> Result<Vec<String>, FsError> {
     for path in PLAIN_FILES {
         if let Some(text) = text_of(fs, path, FILE_BYTES_MAX)? {
             let words = text.lines().filter(|line| !line.starts_with('#'));

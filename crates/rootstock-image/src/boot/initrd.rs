@@ -9,6 +9,7 @@
 //! added to it.
 
 use super::{
+    arguments::own_arguments,
     kernel::Kernel,
     root_fs::{FsError, RootFs},
 };
@@ -23,6 +24,16 @@ pub use archive::InitrdError;
 /// The largest initrd of an image that is read, in bytes, as it is stored.
 pub const INITRD_BYTES_MAX: u64 = 512 << 20;
 
+/// How arguments begin that have an initrd log in: open-iscsi's script's, and dracut's
+/// (dracut.cmdline(7)).
+const ISCSI_ARGUMENTS: [&str; 5] = [
+    "iscsi_",
+    "ISCSI_",
+    "rd.iscsi.",
+    "netroot=iscsi",
+    "iscsiroot",
+];
+
 /// Archives begin at a multiple of this (buffer-format.rst).
 const ALIGNMENT_BYTES: usize = 4;
 
@@ -30,7 +41,9 @@ const ALIGNMENT_BYTES: usize = 4;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Initrd {
     /// Whether it has a program that logs in, and what runs that.
-    pub has_initiator: bool,
+    has_initiator: bool,
+    /// Whether it has what tells that to log in.
+    is_told: bool,
     /// How long the archives are, from the beginning on, that are not compressed.
     early_bytes: usize,
 }
@@ -46,8 +59,17 @@ impl Initrd {
         let early_bytes = archive::walk(bytes, &mut |path| names.note(path))?;
         Ok(Self {
             has_initiator: names.has_program && names.has_runner,
+            is_told: names.is_told,
             early_bytes,
         })
+    }
+
+    /// Whether it logs in to a disk over iSCSI: an initiator that nothing tells to do so, as
+    /// installing open-iscsi alone leaves it, does not.
+    #[must_use]
+    pub fn logs_in(&self, arguments: IscsiArguments) -> bool {
+        let is_told = self.is_told || arguments == IscsiArguments::Some;
+        self.has_initiator && is_told
     }
 
     /// The initrd, which was read from `bytes`, with another archive in it, compressed.
@@ -90,9 +112,33 @@ pub fn own_initrd(fs: &dyn RootFs, kernel: &Kernel) -> Result<Option<String>, Fs
     Ok(None)
 }
 
+/// Whether an image's own boot loader tells its initrd of a disk over iSCSI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IscsiArguments {
+    /// It does.
+    Some,
+    /// It does not, as far as its settings say.
+    None,
+}
+
+/// Reads the settings of an image's boot loader.
+///
+/// # Errors
+/// When the image cannot be read.
+pub fn iscsi_arguments(fs: &dyn RootFs) -> Result<IscsiArguments, FsError> {
+    let arguments = own_arguments(fs)?;
+    let is_one = |word: &String| ISCSI_ARGUMENTS.iter().any(|start| word.starts_with(start));
+    Ok(if arguments.iter().any(is_one) {
+        IscsiArguments::Some
+    } else {
+        IscsiArguments::None
+    })
+}
+
 /// What is noticed while an archive is read.
 #[derive(Default)]
 struct Names {
+    is_told: bool,
     has_program: bool,
     has_runner: bool,
 }
@@ -110,8 +156,12 @@ impl Names {
             // open-iscsi's script, dracut's module, and mkinitcpio's hook.
             "scripts/local-top/iscsi" | "bin/iscsiroot" | "sbin/iscsiroot" | "hooks/iscsi" => {
                 self.has_runner = true;
+                self.is_told |= path == "hooks/iscsi";
             }
-            _ => {}
+            // What open-iscsi's script reads.
+            "etc/iscsi.initramfs" => self.is_told = true,
+            // Arguments that dracut was given when it made it.
+            _ => self.is_told |= path.starts_with("etc/cmdline.d/") && path.contains("iscsi"),
         }
     }
 }

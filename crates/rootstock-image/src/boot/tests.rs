@@ -189,6 +189,60 @@ fn a_first_stage_has_what_it_needs_and_nothing_else() {
 }
 
 #[test]
+fn an_initiator_is_added_in_a_directory_of_its_own() {
+    let mut fs = system();
+    let kernel = choose_kernel(&fs, None).expect("a kernel");
+    let error = assemble_initiator(&fs, &kernel, AGENT).expect_err("no initiator");
+    insta::assert_snapshot!(error, @"kernel 6.1.0-18-amd64 has no iscsi_ibft, iscsi_tcp, sd_mod: install the package with the rest of its modules in the image");
+    let dep = format!("{DIR}/modules.dep");
+    let mut text = fs.read(&dep, 1 << 20).expect("is there");
+    text.extend(
+        b"kernel/drivers/firmware/iscsi_ibft.ko:\n\
+          kernel/drivers/scsi/iscsi_tcp.ko: kernel/drivers/scsi/libiscsi.ko\n\
+          kernel/drivers/scsi/libiscsi.ko:\n\
+          kernel/drivers/scsi/sd_mod.ko:\n",
+    );
+    fs.put(&dep, &text);
+    for name in [
+        "firmware/iscsi_ibft",
+        "scsi/iscsi_tcp",
+        "scsi/libiscsi",
+        "scsi/sd_mod",
+    ] {
+        let path = format!("{DIR}/kernel/drivers/{name}.ko");
+        fs.put(&path, &module(&["license=GPL"]));
+    }
+    let added = assemble_initiator(&fs, &kernel, AGENT).expect("assembles");
+    let files = unpacked(&added);
+    assert!(files.keys().all(|name| name.starts_with("rootstock")));
+    assert_eq!(files["rootstock/iscsi"], AGENT);
+    let names = files.iter().filter(|(_, bytes)| !bytes.is_empty());
+    let names: Vec<_> = names.map(|(name, _)| name.as_str()).collect();
+    insta::assert_snapshot!(names.join("\n"), @r"
+    rootstock/firmware/rtl_nic/rtl8168h-2.fw
+    rootstock/iscsi
+    rootstock/modules/kernel/crypto/crc32c_generic.ko
+    rootstock/modules/kernel/drivers/firmware/iscsi_ibft.ko
+    rootstock/modules/kernel/drivers/net/ethernet/realtek/r8169.ko
+    rootstock/modules/kernel/drivers/net/phy/libphy.ko
+    rootstock/modules/kernel/drivers/net/phy/realtek.ko
+    rootstock/modules/kernel/drivers/scsi/iscsi_tcp.ko
+    rootstock/modules/kernel/drivers/scsi/libiscsi.ko
+    rootstock/modules/kernel/drivers/scsi/sd_mod.ko
+    rootstock/modules/load
+    rootstock/modules/modules.alias
+    rootstock/modules/modules.dep
+    ");
+    let load = String::from_utf8_lossy(&files["rootstock/modules/load"]).into_owned();
+    insta::assert_snapshot!(load, @r"
+    crc32c_generic
+    iscsi_ibft
+    iscsi_tcp
+    sd_mod
+    ");
+}
+
+#[test]
 fn a_kernel_that_does_not_take_zstd_gets_gzip() {
     let mut fs = system();
     fs.put(

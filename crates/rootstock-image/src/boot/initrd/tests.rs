@@ -80,28 +80,35 @@ fn every_compression_is_read_behind_microcode_and_before_an_addition() {
 
 #[test]
 fn initiators_are_told_by_names() {
-    let cases: [(&[&str], bool); 5] = [
-        (&["init"], false),
-        (
-            &[
-                "scripts/functions",
-                "usr/sbin/iscsistart",
-                "scripts/local-top/iscsi",
-            ],
-            true,
-        ),
-        // A program that nothing runs.
-        (&["scripts/functions", "sbin/iscsistart"], false),
-        (&["./usr/lib/dracut-lib.sh"], false),
-        (
-            &["lib/dracut-lib.sh", "sbin/iscsiroot", "usr/sbin/iscsid"],
-            true,
-        ),
+    use IscsiArguments::{None, Some};
+    let tools = [
+        "scripts/functions",
+        "usr/sbin/iscsistart",
+        "scripts/local-top/iscsi",
     ];
-    for (paths, has_initiator) in cases {
+    let told = [&tools[..], &["etc/iscsi.initramfs"]].concat();
+    let dracut = ["lib/dracut-lib.sh", "sbin/iscsiroot", "usr/sbin/iscsid"];
+    let cases: [(&[&str], IscsiArguments, bool); 8] = [
+        (&["init"], Some, false),
+        // As a package alone leaves it.
+        (&tools, None, false),
+        (&tools, Some, true),
+        (&told, None, true),
+        // A program that nothing runs.
+        (&["scripts/functions", "sbin/iscsistart"], Some, false),
+        (&["./usr/lib/dracut-lib.sh"], Some, false),
+        (&dracut, None, false),
+        (&dracut, Some, true),
+    ];
+    for (paths, arguments, logs_in) in cases {
         let initrd = Initrd::read(&archive(paths)).unwrap();
-        assert_eq!(initrd.has_initiator, has_initiator, "{paths:?}");
+        assert_eq!(initrd.logs_in(arguments), logs_in, "{paths:?}");
     }
+    let settings = "GRUB_CMDLINE_LINUX=\"quiet rd.iscsi.firmware=1 ip=ibft\"\n";
+    let fs = MemoryFs::new(&[("/etc/default/grub", settings.as_bytes())]);
+    assert_eq!(iscsi_arguments(&fs).unwrap(), Some);
+    let fs = MemoryFs::new(&[("/etc/default/grub", b"GRUB_CMDLINE_LINUX=quiet\n")]);
+    assert_eq!(iscsi_arguments(&fs).unwrap(), None);
 }
 
 #[test]

@@ -30,8 +30,8 @@ const RUN_FIRST: &str = "rdinit=/rootstock/iscsi";
 /// The most initrds of which it is remembered what is in them.
 const KNOWN_MAX: usize = 4096;
 
-/// Whether an initrd has an initiator, by its digest.
-pub(super) type Known = Mutex<HashMap<Digest, bool>>;
+/// What is in an initrd, by its digest.
+pub(super) type Known = Mutex<HashMap<Digest, Initrd>>;
 
 /// What a machine is to start.
 pub(crate) enum Way {
@@ -89,11 +89,16 @@ impl Shared {
             Err(_) => return Ok(Way::Loader(None)),
         };
         let digest = Digest::of(&found.initrd);
-        // One that cannot be read is left as it is, too.
-        if !is_asked_for && self.has_initiator(digest, &found.initrd).unwrap_or(true) {
+        let initrd = match self.initrd(digest, &found.initrd) {
+            Ok(initrd) => initrd,
+            Err(error) if is_asked_for => return Err(error),
+            // One that cannot be read is left as it is.
+            Err(_) => return Ok(Way::Loader(None)),
+        };
+        if !is_asked_for && initrd.logs_in(boot::iscsi_arguments(&found.system.fs)?) {
             return Ok(Way::Loader(None));
         }
-        match self.with_initiator(&found, digest) {
+        match self.with_initiator(&found, &initrd, digest) {
             Ok(stage) => Ok(Way::Kernel(stage)),
             Err(error) if is_asked_for => Err(error),
             Err(error) => Ok(Way::Loader(Some(format!(
@@ -103,25 +108,30 @@ impl Shared {
         }
     }
 
-    fn has_initiator(&self, digest: Digest, initrd: &[u8]) -> Result<bool, FirstStageError> {
+    fn initrd(&self, digest: Digest, bytes: &[u8]) -> Result<Initrd, FirstStageError> {
         let known = || self.initrds.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(has) = known().get(&digest) {
-            return Ok(*has);
+        if let Some(initrd) = known().get(&digest) {
+            return Ok(initrd.clone());
         }
-        let has = Initrd::read(initrd)?.has_initiator;
+        let initrd = Initrd::read(bytes)?;
         let mut known = known();
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
-        known.insert(digest, has);
-        Ok(has)
+        known.insert(digest, initrd.clone());
+        Ok(initrd)
     }
 
-    fn with_initiator(&self, found: &Found, initrd: Digest) -> Result<Arc<Stage>, FirstStageError> {
+    fn with_initiator(
+        &self,
+        found: &Found,
+        initrd: &Initrd,
+        digest: Digest,
+    ) -> Result<Arc<Stage>, FirstStageError> {
         let mut made = Made::of(&found.system, &found.kernel)?;
         made.arguments.splice(0..0, found.arguments()?);
         let key = format!(
-            "{} initiator {} {initrd} {} {:?} {:?}",
+            "{} initiator {} {digest} {} {:?} {:?}",
             cache::FORMAT,
             Digest::of(&made.kernel),
             self.agent.digest()?,
@@ -136,7 +146,7 @@ impl Shared {
             let agent = self.agent.read()?;
             let (system, kernel) = (&found.system, &found.kernel);
             let added = boot::assemble_initiator(&system.fs, kernel, &agent)?;
-            made.initrd = Initrd::read(&found.initrd)?.with(&found.initrd, &added.initrd);
+            made.initrd = initrd.with(&found.initrd, &added.initrd);
             made.module_count = added.module_count;
             made.firmware_count = added.firmware_count;
             made.firmware_left_out = added.firmware_left_out;

@@ -90,11 +90,12 @@ pub(super) fn partitions(disk: &dyn ReadAt) -> Result<Vec<PartitionReport>, Firs
     })
 }
 
-/// Whether the image's own initrd has an iSCSI initiator; unknown where it has none that
-/// can be read.
+/// Whether the image's own initrd logs in to a disk over iSCSI; unknown where it has none
+/// that can be read.
 pub(super) fn has_initiator(system: &System, kernel: &Kernel) -> Option<bool> {
     let bytes = own_initrd(system, kernel, None).ok()??;
-    Some(boot::Initrd::read(&bytes).ok()?.has_initiator)
+    let arguments = boot::iscsi_arguments(&system.fs).ok()?;
+    Some(boot::Initrd::read(&bytes).ok()?.logs_in(arguments))
 }
 
 /// The image's own initrd, if it has one: for its kernel, or the one that is asked for.
