@@ -75,7 +75,10 @@ fn systems_without_an_initiator_are_given_one() -> Result<()> {
         for step in ["kernel-served", "initrd-served", "iscsi"] {
             assert!(names.contains(&step.to_owned()), "no {step} in {names:?}");
         }
-        let root = shell(&mut machine, "lsblk -no TRAN $(findmnt -no SOURCE / | tr -d 0-9)")?;
+        let root = shell(
+            &mut machine,
+            "lsblk -no TRAN $(findmnt -no SOURCE / | tr -d 0-9)",
+        )?;
         assert_eq!(root, "iscsi");
         let programs = "command -v iscsid iscsiadm iscsistart || echo none";
         assert_eq!(shell(&mut machine, programs)?, "none");

@@ -32,7 +32,7 @@ fn credentials() -> Credentials {
 /// Plays both sides.
 fn log_in(
     wish: Wish,
-    credentials: Option<Credentials>,
+    credentials: Option<&Credentials>,
     refuse: Option<(Status, &str)>,
 ) -> Result<Agreed, InitiatorError> {
     let mut target = Login::new(131_072);
@@ -42,7 +42,7 @@ fn log_in(
         let (frame, _) = decode(&bytes, Digests::default(), 8192).unwrap().unwrap();
         let mut out = Vec::new();
         if let Progress::Ask(_) = target.receive(&frame, &mut out).unwrap() {
-            let credentials = credentials.clone();
+            let credentials = credentials.cloned();
             match refuse {
                 Some((status, address)) => target.refuse(status, address, &mut out),
                 None => target.admit(
@@ -70,7 +70,7 @@ fn both_sides_agree() {
         (Some(SECRET), None),
         (Some(SECRET), Some(credentials())),
     ] {
-        let agreed = log_in(wish(secret), credentials, None).expect("a session");
+        let agreed = log_in(wish(secret), credentials.as_ref(), None).expect("a session");
         assert_eq!(agreed.tsih, 3);
         assert_eq!(agreed.portal_group, 1);
         assert_eq!(agreed.target_segment_bytes_max, 131_072);
@@ -95,7 +95,7 @@ fn what_goes_wrong_is_named() {
         (None, None, Some((Status::NotFound, "")), (2, 3)),
         (None, None, Some((Status::Unavailable, "")), (3, 1)),
     ] {
-        let error = log_in(wish(secret), credentials, refuse).expect_err("refused");
+        let error = log_in(wish(secret), credentials.as_ref(), refuse).expect_err("refused");
         let (class, detail) = expected;
         assert_eq!(error, InitiatorError::Refused { class, detail });
         assert_eq!(error.may_pass(), class == 3);
