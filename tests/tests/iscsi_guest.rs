@@ -82,9 +82,14 @@ impl Bench {
         Ok(said.trim().to_owned())
     }
 
+    /// Where the guest finds the daemon by a path.
+    fn portal(&self, path: usize) -> String {
+        format!("{HOST}:{}", self.cables[path].address().port())
+    }
+
     /// Logs in by a path, and gives the disk that appears, such as `sda`.
     fn log_in(&mut self, path: usize) -> Result<String> {
-        let portal = format!("{HOST}:{}", self.cables[path].address().port());
+        let portal = self.portal(path);
         let node = format!("iscsiadm -m node -T {TARGET} -p {portal}");
         self.shell(&format!("{node},1 -o new && {node} --login"))?;
         self.shell("udevadm settle; ls /sys/block | grep ^sd | tail -n1")
@@ -240,6 +245,104 @@ fn one_path_of_two_is_enough() -> Result<()> {
     it.daemon.restart()?;
     it.end_load()?;
     it.finish(&map)
+}
+
+/// What Linux's initiator can do besides: secrets in both directions, hashed with SHA-256,
+/// digests, several disks of a target, and a login that is sent on to another head.
+#[test]
+fn linux_proves_itself_finds_all_disks_and_follows() -> Result<()> {
+    let mut it = Bench::new("logins")?;
+    let share = ["volume", "share", "v", "--initiator", INITIATOR];
+    let shared = it
+        .daemon
+        .json([&share[..], &["--chap", "--mutual"]].concat())?;
+    let word = |name: &str| shared[name].as_str().map(str::to_owned);
+    let secret = word("secret").context("a secret")?;
+    let mutual = word("mutual_secret").context("the target's secret")?;
+    let portal = it.portal(0);
+    let node = format!("iscsiadm -m node -T {TARGET} -p {portal}");
+    it.shell(&format!("{node},1 -o new"))?;
+    for (name, value) in [
+        ("node.session.auth.authmethod", "CHAP"),
+        ("node.session.auth.chap_algs", "SHA256"),
+        ("node.session.auth.username", "guest"),
+        ("node.session.auth.password", &secret),
+        ("node.session.auth.username_in", TARGET),
+        ("node.session.auth.password_in", &mutual),
+        ("node.conn[0].iscsi.HeaderDigest", "CRC32C"),
+        ("node.conn[0].iscsi.DataDigest", "CRC32C"),
+    ] {
+        it.shell(&format!("{node} -o update -n {name} -v '{value}'"))?;
+    }
+    it.shell(&format!("{node} --login"))?;
+    let digests = it.shell("cat /sys/class/iscsi_connection/*/{header,data}_digest")?;
+    ensure!(digests.lines().eq(["1", "1"]), "{digests}");
+    it.shell("udevadm settle; dd if=/dev/urandom of=/root/random bs=1M count=16 status=none")?;
+    it.shell("dd if=/root/random of=/dev/sda bs=1M oflag=direct status=none")?;
+    it.shell(
+        "cmp -n 16777216 /root/random <(dd if=/dev/sda bs=1M iflag=direct count=16 status=none)",
+    )?;
+    // Somebody who claims to be the target is not believed.
+    it.shell(&format!("{node} --logout"))?;
+    it.shell(&format!(
+        "{node} -o update -n node.session.auth.password_in -v 'not-what-it-is-16'"
+    ))?;
+    let refused = it.shell(&format!("{node} --login 2>&1 || true"))?;
+    ensure!(refused.contains("login failure"), "{refused}");
+
+    // Several disks, one of them later.
+    let disks =
+        |it: &mut Bench| it.shell("udevadm settle; lsblk -dno SIZE,TRAN | grep -c iscsi || true");
+    for (volume, size, lun) in [("a", "64M", "0"), ("b", "128M", "5")] {
+        it.daemon
+            .run(["volume", "create", volume, "--blank", size])?;
+        let share = ["volume", "share", volume, "--initiator", INITIATOR];
+        it.daemon
+            .run([&share[..], &["--target", "db", "--lun", lun]].concat())?;
+    }
+    let db = "iqn.2026-11.example.site:target.db";
+    let found = it.shell(&format!("iscsiadm -m discovery -t sendtargets -p {portal}"))?;
+    ensure!(found.contains(db), "{found}");
+    // The daemon tells its own address, which is another one for a guest of QEMU's network.
+    let node = format!("iscsiadm -m node -T {db} -p {portal}");
+    it.shell(&format!("{node},1 -o new && {node} --login"))?;
+    assert_eq!(disks(&mut it)?, "2");
+    it.daemon
+        .run(["volume", "create", "c", "--blank", "256M"])?;
+    let share = ["volume", "share", "c", "--initiator", INITIATOR];
+    it.daemon.run([&share[..], &["--target", "db"]].concat())?;
+    it.shell("iscsiadm -m session --rescan")?;
+    assert_eq!(disks(&mut it)?, "3");
+    let units =
+        it.shell("lsscsi -b 2>/dev/null || ls /sys/class/scsi_disk | cut -d: -f4 | sort")?;
+    ensure!(units.split_whitespace().eq(["0", "1", "5"]), "{units}");
+    it.shell("iscsiadm -m node --logoutall=all")?;
+
+    // Another head has the disk.
+    let other = free_address()?;
+    let mut options = DaemonOptions::new(&it.directory.path().join("other"))?;
+    options.config =
+        format!("[iscsi]\nlisten = [\"{other}\"]\nprefix = \"iqn.2026-11.example.site\"\n");
+    let mut head = Daemon::start_with(options)?;
+    for daemon in [&it.daemon, &head] {
+        daemon.run(["volume", "create", "r", "--blank", "512M"])?;
+    }
+    let share = ["volume", "share", "r", "--initiator", INITIATOR];
+    head.run(share)?;
+    let to = format!("{HOST}:{}", other.port());
+    it.daemon.run([&share[..], &["--redirect", &to]].concat())?;
+    let node = format!("iscsiadm -m node -T iqn.2026-11.example.site:volume.r -p {portal}");
+    it.shell(&format!("{node},1 -o new && {node} --login"))?;
+    assert_eq!(disks(&mut it)?, "1");
+    let of = |daemon: &Daemon| -> Result<usize> {
+        let shown = daemon.json(["volume", "show", "r"])?;
+        Ok(shown["clients"].as_array().map_or(0, Vec::len))
+    };
+    assert_eq!((of(&it.daemon)?, of(&head)?), (0, 1));
+    it.shell("iscsiadm -m node --logoutall=all")?;
+    it.guest.kill()?;
+    head.stop()?;
+    it.daemon.stop()
 }
 
 /// Waits until multipathd holds so many paths for good.
