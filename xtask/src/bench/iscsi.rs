@@ -138,8 +138,9 @@ fn tgt(bench: &Bench, source: &Path) -> Result<Candidate> {
     fs::copy(source, &own)?;
     let port = process::free_port()?;
     let portal = format!("portal=127.0.0.1:{port}");
-    // Its control port is a socket's number; the port of the portal is as good as any.
-    let control = port.to_string();
+    // Its control port is a socket's number, of fifteen bits; the port of the portal is as
+    // good as any.
+    let control = (port & 0x7fff).to_string();
     let server = Server::start(
         Command::new("tgtd")
             .args(["-f", "-C", &control, "--iscsi", &portal])
