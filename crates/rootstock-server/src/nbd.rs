@@ -12,6 +12,7 @@ mod batch;
 mod connection;
 mod listener;
 pub mod memory;
+pub(crate) mod patience;
 pub(crate) mod pool;
 mod serve;
 mod shared;

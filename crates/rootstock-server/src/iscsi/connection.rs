@@ -16,7 +16,10 @@ use super::{
     login, serve,
     shared::{Admission, Shared},
 };
-use crate::nbd::transport::{More, Socket, Transport, Wait, wait_readable};
+use crate::nbd::{
+    patience::Patience,
+    transport::{More, Socket, Transport, Wait, wait_readable},
+};
 
 /// How long to leave a listener alone after it ran out of descriptors or memory.
 const BACK_OFF: Timespec = Timespec {
@@ -153,9 +156,11 @@ pub(super) enum Received {
 /// The stream of PDUs in both directions.
 pub(super) struct Wire {
     pub(super) transport: Transport,
-    /// Bytes that have come, from `start` on not yet looked at.
+    /// Bytes that have come and were not yet looked at are those from `start` to `end`.
     input: Vec<u8>,
     start: usize,
+    end: usize,
+    patience: Patience,
     /// What is to be sent next.
     pub(super) out: Vec<u8>,
 }
@@ -166,6 +171,8 @@ impl Wire {
             transport: Transport::new(socket),
             input: Vec::new(),
             start: 0,
+            end: 0,
+            patience: Patience::default(),
             out: Vec::new(),
         }
     }
@@ -176,7 +183,7 @@ impl Wire {
         digests: Digests,
         data_bytes_max: usize,
     ) -> Result<Option<(Frame<'_>, &mut Vec<u8>)>, ConnectionError> {
-        let found = decode(&self.input[self.start..], digests, data_bytes_max);
+        let found = decode(&self.input[self.start..self.end], digests, data_bytes_max);
         match found.map_err(ConnectionError::Frame)? {
             Some((frame, used)) => {
                 self.start += used;
@@ -188,17 +195,19 @@ impl Wire {
 
     /// Receives at least a byte; false at the end of the stream.
     pub(super) fn receive(&mut self, wait: Wait) -> io::Result<bool> {
-        self.input.drain(..self.start);
-        self.start = 0;
-        let have = self.input.len();
-        self.input.resize(have + RECEIVE_BYTES, 0);
-        let received = self.transport.recv(&mut self.input[have..], wait);
-        let len = match &received {
-            Ok(len) => *len,
-            Err(_) => 0,
-        };
-        self.input.truncate(have + len);
-        received.map(|len| len > 0)
+        // What is left is the beginning of a PDU: seldom much, and mostly nothing.
+        if self.start > 0 {
+            self.input.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.input.len() < self.end + RECEIVE_BYTES {
+            self.input.resize(self.end + 2 * RECEIVE_BYTES, 0);
+        }
+        let room = &mut self.input[self.end..];
+        let len = self.transport.recv(room, wait)?;
+        self.end += len;
+        Ok(len > 0)
     }
 
     /// Receives at least a byte, unless the bell rings first.
@@ -207,8 +216,25 @@ impl Wire {
         bell: &Bell,
         deadline: Instant,
     ) -> io::Result<Received> {
-        wait_readable(&self.transport.socket, Some(bell.event()), Some(deadline))?;
-        bell.hush();
+        let began = Instant::now();
+        while self.patience.looks(began.elapsed()) {
+            match self.receive_now()? {
+                Received::Ring => thread::yield_now(),
+                received => {
+                    self.patience.followed(began.elapsed());
+                    return Ok(received);
+                }
+            }
+        }
+        if wait_readable(&self.transport.socket, Some(bell.event()), Some(deadline))? {
+            bell.hush();
+        }
+        self.patience.followed(began.elapsed());
+        self.receive_now()
+    }
+
+    /// Receives what is there; that nothing is counts as a ring.
+    fn receive_now(&mut self) -> io::Result<Received> {
         match self.receive(Wait::Never) {
             Ok(true) => Ok(Received::Bytes),
             Ok(false) => Ok(Received::End),

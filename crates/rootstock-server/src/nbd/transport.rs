@@ -150,12 +150,12 @@ pub(crate) enum More {
     Nothing,
 }
 
-/// Waits until the socket or the event is readable.
+/// Waits until the socket or the event is readable, and says whether the event is.
 pub(crate) fn wait_readable(
     socket: &Socket,
     event: Option<&OwnedFd>,
     deadline: Option<Instant>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let mut fds = [
         PollFd::new(socket, PollFlags::IN),
         PollFd::new(socket, PollFlags::empty()),
@@ -177,7 +177,7 @@ pub(crate) fn wait_readable(
         });
         match poll(&mut fds[..count], timeout.as_ref()) {
             Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(count == 2 && !fds[1].revents().is_empty()),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }

@@ -1,11 +1,14 @@
 //! The transmission phase: requests in, replies out, until either side leaves.
 
 use std::{
+    io,
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    thread,
+    time::Instant,
 };
 
 use rootstock_core::ByteRange;
@@ -22,6 +25,7 @@ use super::{
 };
 use crate::nbd::{
     batch::Batch,
+    patience::Patience,
     serve::{self, Answer, Failure},
     shared::{Admission, ring},
     transport::{Transport, Wait, wait_readable},
@@ -43,6 +47,7 @@ pub(super) fn serve(
         batch: Batch::new(agreed.agreement.style),
         segments: Segments::new(),
         completions: Arc::new(completions),
+        patience: Patience::default(),
         in_flight: 0,
         in_flight_bytes: 0,
         fetching: 0,
@@ -64,6 +69,7 @@ struct Session<'a> {
     /// Reused by every read that is served at once.
     segments: Segments,
     completions: Arc<Completions>,
+    patience: Patience,
     /// Requests handed to workers and not yet in the batch, and their bytes.
     in_flight: usize,
     in_flight_bytes: u64,
@@ -137,10 +143,7 @@ impl Session<'_> {
     fn receive(&mut self, input: &mut InputBuffer) -> Result<Received, ConnectionError> {
         let doing = "receiving";
         if self.in_flight == 0 {
-            let len = self
-                .transport
-                .recv(input.spare(), Wait::Forever)
-                .map_err(io_error(doing))?;
+            let len = self.receive_alone(input).map_err(io_error(doing))?;
             input.filled(len);
             return Ok(if len == 0 {
                 Received::End
@@ -154,13 +157,30 @@ impl Session<'_> {
                 input.filled(len);
                 Ok(Received::Bytes)
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let bell = Some(&self.completions.bell);
                 wait_readable(&self.transport.socket, bell, None).map_err(io_error(doing))?;
                 Ok(Received::Completions)
             }
             Err(error) => Err(io_error(doing)(error)),
         }
+    }
+
+    /// Receives when nothing else can happen.
+    fn receive_alone(&mut self, input: &mut InputBuffer) -> io::Result<usize> {
+        let began = Instant::now();
+        while self.patience.looks(began.elapsed()) {
+            match self.transport.recv(input.spare(), Wait::Never) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::yield_now(),
+                received => {
+                    self.patience.followed(began.elapsed());
+                    return received;
+                }
+            }
+        }
+        let received = self.transport.recv(input.spare(), Wait::Forever);
+        self.patience.followed(began.elapsed());
+        received
     }
 
     fn handle(&mut self, message: Message<'_>) {
@@ -397,7 +417,7 @@ fn carried_bytes(request: &Request) -> u64 {
 }
 
 impl Completions {
-    fn new() -> std::io::Result<Self> {
+    fn new() -> io::Result<Self> {
         Ok(Self {
             done: Mutex::default(),
             fetched: AtomicUsize::new(0),
@@ -434,7 +454,7 @@ impl Completions {
         self.rung.store(false, Ordering::Release);
     }
 
-    fn wait(&self) -> std::io::Result<()> {
+    fn wait(&self) -> io::Result<()> {
         let mut fds = [rustix::event::PollFd::new(
             &self.bell,
             rustix::event::PollFlags::IN,
