@@ -13,6 +13,9 @@ use anyhow::{Context, Result, bail, ensure};
 /// How long a server may take until it answers.
 const READY_SECONDS_MAX: u64 = 30;
 
+/// How long it may take to end.
+const LEAVE_LIMIT: Duration = Duration::from_secs(10);
+
 /// Runs a command to its end and returns its wall-clock seconds.
 pub(crate) fn run(command: &mut Command) -> Result<f64> {
     let start = Instant::now();
@@ -76,7 +79,14 @@ impl Server {
     /// Asks it to end, and waits until it has.
     pub(crate) fn stop(mut self) -> Result<()> {
         run(Command::new("kill").arg(self.child.id().to_string()))?;
-        self.child.wait()?;
+        let asked = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            // tgtd stays as long as it has targets, whatever it is asked.
+            if asked.elapsed() > LEAVE_LIMIT {
+                self.child.kill()?;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         Ok(())
     }
 }
