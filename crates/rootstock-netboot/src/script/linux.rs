@@ -47,7 +47,12 @@ pub fn ipxe_linux(
     let words = plan.command_line()?.join(" ");
     let path = &plan.path;
     let mut script = begin(&plan.title);
-    // Writing to a String cannot fail.
+    if let Some(disk) = &plan.disk {
+        script.push_str(&san::login(disk));
+        let url = san::url(disk);
+        // Writing to a String cannot fail.
+        let _ = writeln!(script, "sanhook --drive 0x80 {url} || goto again");
+    }
     let _ = writeln!(
         script,
         "kernel {base}{path}kernel initrd=initrd {words} || goto again"
@@ -56,18 +61,10 @@ pub fn ipxe_linux(
         // As in the script of any boot.
         let _ = writeln!(script, "iseq ${{efi/SecureBoot:uint8}} 1 && shim {shim} ||");
     }
-    let _ = writeln!(
-        script,
-        "initrd --name initrd {base}{path}initrd || goto again"
-    );
-    if let Some(disk) = &plan.disk {
-        script.push_str(&san::login(disk));
-        let url = san::url(disk);
-        let _ = writeln!(script, "sanhook --drive 0x80 {url} || goto again");
-    }
     let _ = write!(
         script,
         "\
+initrd --name initrd {base}{path}initrd || goto again
 boot ||
 :again
 imgfree ||
@@ -124,11 +121,11 @@ mod tests {
         insta::assert_snapshot!(script.expect("a script"), @"
         #!ipxe
         echo Rootstock: n7 runs the installer debian-12
+        set initiator-iqn iqn.2026-11.example:node.n7
+        sanhook --drive 0x80 iscsi:10.0.0.1::3260:0:iqn.2026-11.example:volume.n7 || goto again
         kernel http://10.0.0.1:8480/boot/i/00ff/kernel initrd=initrd auto=true url=http://10.0.0.1:8480/boot/i/00ff/preseed.cfg || goto again
         iseq ${efi/SecureBoot:uint8} 1 && shim http://10.0.0.1:8480/s ||
         initrd --name initrd http://10.0.0.1:8480/boot/i/00ff/initrd || goto again
-        set initiator-iqn iqn.2026-11.example:node.n7
-        sanhook --drive 0x80 iscsi:10.0.0.1::3260:0:iqn.2026-11.example:volume.n7 || goto again
         boot ||
         :again
         imgfree ||
