@@ -9,6 +9,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::sync::OnceLock;
 
+pub(crate) use rootstock_core::chain;
+
 /// How important a line is: syslog's numbers (RFC 5424, section 6.2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
@@ -58,16 +60,4 @@ pub(crate) fn warn(text: impl Display) {
 /// A line that is shown whatever the console hides.
 pub(crate) fn error(text: impl Display) {
     say(Level::Error, text);
-}
-
-/// An error and its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

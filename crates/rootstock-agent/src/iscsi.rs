@@ -128,7 +128,8 @@ fn begin() -> Result<Infallible, String> {
     network(&ibft, &mut modules)?;
     let disk = log_in()?;
     console::info(format_args!("{} is {disk}", ibft.target));
-    let _ = fs::write(FIRMWARE_PATH, "");
+    // Nothing at all would not be written.
+    let _ = fs::write(FIRMWARE_PATH, "\0");
     switch::leave_basics();
     let error = Command::new(INIT).args(env::args_os().skip(1)).exec();
     Err(format!("{INIT} cannot be started: {error}"))

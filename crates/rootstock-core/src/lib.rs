@@ -3,6 +3,7 @@
 //! This crate knows nothing of the rest of Rootstock, does no I/O, reads no
 //! clock and draws no random numbers.
 
+pub mod cause;
 pub mod digest;
 pub mod extent;
 pub mod hostlist;
@@ -13,6 +14,7 @@ pub mod node;
 pub mod peer;
 pub mod units;
 
+pub use cause::chain;
 pub use digest::{ChunkId, Digest, FrameId};
 pub use extent::{ByteRange, Extents};
 pub use hostlist::{HOSTS_MAX, HostList, HostListError, fold};

@@ -27,7 +27,7 @@ mod unpack;
 pub use arguments::{ARGUMENTS_BYTES_MAX, kept_arguments};
 pub use assemble::{
     AssembleError, Assembled, Compression, Ingredients, MODULES_BYTES_MAX, NFS, assemble,
-    assemble_initiator, compression,
+    assemble_initiator, compression, initiator_digest,
 };
 pub use cpio::Cpio;
 pub use ext4::Ext4Fs;

@@ -7,14 +7,11 @@ use std::{
     time::Duration,
 };
 
-use rootstock_core::VersionSpec;
+use rootstock_core::{VersionSpec, chain};
 use rootstock_image::ReadAt;
 use rootstock_nbd::client::{Client, ClientError};
 
-use crate::{
-    address::{NbdAddress, Stream},
-    chain,
-};
+use crate::address::{NbdAddress, Stream};
 
 /// Threads that read at once, each over a connection of its own.
 pub(crate) const READERS: usize = 4;

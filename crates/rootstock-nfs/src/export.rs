@@ -13,11 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rootstock_core::chain;
 use rootstock_image::{ReadAt, inspect};
 use rootstock_mount::{Kind, Part};
 
 use crate::{
-    FromExport, Start, ToExport, chain,
+    FromExport, Start, ToExport,
     disk::{Disk, READERS},
     ganesha::{News, Site},
 };

@@ -14,8 +14,9 @@ use std::{
 
 use rootstock_api::nfs::{NFS_EXPORTS_MAX, NfsExport, NfsRoot, NfsState, NfsWanted};
 use rootstock_client::Client;
+use rootstock_core::chain;
 
-use crate::{FromExport, Options, chain, ports::Ports, running::Running, sockets};
+use crate::{FromExport, Options, ports::Ports, running::Running, sockets};
 
 /// How often it is looked who is connected.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

@@ -69,14 +69,3 @@ enum FromExport {
     /// It ends, and why.
     Failed(String),
 }
-
-/// The causes of an error in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
-}

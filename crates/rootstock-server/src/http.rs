@@ -14,11 +14,12 @@ pub(crate) use traffic::{Counted, Traffic};
 
 pub(crate) use auth::TOKEN_PREFIX;
 pub(crate) use body::{Binary, stopping};
-pub(crate) use error::{ApiError, chain};
+pub(crate) use error::ApiError;
 pub(crate) use extract::ApiQuery;
 pub use listen::ListenError;
 pub(crate) use listen::{ApiServer, bind_unix};
 pub(crate) use progress::Progress;
+pub(crate) use rootstock_core::chain;
 pub use routes::openapi;
 pub(crate) use routes::{lease, router};
 

@@ -213,6 +213,24 @@ fn an_initiator_is_added_in_a_directory_of_its_own() {
         fs.put(&path, &module(&["license=GPL"]));
     }
     let added = assemble_initiator(&fs, &kernel, AGENT).expect("assembles");
+    // Whatever of it another owner of the same kernel has otherwise, makes another digest.
+    let digest = |fs: &MemoryFs| initiator_digest(fs, &kernel, AGENT).expect("sums");
+    let before = digest(&fs);
+    assert_eq!(before, digest(&fs.clone()));
+    for (path, bytes) in [
+        (
+            format!("{DIR}/kernel/drivers/scsi/sd_mod.ko"),
+            module(&["license=GPL", "version=evil"]),
+        ),
+        (
+            "/usr/lib/firmware/rtl_nic/rtl8168h-2.fw".to_owned(),
+            b"other".to_vec(),
+        ),
+    ] {
+        let mut other = fs.clone();
+        other.put(&path, &bytes);
+        assert_ne!(before, digest(&other), "{path}");
+    }
     let files = unpacked(&added);
     assert!(files.keys().all(|name| name.starts_with("rootstock")));
     assert_eq!(files["rootstock/iscsi"], AGENT);

@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use super::{
     decide::{Decision, Step, arguments, begin, failed},
     files::Asked,
-    first_stage::{DiskBytes, Wanted, Way},
+    first_stage::{DiskBytes, Way},
     health::{self, Chosen},
     networks::Network,
     orders,
@@ -148,7 +148,6 @@ async fn way(
     settings: &Settings,
     version: &VersionRow,
 ) -> Step<Way> {
-    let start = settings.iscsi_start.unwrap_or_default();
     let lost = |error: String| failed("look at its disk", error);
     let Some(stages) = app.first_stages.get() else {
         return Ok(Way::Loader(None));
@@ -158,7 +157,7 @@ async fn way(
     let disk = volumes::open(app, &volume).await;
     let disk = disk.map_err(|error| lost(error.0.to_string()))?;
     let bytes = Arc::new(DiskBytes(Arc::clone(&disk.volume)));
-    let found = stages.way(bytes, Wanted::of_disk(settings), start).await;
+    let found = stages.way(bytes, settings.clone()).await;
     drop(disk);
     found.map_err(|error| {
         let reason = format!("{}: {}", version.spec(), chain(&error));

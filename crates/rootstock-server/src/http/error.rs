@@ -7,6 +7,7 @@ use axum::{
 };
 use rootstock_api::{Holder, HolderKind, PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
 use rootstock_catalog::CatalogError;
+use rootstock_core::chain;
 use rootstock_store::{CollectError, PutError, ReadError};
 
 /// A problem on its way to the client.
@@ -242,16 +243,4 @@ impl From<CollectError> for ApiError {
             CollectError::Put(error) => error.into(),
         }
     }
-}
-
-/// An error with its causes, for a log line or a detail.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -3,7 +3,8 @@
 //!
 //! What is on the disk decides, which is the machine's own and may not be what any version
 //! is: its kernel may have been upgraded. So it is looked at before each boot, and what was
-//! made for the same kernel and the same initrd is taken again.
+//! made before is taken again where every byte that goes into it is the same: machines have
+//! owners, and what one puts among its modules must not come to another.
 
 use std::{
     collections::HashMap,
@@ -18,7 +19,7 @@ use rootstock_image::{
 };
 
 use super::{
-    FirstStageError, FirstStages, Shared, Wanted, cache,
+    FirstStageError, FirstStages, Shared, cache,
     make::{self, Made},
 };
 use crate::{boot::stage::Stage, http::chain};
@@ -49,15 +50,14 @@ impl FirstStages {
     pub(crate) async fn way(
         &self,
         disk: Arc<dyn ReadAt>,
-        wanted: Wanted,
-        start: IscsiStart,
+        settings: Settings,
     ) -> Result<Way, FirstStageError> {
-        if start == IscsiStart::Loader {
+        if settings.iscsi_start == Some(IscsiStart::Loader) {
             return Ok(Way::Loader(None));
         }
         let place = self.0.makes.acquire().await;
         let shared = Arc::clone(&self.0);
-        let work = move || shared.way(disk, &wanted, start);
+        let work = move || shared.way(disk, &settings);
         let found = tokio::task::spawn_blocking(work).await;
         drop(place);
         found.unwrap_or_else(|error| {
@@ -67,22 +67,10 @@ impl FirstStages {
     }
 }
 
-impl Wanted {
-    /// A system on a disk that may be that of no version.
-    pub(crate) fn of_disk(settings: &Settings) -> Self {
-        Self::of(Digest::of(b""), settings)
-    }
-}
-
 impl Shared {
-    fn way(
-        &self,
-        disk: Arc<dyn ReadAt>,
-        wanted: &Wanted,
-        start: IscsiStart,
-    ) -> Result<Way, FirstStageError> {
-        let is_asked_for = start == IscsiStart::Kernel;
-        let found = match Found::on(disk, wanted) {
+    fn way(&self, disk: Arc<dyn ReadAt>, settings: &Settings) -> Result<Way, FirstStageError> {
+        let is_asked_for = settings.iscsi_start == Some(IscsiStart::Kernel);
+        let found = match Found::on(disk, settings) {
             Ok(found) => found,
             Err(error) if is_asked_for => return Err(error),
             // Windows, and what else is none of ours to start.
@@ -95,7 +83,9 @@ impl Shared {
             // One that cannot be read is left as it is.
             Err(_) => return Ok(Way::Loader(None)),
         };
-        if !is_asked_for && initrd.logs_in(boot::iscsi_arguments(&found.system.fs)?) {
+        let arguments = boot::iscsi_arguments(&found.system.fs);
+        let arguments = arguments.unwrap_or(boot::IscsiArguments::None);
+        if !is_asked_for && initrd.logs_in(arguments) {
             return Ok(Way::Loader(None));
         }
         match self.with_initiator(&found, &initrd, digest) {
@@ -128,23 +118,24 @@ impl Shared {
         initrd: &Initrd,
         digest: Digest,
     ) -> Result<Arc<Stage>, FirstStageError> {
-        let mut made = Made::of(&found.system, &found.kernel)?;
+        let (system, kernel) = (&found.system, &found.kernel);
+        let agent = self.agent.read()?;
+        let mut made = Made::of(system, kernel)?;
         made.arguments.splice(0..0, found.arguments()?);
         let key = format!(
-            "{} initiator {} {digest} {} {:?} {:?}",
+            "{} initiator {} {digest} {} {:?} {:?} {}",
             cache::FORMAT,
             Digest::of(&made.kernel),
-            self.agent.digest()?,
+            boot::initiator_digest(&system.fs, kernel, &agent)?,
             made.arguments,
             made.root,
+            made.kernel_version,
         );
         let key = Digest::of(key.as_bytes());
         if let Some(stage) = self.cache.get(key) {
             return Ok(stage);
         }
         self.keep(key, || {
-            let agent = self.agent.read()?;
-            let (system, kernel) = (&found.system, &found.kernel);
             let added = boot::assemble_initiator(&system.fs, kernel, &agent)?;
             made.initrd = initrd.with(&found.initrd, &added.initrd);
             made.module_count = added.module_count;
@@ -166,10 +157,11 @@ struct Found {
 }
 
 impl Found {
-    fn on(disk: Arc<dyn ReadAt>, wanted: &Wanted) -> Result<Self, FirstStageError> {
+    fn on(disk: Arc<dyn ReadAt>, settings: &Settings) -> Result<Self, FirstStageError> {
         let partitions = make::partitions(&*disk)?;
-        let (system, kernel) = make::find_in(&partitions, disk, wanted)?;
-        let initrd = make::own_initrd(&system, &kernel, wanted.initrd.as_deref())?;
+        let wanted = settings.kernel.as_deref();
+        let (system, kernel) = make::find_in(&partitions, disk, settings.root, wanted)?;
+        let initrd = make::own_initrd(&system, &kernel, settings.initrd.as_deref())?;
         let initrd = initrd.ok_or_else(|| FirstStageError::NoInitrd {
             kernel: kernel.version.clone(),
         })?;

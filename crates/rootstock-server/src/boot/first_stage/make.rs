@@ -69,17 +69,18 @@ pub(super) fn look(
 /// Finds the system of a disk and the kernel that boots it.
 fn find(disk: Arc<dyn ReadAt>, wanted: &Wanted) -> Result<(System, Kernel), FirstStageError> {
     let partitions = partitions(&*disk)?;
-    find_in(&partitions, disk, wanted)
+    find_in(&partitions, disk, wanted.root, wanted.kernel.as_deref())
 }
 
 /// The same, of a disk whose partitions are known.
 pub(super) fn find_in(
     partitions: &[PartitionReport],
     disk: Arc<dyn ReadAt>,
-    wanted: &Wanted,
+    root: Option<u32>,
+    kernel: Option<&str>,
 ) -> Result<(System, Kernel), FirstStageError> {
-    let system = boot::find_system(partitions, &Opener { disk }, wanted.root)?;
-    let kernel = boot::choose_kernel(&system.fs, wanted.kernel.as_deref())?;
+    let system = boot::find_system(partitions, &Opener { disk }, root)?;
+    let kernel = boot::choose_kernel(&system.fs, kernel)?;
     Ok((system, kernel))
 }
 
