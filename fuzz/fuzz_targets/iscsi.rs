@@ -6,12 +6,13 @@
 
 use libfuzzer_sys::fuzz_target;
 use rootstock_iscsi::{
-    Account, Admission, Credentials, Digests, Event, Login, Progress, Session, decode,
+    Account, Admission, Credentials, Digests, Event, Filled, Login, Progress, Session, decode,
     initiator::{Initiator, Step, Wish},
     session::WINDOW_COMMANDS,
 };
 
 const SEGMENT_BYTES_MAX: usize = 8192;
+const STREAMED_BYTES: usize = 100_000;
 const TASKS_MAX: usize = WINDOW_COMMANDS as usize + 16;
 
 // The first byte says whether a secret has to be proved; the rest is what the
@@ -96,14 +97,22 @@ fn login(input: &mut &[u8], secret: bool) -> Option<Session> {
 }
 
 /// Commands are answered by what their first byte says, or not at all.
-fn answer(session: &mut Session, event: Option<Event>, out: &mut Vec<u8>) {
+fn answer(session: &mut Session, event: Option<Event<'_>>, out: &mut Vec<u8>) {
     match event {
-        Some(Event::Command(command)) => match command.cdb[0] % 4 {
+        Some(Event::Command(command)) => match command.cdb[0] % 5 {
             0 => {
-                let fill = |out: &mut Vec<u8>, _: usize, len: usize| out.resize(out.len() + len, 5);
+                let fill = |out: &mut Vec<u8>, _: usize, len: usize| {
+                    out.resize(out.len() + len, 5);
+                    Filled::Here
+                };
                 session.data_in(command.tag, 3000, fill, out);
             }
             1 => {}
+            2 => {
+                if let Some((data, _)) = session.stream(command.tag, STREAMED_BYTES, out) {
+                    assert!(data.len() <= STREAMED_BYTES);
+                }
+            }
             _ => {
                 if let Some(data) = session.gather(command.tag, 4096, out) {
                     assert!(data.len() <= 4096);
@@ -111,6 +120,12 @@ fn answer(session: &mut Session, event: Option<Event>, out: &mut Vec<u8>) {
             }
         },
         Some(Event::Data { data, .. }) => assert!(data.len() <= 4096),
+        Some(Event::Part {
+            offset, data, last, ..
+        }) => {
+            let end = offset as usize + data.len();
+            assert!(end <= STREAMED_BYTES && (last || data.len() >= 64 << 10));
+        }
         Some(Event::SendTargets { tag, .. }) => {
             let target = ("iqn.t".to_owned(), "10.0.0.1:3260".to_owned());
             session.targets(tag, &vec![target; 300], out);

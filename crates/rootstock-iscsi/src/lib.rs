@@ -25,6 +25,7 @@ pub use login::{
 };
 pub use operational::{Operational, OperationalError};
 pub use session::{
-    Command, Completion, Event, RejectReason, Session, SessionError, TaskAttribute, TaskFunction,
+    Command, Completion, Event, Filled, RejectReason, Session, SessionError, TaskAttribute,
+    TaskFunction,
 };
 pub use text::{TextError, TextWriter, pairs};

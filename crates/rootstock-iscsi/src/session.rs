@@ -8,6 +8,7 @@ mod reply;
 mod text;
 mod transfer;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use thiserror::Error;
@@ -17,7 +18,7 @@ use crate::login::Established;
 use crate::operational::Operational;
 use crate::pdu::{FINAL, Header, NO_TAG, before, opcode};
 
-pub use reply::{Completion, RejectReason};
+pub use reply::{Completion, Filled, RejectReason};
 use text::Answer;
 use transfer::Task;
 
@@ -92,9 +93,9 @@ pub enum TaskFunction {
 
 /// What only the driver can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// To be answered by [`Session::gather`] for its data, [`Session::data_in`]
-    /// or [`Session::respond`].
+pub enum Event<'a> {
+    /// To be answered by [`Session::gather`] or [`Session::stream`] for its data,
+    /// [`Session::data_in`] or [`Session::respond`].
     Command(Command),
     /// What was gathered for a task is complete.
     Data {
@@ -102,6 +103,17 @@ pub enum Event {
         tag: u32,
         /// The data.
         data: Vec<u8>,
+    },
+    /// The next data of a task whose data are streamed.
+    Part {
+        /// Whose.
+        tag: u32,
+        /// Where in the task's data they begin, in bytes.
+        offset: u64,
+        /// The data.
+        data: Cow<'a, [u8]>,
+        /// Whether they are the last.
+        last: bool,
     },
     /// Tasks have ended otherwise; they are to be forgotten.
     Dropped(Vec<u32>),
@@ -208,11 +220,11 @@ impl Session {
     ///
     /// # Errors
     /// When the session cannot go on; what was written is still to be sent.
-    pub fn receive(
+    pub fn receive<'a>(
         &mut self,
-        frame: &Frame<'_>,
+        frame: &Frame<'a>,
         out: &mut Vec<u8>,
-    ) -> Result<Option<Event>, SessionError> {
+    ) -> Result<Option<Event<'a>>, SessionError> {
         if !frame.data_intact {
             return self.damaged(frame, out);
         }
@@ -298,7 +310,7 @@ impl Session {
         self.expected_number.wrapping_add(room).wrapping_sub(1)
     }
 
-    fn command(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Option<Event> {
+    fn command(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Option<Event<'static>> {
         let flags = frame.flags();
         let tag = frame.initiator_task_tag();
         if tag == NO_TAG || self.tasks.contains_key(&tag) {
@@ -334,7 +346,7 @@ impl Session {
         Some(Event::Command(command))
     }
 
-    fn task_management(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Option<Event> {
+    fn task_management(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Option<Event<'static>> {
         let tag = frame.initiator_task_tag();
         let function = match frame.flags() & 0x7f {
             1 => TaskFunction::AbortTask,
@@ -383,7 +395,12 @@ impl Session {
 
     /// Section 11.6.1: a task that is not there was answered, unless its command
     /// never came, which cannot be on one connection.
-    fn unknown_task(&mut self, frame: &Frame<'_>, tag: u32, out: &mut Vec<u8>) -> Option<Event> {
+    fn unknown_task(
+        &mut self,
+        frame: &Frame<'_>,
+        tag: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<Event<'static>> {
         let number = frame.word(32);
         let (expected, last) = (self.expected_number, self.last_number());
         let to_come = !before(number, expected) && !before(last, number);
@@ -395,7 +412,7 @@ impl Session {
         tag: u32,
         response: u8,
         out: &mut Vec<u8>,
-    ) -> Option<Event> {
+    ) -> Option<Event<'static>> {
         self.task_management_done(tag, response, out);
         None
     }
@@ -409,7 +426,7 @@ impl Session {
         self.write_numbered(header, &[], out);
     }
 
-    fn ping_back(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Option<Event> {
+    fn ping_back(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Option<Event<'static>> {
         let tag = frame.initiator_task_tag();
         // An answer to our own, or nothing but news of the initiator's numbers.
         if tag == NO_TAG {
@@ -426,7 +443,7 @@ impl Session {
     }
 
     /// Section 11.14: reasons 0 and 1 are the same with one connection.
-    fn logout(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Option<Event> {
+    fn logout(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Option<Event<'static>> {
         let response = match frame.flags() & 0x7f {
             0 => 0,
             1 if frame.half(20) == self.cid => 0,
@@ -451,7 +468,7 @@ impl Session {
         &mut self,
         frame: &Frame<'_>,
         out: &mut Vec<u8>,
-    ) -> Result<Option<Event>, SessionError> {
+    ) -> Result<Option<Event<'static>>, SessionError> {
         self.reject(frame, RejectReason::DataDigest, out);
         if frame.opcode() != opcode::DATA_OUT {
             return Err(SessionError::DataDigest {

@@ -5,7 +5,6 @@
 //! protocol says is in `rootstock-iscsi`, what a command means in `rootstock-scsi`;
 //! here are sockets, devices and who may use them.
 
-mod answer;
 mod connection;
 mod desk;
 mod disk;

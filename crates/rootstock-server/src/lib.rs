@@ -25,6 +25,7 @@ mod pages;
 mod recipes;
 mod rollouts;
 mod scrub;
+mod serving;
 mod sizes;
 mod stop;
 mod targets;

@@ -12,11 +12,8 @@ mod batch;
 mod connection;
 mod listener;
 pub mod memory;
-pub(crate) mod patience;
-pub(crate) mod pool;
 mod serve;
 mod shared;
-pub(crate) mod transport;
 
 #[cfg(test)]
 pub(crate) mod tests;

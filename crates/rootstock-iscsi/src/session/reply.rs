@@ -61,6 +61,16 @@ pub struct Completion<'a> {
     pub length_bytes: Option<u64>,
 }
 
+/// What became of a part of the data that a PDU is to carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filled {
+    /// It was written.
+    Here,
+    /// It was not, and the driver sends it at this place of the stream. Only without
+    /// digests of data: they are made of what was written.
+    Beside,
+}
+
 impl Session {
     /// Answers a command without data for the initiator.
     pub fn respond(&mut self, tag: u32, completion: &Completion<'_>, out: &mut Vec<u8>) {
@@ -88,12 +98,13 @@ impl Session {
     }
 
     /// Answers a command with `length_bytes` of data and good status. `fill`
-    /// appends a part, from an offset, of exactly the length it is given.
+    /// appends a part, from an offset, of exactly the length it is given, or says that
+    /// the driver sends it.
     pub fn data_in(
         &mut self,
         tag: u32,
         length_bytes: u64,
-        mut fill: impl FnMut(&mut Vec<u8>, usize, usize),
+        mut fill: impl FnMut(&mut Vec<u8>, usize, usize) -> Filled,
         out: &mut Vec<u8>,
     ) {
         let Some(expected) = self
@@ -136,7 +147,7 @@ impl Session {
             }
             let header = self.numbered(header, last);
             write_filled(header, len, self.operational.digests, out, |out| {
-                fill(out, offset, len);
+                fill(out, offset, len)
             });
             offset += len;
             number += 1;
@@ -159,7 +170,7 @@ impl Session {
         tag: u32,
         condition: Condition,
         out: &mut Vec<u8>,
-    ) -> Option<Event> {
+    ) -> Option<Event<'static>> {
         self.tasks.get(&tag)?;
         // Fixed format (SPC-4, section 4.5.3).
         let mut sense = [0; 18];
@@ -225,7 +236,7 @@ fn write_filled(
     len: usize,
     digests: Digests,
     out: &mut Vec<u8>,
-    fill: impl FnOnce(&mut Vec<u8>),
+    fill: impl FnOnce(&mut Vec<u8>) -> Filled,
 ) {
     let length = (len as u32).to_be_bytes();
     let header = header.bytes(5, &length[1..]).array();
@@ -236,10 +247,15 @@ fn write_filled(
         out.extend_from_slice(&digest);
     }
     let data_at = out.len();
-    fill(out);
-    // What the caller filled wrongly must not shift the stream.
-    out.resize(data_at + len, 0);
-    out.resize(data_at + len.next_multiple_of(4), 0);
+    let padding = len.next_multiple_of(4) - len;
+    match fill(out) {
+        // What the caller filled wrongly must not shift the stream.
+        Filled::Here => out.resize(data_at + len + padding, 0),
+        Filled::Beside => {
+            debug_assert!(!digests.data);
+            out.resize(data_at + padding, 0);
+        }
+    }
     if digests.data {
         let digest = crc32c::crc32c(&out[data_at..]).to_le_bytes();
         out.extend_from_slice(&digest);

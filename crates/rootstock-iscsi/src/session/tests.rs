@@ -51,7 +51,7 @@ impl Harness {
         }
     }
 
-    fn send(&mut self, header: Header, data: &[u8]) -> (Option<Event>, Vec<Heard>) {
+    fn send(&mut self, header: Header, data: &[u8]) -> (Option<Event<'static>>, Vec<Heard>) {
         let (event, heard) = self.try_send(header, data);
         (event.unwrap(), heard)
     }
@@ -60,11 +60,12 @@ impl Harness {
         &mut self,
         header: Header,
         data: &[u8],
-    ) -> (Result<Option<Event>, SessionError>, Vec<Heard>) {
+    ) -> (Result<Option<Event<'static>>, SessionError>, Vec<Heard>) {
         let digests = self.session.digests();
         let mut bytes = Vec::new();
         header.write(data, digests, &mut bytes);
-        let (frame, _) = decode(&bytes, digests, 1 << 20).unwrap().unwrap();
+        // Events borrow from it.
+        let (frame, _) = decode(bytes.leak(), digests, 1 << 20).unwrap().unwrap();
         let mut out = Vec::new();
         let event = self.session.receive(&frame, &mut out);
         (event, self.hear(&out))
@@ -90,7 +91,7 @@ impl Harness {
         flags: u8,
         expected: u32,
         data: &[u8],
-    ) -> (Option<Event>, Vec<Heard>) {
+    ) -> (Option<Event<'static>>, Vec<Heard>) {
         let header = Header::new(opcode::COMMAND, flags)
             .word(16, tag)
             .word(20, expected)
@@ -107,7 +108,7 @@ impl Harness {
         offset: u32,
         last: u8,
         data: &[u8],
-    ) -> (Option<Event>, Vec<Heard>) {
+    ) -> (Option<Event<'static>>, Vec<Heard>) {
         let header = Header::new(opcode::DATA_OUT, last)
             .word(16, tag)
             .word(20, transfer_tag)
@@ -120,6 +121,35 @@ impl Harness {
         let mut out = Vec::new();
         let data = self.session.gather(tag, wanted, &mut out);
         (data, self.hear(&out))
+    }
+}
+
+/// Data of a task in the order in which they were handed out.
+#[derive(Default)]
+struct Streamed {
+    data: Vec<u8>,
+    lens: Vec<usize>,
+    is_whole: bool,
+}
+
+impl Streamed {
+    fn add(&mut self, event: Option<Event<'static>>) {
+        match event {
+            None => {}
+            Some(Event::Part {
+                tag: 1,
+                offset,
+                data,
+                last,
+            }) => {
+                assert!(!self.is_whole);
+                assert_eq!(offset, self.data.len() as u64);
+                self.data.extend_from_slice(&data);
+                self.lens.push(data.len());
+                self.is_whole = last;
+            }
+            event => panic!("{event:?}"),
+        }
     }
 }
 
@@ -142,7 +172,10 @@ fn data_to_the_initiator_keep_both_limits_and_end_with_the_status() {
     it.session.data_in(
         1,
         2500,
-        |out, at, len| out.extend_from_slice(&data[at..at + len]),
+        |out, at, len| {
+            out.extend_from_slice(&data[at..at + len]);
+            Filled::Here
+        },
         &mut out,
     );
     let heard = it.hear(&out);
@@ -548,7 +581,7 @@ proptest! {
             if let Some(Event::Command(command)) = event {
                 let mut out = Vec::new();
                 match small {
-                    0 => it.session.data_in(command.tag, 700, |out, _, len| out.resize(out.len() + len, 1), &mut out),
+                    0 => it.session.data_in(command.tag, 700, |out, _, len| { out.resize(out.len() + len, 1); Filled::Here }, &mut out),
                     1 => {}
                     _ => drop(it.session.gather(command.tag, 900, &mut out)),
                 }
@@ -557,4 +590,62 @@ proptest! {
             prop_assert!(it.session.tasks() <= WINDOW_COMMANDS as usize + IMMEDIATE_COMMANDS_MAX);
         }
     }
+}
+
+const KIB: usize = 1 << 10;
+
+fn long_terms() -> Operational {
+    Operational {
+        burst_bytes_max: 256 << 10,
+        first_burst_bytes_max: 64 << 10,
+        initial_r2t: true,
+        immediate_data: true,
+        ..Operational::default()
+    }
+}
+
+/// Begins a write of `expected` bytes of `data`, of which the command brings `immediate`
+/// and wants `wanted`; the rest is asked for, and sent in PDUs of `step` bytes.
+fn stream(data: &[u8], immediate: usize, wanted: usize, step: usize) -> Streamed {
+    let mut it = Harness::new(long_terms());
+    it.command(1, FINAL | 0x20, data.len() as u32, &data[..immediate]);
+    let mut out = Vec::new();
+    let (here, whole) = it.session.stream(1, wanted, &mut out).unwrap();
+    let mut streamed = Streamed {
+        data: here,
+        lens: Vec::new(),
+        is_whole: whole,
+    };
+    let mut asked = it.hear(&out);
+    while let Some(r2t) = asked.pop() {
+        assert_eq!(r2t.header[0], opcode::R2T);
+        let (tag, at, len) = (r2t.word(20), r2t.word(40) as usize, r2t.word(44) as usize);
+        for (number, from) in (at..at + len).step_by(step).enumerate() {
+            let to = (from + step).min(at + len);
+            let last = if to == at + len { FINAL } else { 0 };
+            let part = &data[from..to];
+            let (event, heard) = it.data_out(1, tag, number as u32, from as u32, last, part);
+            streamed.add(event);
+            asked.extend(heard);
+        }
+    }
+    assert_eq!(it.session.granted_bytes, 0);
+    streamed
+}
+
+#[test]
+fn streamed_data_are_handed_out_as_they_come_and_not_in_very_small_parts() {
+    let data: Vec<u8> = (0..600 * KIB).map(|at| (at / 7) as u8).collect();
+    let large = stream(&data, 64 * KIB, data.len(), 128 * KIB);
+    assert_eq!(large.lens, [128, 128, 128, 128, 24].map(|len| len * KIB));
+    assert!(large.is_whole && large.data == data);
+    let small = stream(&data, 0, data.len(), 1000);
+    assert!(small.is_whole && small.data == data);
+    let (last, all) = small.lens.split_last().unwrap();
+    assert!(all.iter().all(|len| *len >= 64 * KIB && *len < 65 * KIB) && *last > 0);
+    // No more than what is wanted.
+    let some = stream(&data, 64 * KIB, 100_001, 128 * KIB);
+    assert!(some.is_whole && some.data == data[..100_001]);
+    let none = stream(&data, 64 * KIB, 3, 128 * KIB);
+    assert!(none.is_whole && none.data == data[..3] && none.lens.is_empty());
 }

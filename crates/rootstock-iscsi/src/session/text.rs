@@ -22,7 +22,11 @@ pub(super) struct Answer {
 }
 
 impl Session {
-    pub(super) fn text_request(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Option<Event> {
+    pub(super) fn text_request(
+        &mut self,
+        frame: &Frame<'_>,
+        out: &mut Vec<u8>,
+    ) -> Option<Event<'static>> {
         let tag = frame.initiator_task_tag();
         let transfer_tag = frame.word(20);
         if transfer_tag == NO_TAG {

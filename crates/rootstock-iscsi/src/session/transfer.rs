@@ -1,9 +1,15 @@
 //! Data from the initiator: with the command, unasked, and by R2T (sections 11.7 and 11.8).
 
+use std::borrow::Cow;
+
 use super::{Command, Event, GATHER_BYTES_MAX, Session, reply};
 use crate::frame::Frame;
 use crate::operational::Operational;
 use crate::pdu::{FINAL, Header, NO_TAG, opcode};
+
+/// Data that are streamed are handed out when there is this much, in bytes: initiators may
+/// send them in very small PDUs.
+const PART_BYTES_MIN: usize = 64 << 10;
 
 /// A command that has not been answered.
 #[derive(Debug)]
@@ -13,9 +19,11 @@ pub(super) struct Task {
     pub(super) expected_bytes: u32,
     pub(super) reads: bool,
     writes: bool,
-    /// What is kept, from the beginning; no longer than `wanted_bytes` once that is known,
-    /// and until then all that comes unasked.
+    /// What is kept and was not handed out; with that no longer than `wanted_bytes` once
+    /// that is known, and until then all that comes unasked.
     data: Vec<u8>,
+    /// What was handed out already, if it is handed out as it comes.
+    streamed_bytes: Option<usize>,
     /// All that has come, also what is not kept.
     received_bytes: usize,
     /// What the command needs, once the driver has said so.
@@ -54,6 +62,7 @@ impl Task {
             reads: command.reads,
             writes: command.writes,
             data: frame.data.to_vec(),
+            streamed_bytes: None,
             received_bytes: frame.data.len(),
             wanted_bytes: None,
             sequence: if unsolicited && frame.data.len() < end {
@@ -83,9 +92,48 @@ impl Task {
         self.sequence != Sequence::None
     }
 
+    /// What is here of the data that are wanted.
+    fn kept_bytes(&self) -> usize {
+        self.streamed_bytes.unwrap_or_default() + self.data.len()
+    }
+
+    /// What of them is still to come.
+    fn missing_bytes(&self) -> usize {
+        self.limit().saturating_sub(self.kept_bytes())
+    }
+
     fn is_complete(&self) -> bool {
         self.wanted_bytes
-            .is_some_and(|wanted| self.data.len() >= wanted)
+            .is_some_and(|wanted| self.kept_bytes() >= wanted)
+    }
+
+    /// Keeps what is wanted of the next data, and hands out what is to be handed out by now.
+    fn take<'a>(&mut self, tag: u32, data: &'a [u8]) -> Option<Event<'a>> {
+        let data = &data[..data.len().min(self.missing_bytes())];
+        let Some(offset) = self.streamed_bytes else {
+            self.data.extend_from_slice(data);
+            if !self.is_complete() {
+                return None;
+            }
+            let data = std::mem::take(&mut self.data);
+            return Some(Event::Data { tag, data });
+        };
+        let part = if self.data.is_empty() && data.len() >= PART_BYTES_MIN {
+            Cow::Borrowed(data)
+        } else {
+            self.data.extend_from_slice(data);
+            if self.data.len() < PART_BYTES_MIN && !self.is_complete() {
+                return None;
+            }
+            Cow::Owned(std::mem::take(&mut self.data))
+        };
+        self.streamed_bytes = Some(offset + part.len());
+        Some(Event::Part {
+            tag,
+            offset: offset as u64,
+            data: part,
+            last: self.is_complete(),
+        })
     }
 }
 
@@ -94,6 +142,35 @@ impl Session {
     /// the initiator means to send. They come back at once when they are here
     /// already, and else as [`Event::Data`].
     pub fn gather(&mut self, tag: u32, wanted_bytes: usize, out: &mut Vec<u8>) -> Option<Vec<u8>> {
+        let task = self.want(tag, wanted_bytes)?;
+        if task.is_complete() {
+            return Some(std::mem::take(&mut task.data));
+        }
+        self.ask_for_data(tag, out);
+        None
+    }
+
+    /// As [`Session::gather`], for data that are needed no longer than it takes to put
+    /// them where they go: what is here comes back, and whether it is all; the rest
+    /// comes as [`Event::Part`], in order.
+    pub fn stream(
+        &mut self,
+        tag: u32,
+        wanted_bytes: usize,
+        out: &mut Vec<u8>,
+    ) -> Option<(Vec<u8>, bool)> {
+        let task = self.want(tag, wanted_bytes)?;
+        let data = std::mem::take(&mut task.data);
+        task.streamed_bytes = Some(data.len());
+        let complete = task.is_complete();
+        if !complete {
+            self.ask_for_data(tag, out);
+        }
+        Some((data, complete))
+    }
+
+    /// Says how much of a task's data is wanted.
+    fn want(&mut self, tag: u32, wanted_bytes: usize) -> Option<&mut Task> {
         let task = self.tasks.get_mut(&tag)?;
         let sent = if task.writes {
             task.expected_bytes as usize
@@ -106,18 +183,28 @@ impl Session {
         if task.is_complete() {
             // What else was on its way is not needed.
             task.sequence = Sequence::None;
-            return Some(std::mem::take(&mut task.data));
         }
+        Some(task)
+    }
+
+    /// Unless they are on their way.
+    fn ask_for_data(&mut self, tag: u32, out: &mut Vec<u8>) {
+        let Some(task) = self.tasks.get_mut(&tag) else {
+            return;
+        };
         if task.sequence == Sequence::None {
             self.waiting.push_back(tag);
             self.grant(out);
         }
-        None
     }
 
     /// Takes a Data-Out PDU. Those of tasks that are not there any more are what
     /// was on its way when they ended.
-    pub(super) fn data_out(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Option<Event> {
+    pub(super) fn data_out<'a>(
+        &mut self,
+        frame: &Frame<'a>,
+        out: &mut Vec<u8>,
+    ) -> Option<Event<'a>> {
         let tag = frame.initiator_task_tag();
         let task = self.tasks.get_mut(&tag)?;
         let (transfer_tag, number) = (frame.word(20), frame.word(36));
@@ -144,18 +231,15 @@ impl Session {
             return self.fail(tag, reply::INCORRECT_AMOUNT_OF_DATA, out);
         }
         task.received_bytes = received;
-        let room = task.limit().saturating_sub(task.data.len());
-        task.data
-            .extend_from_slice(&frame.data[..frame.data.len().min(room)]);
         if over {
             task.sequence = Sequence::None;
         }
+        let event = task.take(tag, frame.data);
         if task.is_complete() {
             task.sequence = Sequence::None;
-            let data = std::mem::take(&mut task.data);
             self.release(tag);
             self.grant(out);
-            return Some(Event::Data { tag, data });
+            return event;
         }
         if over && due != NO_TAG {
             self.ask_for_more(tag, out);
@@ -164,7 +248,7 @@ impl Session {
             self.waiting.push_back(tag);
             self.grant(out);
         }
-        None
+        event
     }
 
     /// Asks waiting tasks for their data, as far as there is room for it.
@@ -174,12 +258,16 @@ impl Session {
                 self.waiting.pop_front();
                 continue;
             };
-            let needed = task.limit().saturating_sub(task.data.len());
+            let needed = task.missing_bytes();
             if self.granted_bytes > 0 && self.granted_bytes + needed > GATHER_BYTES_MAX {
                 return;
             }
             self.waiting.pop_front();
             task.granted_bytes = needed;
+            if task.streamed_bytes.is_none() {
+                // What does not grow does not have to move.
+                task.data.reserve_exact(needed);
+            }
             self.granted_bytes += needed;
             self.ask_for_more(tag, out);
         }

@@ -1,7 +1,7 @@
 //! Accepting connections, and the life of one.
 
 use std::{
-    io::{self, IoSlice},
+    io,
     net::{IpAddr, SocketAddr, TcpListener},
     sync::Arc,
     thread::{self, JoinHandle},
@@ -16,9 +16,10 @@ use super::{
     login, serve,
     shared::{Admission, Shared},
 };
-use crate::nbd::{
+use crate::serving::{
+    outgoing::Outgoing,
     patience::Patience,
-    transport::{More, Socket, Transport, Wait, wait_readable},
+    transport::{Socket, Transport, Wait, wait_readable},
 };
 
 /// How long to leave a listener alone after it ran out of descriptors or memory.
@@ -143,9 +144,6 @@ fn converse(
     served
 }
 
-/// What a connection keeps of the memory for answers, in bytes.
-const KEPT_BYTES: usize = 4 << 20;
-
 /// What ended a wait.
 pub(super) enum Received {
     Bytes,
@@ -162,7 +160,7 @@ pub(super) struct Wire {
     end: usize,
     patience: Patience,
     /// What is to be sent next.
-    pub(super) out: Vec<u8>,
+    pub(super) out: Outgoing,
 }
 
 impl Wire {
@@ -173,7 +171,7 @@ impl Wire {
             start: 0,
             end: 0,
             patience: Patience::default(),
-            out: Vec::new(),
+            out: Outgoing::default(),
         }
     }
 
@@ -182,7 +180,7 @@ impl Wire {
         &mut self,
         digests: Digests,
         data_bytes_max: usize,
-    ) -> Result<Option<(Frame<'_>, &mut Vec<u8>)>, ConnectionError> {
+    ) -> Result<Option<(Frame<'_>, &mut Outgoing)>, ConnectionError> {
         let found = decode(&self.input[self.start..self.end], digests, data_bytes_max);
         match found.map_err(ConnectionError::Frame)? {
             Some((frame, used)) => {
@@ -245,14 +243,7 @@ impl Wire {
 
     /// Sends what has gathered.
     pub(super) fn send(&mut self) -> Result<(), ConnectionError> {
-        if self.out.is_empty() {
-            return Ok(());
-        }
-        let sent = self
-            .transport
-            .send(&mut [IoSlice::new(&self.out)], More::Nothing);
-        self.out.clear();
-        self.out.shrink_to(KEPT_BYTES);
+        let sent = self.out.send(&mut self.transport);
         sent.map_err(io_error("sending answers"))
     }
 

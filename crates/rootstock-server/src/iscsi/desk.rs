@@ -5,28 +5,32 @@
 //! overtake others. Initiators are told so (QUEUE ALGORITHM MODIFIER 1 of the control
 //! page): only ORDERED commands wait, and are waited for.
 
+mod answer;
+mod streamed;
+
 use std::{
     any::Any,
     collections::{BTreeMap, VecDeque},
     sync::{Arc, atomic::AtomicU64, atomic::Ordering},
 };
 
-use rootstock_iscsi::{Command, Completion, Session, TaskAttribute, TaskFunction};
+use rootstock_iscsi::{Command, Session, TaskAttribute, TaskFunction};
 use rootstock_scsi::{
-    Action, DataOut, InitiatorPort, Reply, Sense, SenseFormat, Status, action::Durability,
-    decode_lun, reply_without_unit,
+    Action, DataOut, InitiatorPort, Reply, Sense, Status, action::Durability, decode_lun,
+    reply_without_unit,
 };
 use rootstock_volume::BlockDevice;
 
 use super::{
-    Client, OpenUnit, answer,
+    Client, OpenUnit,
     disk::{Attached, Disk, TRANSFER_BYTES_MAX},
     execute::{Execution, Outcome},
     jobs::{Claim, Completions, Job},
     login::Work,
-    serve::BATCH_BYTES,
-    shared::{Admission, Counters},
+    shared::Admission,
 };
+use crate::serving::outgoing::Outgoing;
+use streamed::Streamed;
 
 /// What a session's commands may hold at the workers, in bytes; a single larger
 /// one is let through alone.
@@ -35,6 +39,10 @@ const CARRIED_BYTES_MAX: u64 = 32 << 20;
 /// What the commands of all sessions may hold at the workers, in bytes; each session
 /// has one command there all the same.
 const CARRIED_BYTES_MAX_OF_ALL: u64 = 1 << 30;
+
+/// A write that is longer than this, in bytes, is not gathered first: what comes of it is
+/// written as it comes.
+const GATHERED_BYTES_MAX: u64 = 64 << 10;
 
 const REPORT_LUNS: u8 = 0xa0;
 
@@ -87,6 +95,7 @@ struct Pending {
     lun: u16,
     action: Action,
     claim: Claim,
+    streamed: Streamed,
 }
 
 struct Flight {
@@ -163,7 +172,7 @@ impl<'a> Desk<'a> {
 
     /// Looks which disks there are now. Commands for those that went end without an
     /// answer, and what came or went is announced by all that are there (SPC-4 6.33).
-    pub(super) fn look_again(&mut self, session: &mut Session, out: &mut Vec<u8>) {
+    pub(super) fn look_again(&mut self, session: &mut Session, out: &mut Outgoing) {
         let client = Client {
             initiator: &self.initiator.name,
             isid: self.initiator.isid,
@@ -194,7 +203,7 @@ impl<'a> Desk<'a> {
         self.release(session, out);
     }
 
-    fn leave(&mut self, session: &mut Session, luns: &[u16], out: &mut Vec<u8>) {
+    fn leave(&mut self, session: &mut Session, luns: &[u16], out: &mut Outgoing) {
         let pending = self.pending.iter().filter(|(_, it)| luns.contains(&it.lun));
         let mut ended: Vec<u32> = pending.map(|(tag, _)| *tag).collect();
         let is_its =
@@ -202,13 +211,13 @@ impl<'a> Desk<'a> {
         ended.extend(self.held.iter().filter(is_its).map(|held| held.command.tag));
         self.forget(&ended);
         for tag in ended {
-            session.abort(tag, out);
+            session.abort(tag, &mut out.own);
         }
         self.seats.retain(|lun, _| !luns.contains(lun));
     }
 
     /// Waits for all that workers have, and answers it.
-    fn finish_jobs(&mut self, session: &mut Session, out: &mut Vec<u8>) {
+    fn finish_jobs(&mut self, session: &mut Session, out: &mut Outgoing) {
         while self.jobs > 0 {
             self.completions.wait();
             self.collect(session, out);
@@ -221,7 +230,7 @@ impl<'a> Desk<'a> {
     }
 
     /// A command that has arrived.
-    pub(super) fn arrived(&mut self, session: &mut Session, command: Command, out: &mut Vec<u8>) {
+    pub(super) fn arrived(&mut self, session: &mut Session, command: Command, out: &mut Outgoing) {
         self.give_up_aborted(session, out);
         let at_once = command.attribute == TaskAttribute::HeadOfQueue
             || (self.held.is_empty() && !self.must_wait(command.attribute));
@@ -247,9 +256,9 @@ impl<'a> Desk<'a> {
 
     /// Begins what does not have to wait any more, as far as there is room for it: it
     /// goes on when workers have finished, or when what is to be sent was.
-    fn release(&mut self, session: &mut Session, out: &mut Vec<u8>) {
+    fn release(&mut self, session: &mut Session, out: &mut Outgoing) {
         while let Some(held) = self.held.front() {
-            let has_room = !self.is_crowded() && out.len() < BATCH_BYTES;
+            let has_room = !self.is_crowded() && !out.is_enough();
             if !has_room || self.must_wait(held.command.attribute) {
                 return;
             }
@@ -259,10 +268,16 @@ impl<'a> Desk<'a> {
         }
     }
 
-    fn begin(&mut self, session: &mut Session, command: &Command, claim: Claim, out: &mut Vec<u8>) {
+    fn begin(
+        &mut self,
+        session: &mut Session,
+        command: &Command,
+        claim: Claim,
+        out: &mut Outgoing,
+    ) {
         // Another session's reset has ended it while it was held.
         if claim.is_void() {
-            return session.abort(command.tag, out);
+            return session.abort(command.tag, &mut out.own);
         }
         if command.attribute == TaskAttribute::Ordered {
             self.ordered = Some(command.tag);
@@ -283,12 +298,19 @@ impl<'a> Desk<'a> {
             unit.resize(size_bytes / seat.attached.disk.block_bytes());
             unit.start(seat.attached.handle, &command.cdb)
         };
+        let block_bytes = seat.attached.disk.block_bytes();
         let wanted = action.data_out();
         if is_empty_comparison(command, &action) {
             let reply = Reply::from(Sense::INVALID_FIELD_IN_CDB);
             return self.reply(session, command.tag, Some(lun), &reply, 0, out);
         }
-        let pending = Pending { lun, action, claim };
+        let streams = matches!(action, Action::Write { .. }) && wanted.bytes() > GATHERED_BYTES_MAX;
+        let pending = Pending {
+            lun,
+            action,
+            claim,
+            streamed: Streamed::default(),
+        };
         if wanted == DataOut::None {
             return self.go_on(session, command.tag, pending, Vec::new(), out);
         }
@@ -303,7 +325,17 @@ impl<'a> Desk<'a> {
             let reply = Reply::from(Sense::INVALID_FIELD_IN_CDB);
             return self.reply(session, command.tag, Some(lun), &reply, wanted.bytes(), out);
         }
-        match session.gather(command.tag, wanted.bytes() as usize, out) {
+        if streams {
+            // Whole blocks, should the initiator send less than it is to write.
+            let whole = announced / block_bytes * block_bytes;
+            let wanted = wanted.bytes().min(whole) as usize;
+            self.pending.insert(command.tag, pending);
+            if let Some((data, last)) = session.stream(command.tag, wanted, &mut out.own) {
+                self.write_part(session, command.tag, 0, &data, last, out);
+            }
+            return;
+        }
+        match session.gather(command.tag, wanted.bytes() as usize, &mut out.own) {
             Some(data) => self.go_on(session, command.tag, pending, data, out),
             None => {
                 self.pending.insert(command.tag, pending);
@@ -317,7 +349,7 @@ impl<'a> Desk<'a> {
         session: &mut Session,
         tag: u32,
         data: Vec<u8>,
-        out: &mut Vec<u8>,
+        out: &mut Outgoing,
     ) {
         self.give_up_aborted(session, out);
         if let Some(pending) = self.pending.remove(&tag) {
@@ -328,20 +360,20 @@ impl<'a> Desk<'a> {
 
     /// Forgets what others' resets have ended; they are not answered (SAM-5,
     /// section 5.6, with TAS 0). What workers have of it they bring back first.
-    fn give_up_aborted(&mut self, session: &mut Session, out: &mut Vec<u8>) {
+    fn give_up_aborted(&mut self, session: &mut Session, out: &mut Outgoing) {
         let void = self.pending.iter().filter(|(_, it)| it.claim.is_void());
         let mut aborted: Vec<u32> = void.map(|(tag, _)| *tag).collect();
         let void = self.held.iter().filter(|held| held.claim.is_void());
         aborted.extend(void.map(|held| held.command.tag));
         self.forget(&aborted);
         for tag in aborted {
-            session.abort(tag, out);
+            session.abort(tag, &mut out.own);
         }
         self.release(session, out);
     }
 
     /// Tasks have ended otherwise.
-    pub(super) fn dropped(&mut self, session: &mut Session, tags: &[u32], out: &mut Vec<u8>) {
+    pub(super) fn dropped(&mut self, session: &mut Session, tags: &[u32], out: &mut Outgoing) {
         self.forget(tags);
         self.release(session, out);
     }
@@ -362,7 +394,7 @@ impl<'a> Desk<'a> {
         function: TaskFunction,
         lun: [u8; 8],
         dropped: &[u32],
-        out: &mut Vec<u8>,
+        out: &mut Outgoing,
     ) -> u8 {
         self.forget(dropped);
         let of_target = matches!(
@@ -399,11 +431,11 @@ impl<'a> Desk<'a> {
         tag: u32,
         pending: Pending,
         data: Vec<u8>,
-        out: &mut Vec<u8>,
+        out: &mut Outgoing,
     ) {
         let lun = pending.lun;
         let Some(seat) = self.seats.get(&lun) else {
-            return session.abort(tag, out);
+            return session.abort(tag, &mut out.own);
         };
         let length_bytes = pending.action.data_out().bytes();
         let action = match pending.action {
@@ -444,10 +476,10 @@ impl<'a> Desk<'a> {
         action: Action,
         data: Vec<u8>,
         flight: Flight,
-        out: &mut Vec<u8>,
+        out: &mut Outgoing,
     ) {
         let Some(seat) = self.seats.get(&flight.lun) else {
-            return session.abort(tag, out);
+            return session.abort(tag, &mut out.own);
         };
         let (disk, device) = (Arc::clone(&seat.attached.disk), Arc::clone(&seat.device));
         let execution = Execution {
@@ -513,14 +545,14 @@ impl<'a> Desk<'a> {
     }
 
     /// Waits for a worker, without looking at the socket.
-    pub(super) fn wait(&mut self, session: &mut Session, out: &mut Vec<u8>) {
+    pub(super) fn wait(&mut self, session: &mut Session, out: &mut Outgoing) {
         self.completions.wait();
         self.collect(session, out);
         self.release(session, out);
     }
 
     /// Answers what workers have finished, and begins what waited for it.
-    pub(super) fn finished(&mut self, session: &mut Session, out: &mut Vec<u8>) {
+    pub(super) fn finished(&mut self, session: &mut Session, out: &mut Outgoing) {
         if self.jobs > 0 {
             self.collect(session, out);
         }
@@ -537,7 +569,7 @@ impl<'a> Desk<'a> {
         }
     }
 
-    fn collect(&mut self, session: &mut Session, out: &mut Vec<u8>) {
+    fn collect(&mut self, session: &mut Session, out: &mut Outgoing) {
         for done in self.completions.take() {
             self.put_down(done.carried_bytes);
             let is_its = |flight: &Flight| flight.job == done.number;
@@ -545,95 +577,11 @@ impl<'a> Desk<'a> {
                 continue;
             }
             match self.flights.remove(&done.tag) {
-                Some(flight) if flight.claim.is_void() => session.abort(done.tag, out),
+                Some(flight) if flight.claim.is_void() => session.abort(done.tag, &mut out.own),
                 Some(flight) => self.answer(session, done.tag, done.outcome, &flight, out),
                 None => {}
             }
         }
-    }
-
-    fn answer(
-        &self,
-        session: &mut Session,
-        tag: u32,
-        outcome: Outcome,
-        flight: &Flight,
-        out: &mut Vec<u8>,
-    ) {
-        let counters: &Counters = &self.admission.shared.counters;
-        match outcome {
-            Outcome::Reply(reply) => {
-                if reply.status == Status::Good {
-                    add(&counters.written_bytes, flight.written_bytes);
-                }
-                self.reply(
-                    session,
-                    tag,
-                    Some(flight.lun),
-                    &reply,
-                    flight.length_bytes,
-                    out,
-                );
-            }
-            Outcome::Data(segments) => {
-                add(&counters.read_bytes, segments.len_bytes() as u64);
-                answer::send(session, tag, &segments, out);
-            }
-        }
-    }
-
-    /// Keeps reservations where they survive a restart: those that hold now, since
-    /// another session may have changed them since.
-    fn keep(&self, disk: &Disk, reply: Reply) -> Reply {
-        let _one_at_a_time = disk.keeping();
-        let state = disk.unit().reservations().clone();
-        let text = match serde_json::to_string(&state) {
-            Ok(text) => text,
-            Err(error) => {
-                tracing::error!(%error, "reservations cannot be written");
-                return Sense::INTERNAL_FAILURE.into();
-            }
-        };
-        let targets = &self.admission.shared.targets;
-        if targets.keep_reservations(disk.name(), &text) {
-            reply
-        } else {
-            Sense::INTERNAL_FAILURE.into()
-        }
-    }
-
-    fn reply(
-        &self,
-        session: &mut Session,
-        tag: u32,
-        lun: Option<u16>,
-        reply: &Reply,
-        length_bytes: u64,
-        out: &mut Vec<u8>,
-    ) {
-        if reply.status == Status::Good && !reply.data_in.is_empty() {
-            let data = &reply.data_in;
-            let fill = |out: &mut Vec<u8>, at: usize, len: usize| {
-                out.extend_from_slice(data.get(at..at + len).unwrap_or_default());
-            };
-            return session.data_in(tag, data.len() as u64, fill, out);
-        }
-        let format = self.sense_format(lun);
-        let sense = reply.sense.map(|sense| sense.bytes(format));
-        // After an error too, an initiator learns that it announced too little.
-        let completion = Completion {
-            status: reply.status as u8,
-            sense: sense.as_deref().unwrap_or_default(),
-            length_bytes: (reply.status == Status::Good).then_some(length_bytes),
-        };
-        session.respond(tag, &completion, out);
-    }
-
-    fn sense_format(&self, lun: Option<u16>) -> SenseFormat {
-        let seat = lun.and_then(|lun| self.seats.get(&lun));
-        seat.map_or(SenseFormat::Fixed, |seat| {
-            seat.attached.unit().sense_format()
-        })
     }
 }
 

@@ -124,6 +124,12 @@ impl Execution<'_> {
         self.make_durable(durability)
     }
 
+    /// Writes all of the data there.
+    pub(super) fn write_at(&self, offset: u64) -> Result<(), Sense> {
+        let _shared = self.beside_others()?;
+        self.put(offset, self.data)
+    }
+
     /// To write as others do; not any more once another has ended this command.
     fn beside_others(&self) -> Result<RwLockReadGuard<'_, ()>, Sense> {
         let writes = self.disk.writes.read();

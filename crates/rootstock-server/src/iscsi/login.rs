@@ -13,7 +13,7 @@ use super::{
     serve::SEGMENT_BYTES_MAX,
     shared::{Admission, SessionKey, Standing},
 };
-use crate::nbd::transport::Wait;
+use crate::serving::transport::Wait;
 
 /// Data of a login PDU; the standard's own limit is 8,192.
 const LOGIN_BYTES_MAX: usize = 16 << 10;
@@ -56,6 +56,7 @@ pub(super) fn login(
     };
     loop {
         while let Some((frame, out)) = wire.next(Digests::default(), LOGIN_BYTES_MAX)? {
+            let out = &mut out.own;
             let progress = desk
                 .login
                 .receive(&frame, out)

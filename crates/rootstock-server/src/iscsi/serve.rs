@@ -15,13 +15,10 @@ use super::{
     login::Opened,
     shared::Admission,
 };
-use crate::nbd::transport::Socket;
+use crate::serving::{outgoing::Outgoing, transport::Socket};
 
 /// What a session takes in one PDU, in bytes.
 pub(super) const SEGMENT_BYTES_MAX: usize = 256 << 10;
-
-/// Answers are sent when this many bytes have gathered, even if more commands wait.
-pub(super) const BATCH_BYTES: usize = 1 << 20;
 
 /// How long an initiator may take to leave once the daemon stops.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
@@ -115,11 +112,11 @@ impl Conversation<'_> {
                     return wire.send();
                 }
                 let seconds = LEAVE_WITHIN.as_secs() as u16;
-                self.session.ask_to_leave(seconds, &mut wire.out);
+                self.session.ask_to_leave(seconds, &mut wire.out.own);
                 leave_by = Some(Instant::now() + LEAVE_WITHIN);
             }
             if self.admission.must_ask() {
-                self.session.ping(&mut wire.out);
+                self.session.ping(&mut wire.out.own);
             }
             wire.send()?;
             let silence = Instant::now() + shared.limits.silence;
@@ -138,7 +135,7 @@ impl Conversation<'_> {
                 Err(_) if pinged => return Err(ConnectionError::Silent),
                 Err(_) => {
                     pinged = true;
-                    self.session.ping(&mut wire.out);
+                    self.session.ping(&mut wire.out.own);
                 }
             }
         }
@@ -147,7 +144,7 @@ impl Conversation<'_> {
     /// Answers all PDUs that have arrived, and all that workers have finished.
     fn drain(&mut self, wire: &mut Wire) -> Result<Next, ConnectionError> {
         while let Some((frame, out)) = wire.next(self.session.digests(), SEGMENT_BYTES_MAX)? {
-            let received = self.session.receive(&frame, out);
+            let received = self.session.receive(&frame, &mut out.own);
             let next = match received {
                 Ok(Some(event)) => self.handle(event, out),
                 Ok(None) => Next::Go,
@@ -159,14 +156,14 @@ impl Conversation<'_> {
             if next == Next::Leave {
                 return Ok(next);
             }
-            if wire.out.len() >= BATCH_BYTES {
+            if wire.out.is_enough() {
                 wire.send()?;
             }
             self.make_room(wire)?;
         }
         while let Some(desk) = &mut self.desk {
             desk.finished(&mut self.session, &mut wire.out);
-            if wire.out.len() < BATCH_BYTES {
+            if !wire.out.is_enough() {
                 break;
             }
             wire.send()?;
@@ -182,7 +179,7 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    fn handle(&mut self, event: Event, out: &mut Vec<u8>) -> Next {
+    fn handle(&mut self, event: Event<'_>, out: &mut Outgoing) -> Next {
         let session = &mut self.session;
         match (event, &mut self.desk) {
             (Event::Logout, desk) => {
@@ -197,10 +194,19 @@ impl Conversation<'_> {
                 let which = which(&self.offered, target.as_deref(), own);
                 let portal = &self.portal;
                 let found: Vec<_> = which.map(|name| (name.clone(), portal.clone())).collect();
-                session.targets(tag, &found, out);
+                session.targets(tag, &found, &mut out.own);
             }
             (Event::Command(command), Some(desk)) => desk.arrived(session, command, out),
             (Event::Data { tag, data }, Some(desk)) => desk.data(session, tag, data, out),
+            (
+                Event::Part {
+                    tag,
+                    offset,
+                    data,
+                    last,
+                },
+                Some(desk),
+            ) => desk.part(session, tag, offset, &data, last, out),
             (Event::Dropped(tags), Some(desk)) => desk.dropped(session, &tags, out),
             (
                 Event::TaskManagement {
@@ -212,7 +218,7 @@ impl Conversation<'_> {
                 Some(desk),
             ) => {
                 let response = desk.task_management(session, function, lun, &dropped, out);
-                session.task_management_done(tag, response, out);
+                session.task_management_done(tag, response, &mut out.own);
                 if function == TaskFunction::TargetColdReset {
                     // Section 11.5.1: as when the power goes.
                     let shared = &self.admission.shared;

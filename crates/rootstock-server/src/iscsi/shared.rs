@@ -16,7 +16,7 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::{Limits, Stats, Targets, disk::Disks, jobs::Bell};
-use crate::nbd::{
+use crate::serving::{
     pool::{Pool, share_of_one},
     transport::Socket,
 };

@@ -87,6 +87,7 @@ const RESPONSE: u8 = 0x21;
 const TASK_MANAGEMENT_RESPONSE: u8 = 0x22;
 const DATA_IN: u8 = 0x25;
 const LOGOUT_RESPONSE: u8 = 0x26;
+const R2T: u8 = 0x31;
 const ASYNC: u8 = 0x32;
 
 struct Initiator {
@@ -185,8 +186,95 @@ impl Initiator {
 
 /// READ (10) or WRITE (10) of a block.
 fn transfer(opcode: u8, block: u32) -> [u8; 10] {
-    let [a, b, c, d] = block.to_be_bytes();
-    [opcode, 0, a, b, c, d, 0, 0, 1, 0]
+    transfer_many(opcode, block, 1)
+}
+
+fn transfer_many(opcode: u8, block: u32, blocks: u16) -> [u8; 10] {
+    let ([a, b, c, d], [e, f]) = (block.to_be_bytes(), blocks.to_be_bytes());
+    [opcode, 0, a, b, c, d, 0, e, f, 0]
+}
+
+const PART: u32 = 64 << 10;
+
+/// A write of four parts from block 0 on, and what it is asked for: the tag by which it is
+/// answered.
+fn begin_long_write(it: &mut Initiator, tag: u32) -> u32 {
+    let blocks = (4 * PART / 512) as u16;
+    it.command(
+        tag,
+        WRITES | SIMPLE,
+        &transfer_many(0x2a, 0, blocks),
+        4 * PART,
+        &[],
+    );
+    let (header, _) = it.receive();
+    let word = |at| u32::from_be_bytes(*header[at..].first_chunk().unwrap());
+    assert_eq!((header[0], word(16), word(40)), (R2T, tag, 0));
+    assert_eq!(word(44), 4 * PART);
+    word(20)
+}
+
+/// Part `number` of what an R2T asked for.
+fn send_part(it: &mut Initiator, tag: u32, transfer_tag: u32, number: u32) {
+    let mut header = [0; 48];
+    header[..2].copy_from_slice(&[0x05, if number == 3 { 0x80 } else { 0 }]);
+    for (at, word) in [
+        (16, tag),
+        (20, transfer_tag),
+        (36, number),
+        (40, number * PART),
+    ] {
+        header[at..at + 4].copy_from_slice(&u32::to_be_bytes(word));
+    }
+    it.send(header, &vec![number as u8 + 1; PART as usize]);
+}
+
+/// The first bytes of the parts, as they are on the disk.
+fn parts(it: &mut Initiator) -> [u8; 4] {
+    [0, 1, 2, 3].map(|number| {
+        it.read(90 + number, SIMPLE, number * (PART / 512));
+        let (header, data) = it.receive();
+        assert_eq!(header[0], DATA_IN);
+        assert!(data.iter().all(|byte| *byte == data[0]));
+        data[0]
+    })
+}
+
+#[test]
+fn a_long_write_is_written_as_it_comes_and_answered_at_its_end() {
+    let (_, handle) = target();
+    let mut it = Initiator::new(handle.addresses()[0], 1);
+    let asked = begin_long_write(&mut it, 2);
+    for number in 0..4 {
+        if number == 2 {
+            assert_eq!(parts(&mut it), [1, 2, 0, 0]);
+        }
+        send_part(&mut it, 2, asked, number);
+    }
+    assert_eq!(it.heard(), (RESPONSE, 2, 0));
+    assert_eq!(parts(&mut it), [1, 2, 3, 4]);
+    handle.shutdown(Duration::ZERO);
+}
+
+#[test]
+fn nothing_of_a_long_write_is_written_after_anothers_reset() {
+    let (_, handle) = target();
+    let address = handle.addresses()[0];
+    let (mut it, mut other) = (Initiator::new(address, 1), Initiator::new(address, 2));
+    let asked = begin_long_write(&mut it, 2);
+    send_part(&mut it, 2, asked, 0);
+    assert_eq!(parts(&mut it), [1, 0, 0, 0]);
+    // LOGICAL UNIT RESET.
+    other.immediate(0x02, 9, 5, u32::MAX);
+    assert_eq!(other.heard(), (TASK_MANAGEMENT_RESPONSE, 9, 0));
+    for number in 1..4 {
+        send_part(&mut it, 2, asked, number);
+    }
+    // The reset's unit attention, and nothing of the write.
+    it.command(3, SIMPLE, &[0; 6], 0, &[]);
+    assert_eq!(it.heard(), (RESPONSE, 3, 2));
+    assert_eq!(parts(&mut it), [1, 0, 0, 0]);
+    handle.shutdown(Duration::ZERO);
 }
 
 #[test]

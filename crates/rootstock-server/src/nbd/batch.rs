@@ -1,58 +1,36 @@
-//! Replies on their way out: headers in one buffer, bytes where they lie.
+//! Replies on their way out.
 
-use std::io::{self, IoSlice};
+use std::io;
 
-use bytes::Bytes;
 use rootstock_nbd::{
     ErrorCode, ReplyStyle, Request,
     proto::command_flag,
     reply::{self, Extent, Last},
 };
-use rootstock_volume::{
-    Segment, Segments,
-    device::{ZEROES, ZEROES_BYTES},
-};
+use rootstock_volume::{Segment, Segments};
 
-use super::transport::{More, Transport};
-
-/// Replies are sent when this many bytes have gathered, even if more requests
-/// wait to be looked at.
-const BATCH_BYTES: usize = 1 << 20;
+use crate::serving::{outgoing::Outgoing, transport::Transport};
 
 /// Zeros shorter than this, in bytes, are sent as they are: a chunk of their own
 /// would cost the client more.
 const HOLE_BYTES_MIN: u32 = 4096;
 
-/// Slices in one send; the system's limit is 1024.
-const SLICES_MAX: usize = 64;
-
 /// Replies that will be sent together.
 pub(super) struct Batch {
     style: ReplyStyle,
-    headers: Vec<u8>,
-    parts: Vec<Part>,
-    len_bytes: usize,
-}
-
-enum Part {
-    /// The next bytes of `headers`.
-    Header(usize),
-    Bytes(Bytes),
-    Zeros(usize),
+    out: Outgoing,
 }
 
 impl Batch {
-    pub(super) const fn new(style: ReplyStyle) -> Self {
+    pub(super) fn new(style: ReplyStyle) -> Self {
         Self {
             style,
-            headers: Vec::new(),
-            parts: Vec::new(),
-            len_bytes: 0,
+            out: Outgoing::default(),
         }
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.len_bytes >= BATCH_BYTES
+        self.out.is_enough()
     }
 
     pub(super) fn done(&mut self, request: &Request) {
@@ -127,74 +105,17 @@ impl Batch {
     }
 
     fn header(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let before = self.headers.len();
-        write(&mut self.headers);
-        let len = self.headers.len() - before;
-        self.len_bytes += len;
-        match self.parts.last_mut() {
-            Some(Part::Header(last)) => *last += len,
-            _ => self.parts.push(Part::Header(len)),
-        }
+        write(&mut self.out.own);
     }
 
     fn bytes<'a>(&mut self, segments: impl Iterator<Item = &'a Segment>) {
         for segment in segments {
-            let len = segment.len_bytes();
-            self.len_bytes += len;
-            self.parts.push(match segment {
-                Segment::Zero(_) => Part::Zeros(len),
-                Segment::Bytes(bytes) => Part::Bytes(bytes.clone()),
-            });
+            self.out.lend(segment.clone());
         }
     }
 
     /// Sends everything and is empty again, whatever the outcome.
     pub(super) fn send(&mut self, transport: &mut Transport) -> io::Result<()> {
-        if self.parts.is_empty() {
-            return Ok(());
-        }
-        let sent = self.send_parts(transport);
-        self.headers.clear();
-        self.parts.clear();
-        self.len_bytes = 0;
-        sent
-    }
-
-    fn send_parts(&self, transport: &mut Transport) -> io::Result<()> {
-        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        let mut count = 0;
-        let mut headers = self.headers.as_slice();
-        let mut left = self.len_bytes;
-        for part in &self.parts {
-            let mut part_left = match part {
-                Part::Header(len) | Part::Zeros(len) => *len,
-                Part::Bytes(bytes) => bytes.len(),
-            };
-            while part_left > 0 {
-                let slice = match part {
-                    Part::Header(len) => {
-                        let (head, tail) = headers.split_at(*len);
-                        headers = tail;
-                        head
-                    }
-                    Part::Bytes(bytes) => bytes,
-                    Part::Zeros(_) => &ZEROES[..part_left.min(ZEROES_BYTES)],
-                };
-                part_left -= slice.len();
-                left -= slice.len();
-                slices[count] = IoSlice::new(slice);
-                count += 1;
-                if count == SLICES_MAX || left == 0 {
-                    let more = if left > 0 {
-                        More::Follows
-                    } else {
-                        More::Nothing
-                    };
-                    transport.send(&mut slices[..count], more)?;
-                    count = 0;
-                }
-            }
-        }
-        Ok(())
+        self.out.send(transport)
     }
 }

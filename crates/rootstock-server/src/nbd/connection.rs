@@ -14,8 +14,8 @@ use rootstock_nbd::{
 use super::{
     ExportError, NbdTls, OpenExport,
     shared::{Admission, Shared},
-    transport::{More, Socket, Transport, Wait},
 };
+use crate::serving::transport::{More, Socket, Transport, Wait};
 
 mod read_ahead;
 mod transmission;

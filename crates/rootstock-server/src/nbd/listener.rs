@@ -10,7 +10,8 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{NbdListener, connection, shared::Shared, transport::Socket};
+use super::{NbdListener, connection, shared::Shared};
+use crate::serving::transport::Socket;
 
 /// How long to leave a listener alone after it ran out of descriptors or memory.
 const BACK_OFF: Duration = Duration::from_millis(100);

@@ -14,7 +14,8 @@ use std::{
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{Exports, NbdLimits, NbdStats, NbdTls, pool::Pool, transport::Socket};
+use super::{Exports, NbdLimits, NbdStats, NbdTls};
+use crate::serving::{pool::Pool, transport::Socket};
 
 /// How long connections that were cut off may take to notice.
 const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(5);

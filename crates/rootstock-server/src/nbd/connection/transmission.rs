@@ -23,12 +23,16 @@ use super::{
     Agreed, ConnectionError, io_error,
     read_ahead::{self, Found, PIECE_BYTES, ReadAhead},
 };
-use crate::nbd::{
-    batch::Batch,
-    patience::Patience,
-    serve::{self, Answer, Failure},
-    shared::{Admission, ring},
-    transport::{Transport, Wait, wait_readable},
+use crate::{
+    nbd::{
+        batch::Batch,
+        serve::{self, Answer, Failure},
+        shared::{Admission, ring},
+    },
+    serving::{
+        patience::Patience,
+        transport::{Transport, Wait, wait_readable},
+    },
 };
 
 /// Serves requests to the end of the connection.
