@@ -82,6 +82,30 @@ const STEPS: [&[Need]; 3] = [
             "a peer: QEMU's iSCSI initiator",
         ),
         need(
+            "libvirtd",
+            "libvirt-daemon",
+            "libvirt-daemon",
+            "a peer: libvirt, which has volumes over iSCSI",
+        ),
+        need(
+            "virsh",
+            "libvirt-clients",
+            "libvirt-client",
+            "a peer: what libvirt is told by",
+        ),
+        need(
+            "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so",
+            "libvirt-daemon-driver-qemu",
+            "libvirt-daemon-driver-qemu",
+            "a peer: libvirt's virtual machines",
+        ),
+        need(
+            "/usr/lib/x86_64-linux-gnu/libvirt/storage-backend/libvirt_storage_backend_iscsi-direct.so",
+            "libvirt-daemon-driver-storage-iscsi-direct",
+            "libvirt-daemon-driver-storage-iscsi-direct",
+            "a peer: libvirt's iSCSI initiator",
+        ),
+        need(
             "ganesha.nfsd",
             "nfs-ganesha",
             "nfs-ganesha",
