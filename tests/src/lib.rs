@@ -28,6 +28,7 @@ pub mod node_service;
 pub mod peer;
 pub mod process;
 pub mod pxe;
+pub mod relay;
 pub mod tool;
 pub mod undo;
 pub mod wait;

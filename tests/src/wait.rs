@@ -15,7 +15,16 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// # Errors
 /// When `look` fails, or when `limit` passes without a value; the message then
 /// names `what` was waited for.
-pub fn until<T>(
+pub fn until<T>(what: &str, limit: Duration, look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    until_at_intervals(POLL_INTERVAL, what, limit, look)
+}
+
+/// As [`until`], for what takes hours, or is costly to look at.
+///
+/// # Errors
+/// As for [`until`].
+pub fn until_at_intervals<T>(
+    interval: Duration,
     what: &str,
     limit: Duration,
     mut look: impl FnMut() -> Result<Option<T>>,
@@ -29,7 +38,7 @@ pub fn until<T>(
         if Instant::now() >= deadline {
             bail!("{what} did not happen within {} s", limit.as_secs());
         }
-        thread::sleep(POLL_INTERVAL);
+        thread::sleep(interval);
     }
 }
 

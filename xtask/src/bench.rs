@@ -11,6 +11,7 @@ mod deliver;
 mod dhcp;
 mod http;
 mod import;
+mod install;
 mod iscsi;
 mod lab;
 mod memory;
@@ -37,7 +38,7 @@ use report::Report;
 /// What `cargo xtask bench` can be told.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// Which part to run; all of them when left out.
+    /// Which part to run; all of them but `install` when left out.
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// Interleaved rounds per candidate; the median counts.
@@ -60,6 +61,8 @@ pub(crate) struct Args {
     output: PathBuf,
     #[command(flatten)]
     swarm: swarm::Options,
+    #[command(flatten)]
+    install: install::InstallOptions,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -90,6 +93,8 @@ enum Part {
     Node,
     /// One image to many nodes at once, against NBD, HTTP, BitTorrent and multicast.
     Swarm,
+    /// Debian's network installer onto a volume over iSCSI, to the prompt of what it installed.
+    Install,
 }
 
 /// What every part needs.
@@ -131,7 +136,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let scratch = holder.path().to_owned();
     let output = args.output.clone();
     let parts = if args.parts.is_empty() {
-        Part::value_variants().to_vec()
+        let all = Part::value_variants().iter().copied();
+        all.filter(|part| *part != Part::Install).collect()
     } else {
         args.parts.clone()
     };
@@ -156,6 +162,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::Deliver => deliver::run(&mut bench)?,
             Part::Node => node::run(&mut bench)?,
             Part::Swarm => swarm::run(&mut bench)?,
+            Part::Install => install::run(&mut bench)?,
         }
         // What is measured is kept, should a later part fail.
         bench.report.write(&output)?;
